@@ -1,0 +1,1 @@
+//! Sends the traces of buttress to Langfuse and loses none of them.

@@ -1,0 +1,310 @@
+//! What one call may cost in all, carried in its request.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// The limit of a [`CallBudget`] that ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BudgetLimit {
+    /// The time.
+    Deadline,
+    /// The number of attempts, over all agents of the call.
+    Attempts,
+    /// The tokens of the models.
+    Tokens,
+    /// The money.
+    Cost,
+}
+
+/// What one call may use up in all: time, attempts, tokens and money.
+///
+/// A cheap handle: clones share what is left, so a request that is cloned for a retry or handed
+/// to a fallback draws on the same budget. [`RetryLayer`](crate::RetryLayer) and
+/// [`FallbackLayer`](crate::FallbackLayer) honour it: no attempt starts on a budget that has run
+/// out. Agents report what they used with [`spend_tokens`](Self::spend_tokens) and
+/// [`spend_cost`](Self::spend_cost).
+///
+/// # Defaults
+///
+/// No limit.
+///
+/// ```
+/// use buttress::{BudgetLimit, CallBudget};
+///
+/// let budget = CallBudget::new().attempts(2).tokens(1_000);
+/// assert_eq!(budget.take_attempt(), Ok(()));
+/// budget.spend_tokens(1_200);
+/// assert_eq!(budget.take_attempt(), Err(BudgetLimit::Tokens));
+/// assert_eq!(budget.exhausted(), Some(BudgetLimit::Tokens));
+/// ```
+#[derive(Clone)]
+pub struct CallBudget {
+    deadline: Option<Instant>,
+    left: Arc<Left>,
+}
+
+/// What is left; `i64::MAX` stands for no limit.
+struct Left {
+    attempts: AtomicI64,
+    tokens: AtomicI64,
+    /// In millionths of the currency.
+    micros: AtomicI64,
+    /// The first limit that stopped an attempt: 0 none, else its place in `BudgetLimit` plus one.
+    stopped_by: AtomicU8,
+}
+
+/// Finds the budget of a request.
+///
+/// [`InRequest`] asks the request itself; feature `http` adds
+/// [`InExtensions`](crate::InExtensions), which looks into the extensions of an `http::Request`.
+pub trait FindCallBudget<Req> {
+    /// Returns the budget that the request carries.
+    fn call_budget(&self, request: &Req) -> Option<CallBudget>;
+}
+
+/// A request that carries a [`CallBudget`].
+pub trait HasCallBudget {
+    /// Returns the budget, if this request has one.
+    fn call_budget(&self) -> Option<&CallBudget>;
+}
+
+/// Looks for no budget: the default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCallBudget;
+
+/// Asks requests that implement [`HasCallBudget`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InRequest;
+
+// ===== impl BudgetLimit =====
+
+impl BudgetLimit {
+    /// Returns the limit in snake case.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Attempts => "attempts",
+            Self::Tokens => "tokens",
+            Self::Cost => "cost",
+        }
+    }
+}
+
+impl fmt::Display for BudgetLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deadline => f.pad("deadline"),
+            Self::Attempts => f.pad("budget of attempts"),
+            Self::Tokens => f.pad("budget of tokens"),
+            Self::Cost => f.pad("budget of cost"),
+        }
+    }
+}
+
+// ===== impl CallBudget =====
+
+impl CallBudget {
+    /// Creates a budget without limits.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            deadline: None,
+            left: Arc::new(Left {
+                attempts: AtomicI64::new(i64::MAX),
+                tokens: AtomicI64::new(i64::MAX),
+                micros: AtomicI64::new(i64::MAX),
+                stopped_by: AtomicU8::new(0),
+            }),
+        }
+    }
+
+    /// Limits the call to a time from now on.
+    ///
+    /// A time too long for the clock is no limit.
+    #[must_use]
+    pub fn deadline(mut self, within: Duration) -> Self {
+        self.deadline = Instant::now().checked_add(within);
+        self
+    }
+
+    /// Limits the attempts of all agents together, the first one included.
+    #[must_use]
+    pub fn attempts(self, attempts: u32) -> Self {
+        self.left.attempts.store(i64::from(attempts), Ordering::Relaxed);
+        self
+    }
+
+    /// Limits the tokens that agents report with [`spend_tokens`](Self::spend_tokens).
+    #[must_use]
+    pub fn tokens(self, tokens: u64) -> Self {
+        self.left.tokens.store(clamp(tokens), Ordering::Relaxed);
+        self
+    }
+
+    /// Limits the cost that agents report with [`spend_cost`](Self::spend_cost), in any currency.
+    ///
+    /// Costs are kept in millionths.
+    ///
+    /// # Panics
+    ///
+    /// If the cost is negative or not a number.
+    #[must_use]
+    #[track_caller]
+    pub fn cost(self, cost: f64) -> Self {
+        self.left.micros.store(micros(cost), Ordering::Relaxed);
+        self
+    }
+
+    /// Returns when the time is over, if there is a limit.
+    #[must_use]
+    pub const fn deadline_at(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Takes one attempt, or says which limit forbids it.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that has run out; [`exhausted`](Self::exhausted) remembers it.
+    pub fn take_attempt(&self) -> Result<(), BudgetLimit> {
+        let limit = if self.deadline.is_some_and(|at| Instant::now() >= at) {
+            BudgetLimit::Deadline
+        } else if self.left.tokens.load(Ordering::Relaxed) <= 0 {
+            BudgetLimit::Tokens
+        } else if self.left.micros.load(Ordering::Relaxed) <= 0 {
+            BudgetLimit::Cost
+        } else {
+            let taken = self.left.attempts.fetch_update(
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+                |left| match left {
+                    i64::MAX => Some(i64::MAX),
+                    1.. => Some(left - 1),
+                    _ => None,
+                },
+            );
+            match taken {
+                Ok(_) => return Ok(()),
+                Err(_) => BudgetLimit::Attempts,
+            }
+        };
+        self.stop(limit);
+        Err(limit)
+    }
+
+    /// Reports tokens that an agent used.
+    pub fn spend_tokens(&self, tokens: u64) {
+        spend(&self.left.tokens, clamp(tokens));
+    }
+
+    /// Reports what an agent's answer cost.
+    ///
+    /// # Panics
+    ///
+    /// If the cost is negative or not a number.
+    #[track_caller]
+    pub fn spend_cost(&self, cost: f64) {
+        spend(&self.left.micros, micros(cost));
+    }
+
+    /// Returns how many attempts are left, if they are limited.
+    #[must_use]
+    pub fn attempts_left(&self) -> Option<u64> {
+        left(&self.left.attempts)
+    }
+
+    /// Returns how many tokens are left, if they are limited.
+    #[must_use]
+    pub fn tokens_left(&self) -> Option<u64> {
+        left(&self.left.tokens)
+    }
+
+    /// Returns the limit that stopped an attempt, once one did.
+    #[must_use]
+    pub fn exhausted(&self) -> Option<BudgetLimit> {
+        match self.left.stopped_by.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(BudgetLimit::Deadline),
+            2 => Some(BudgetLimit::Attempts),
+            3 => Some(BudgetLimit::Tokens),
+            _ => Some(BudgetLimit::Cost),
+        }
+    }
+
+    /// Notes that a limit stopped an attempt or a wait; the first one stays.
+    pub(crate) fn stop(&self, limit: BudgetLimit) {
+        let place = match limit {
+            BudgetLimit::Deadline => 1,
+            BudgetLimit::Attempts => 2,
+            BudgetLimit::Tokens => 3,
+            BudgetLimit::Cost => 4,
+        };
+        // Losing the race means that another limit was first.
+        _ = self.left.stopped_by.compare_exchange(0, place, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl Default for CallBudget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for CallBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallBudget")
+            .field("deadline", &self.deadline)
+            .field("attempts_left", &self.attempts_left())
+            .field("tokens_left", &self.tokens_left())
+            .field("exhausted", &self.exhausted())
+            .finish()
+    }
+}
+
+impl<Req> FindCallBudget<Req> for NoCallBudget {
+    fn call_budget(&self, _: &Req) -> Option<CallBudget> {
+        None
+    }
+}
+
+impl<Req: HasCallBudget> FindCallBudget<Req> for InRequest {
+    fn call_budget(&self, request: &Req) -> Option<CallBudget> {
+        request.call_budget().cloned()
+    }
+}
+
+fn clamp(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX - 1).min(i64::MAX - 1)
+}
+
+#[track_caller]
+fn micros(cost: f64) -> i64 {
+    assert!(cost >= 0.0, "cost must be zero or more, not {cost}");
+    #[expect(clippy::cast_possible_truncation, reason = "a cast from f64 saturates")]
+    let micros = (cost * 1e6).ceil() as i64;
+    micros.min(i64::MAX - 1)
+}
+
+fn spend(amount: &AtomicI64, spent: i64) {
+    // Only a limited amount shrinks; it stops far below zero instead of wrapping around.
+    _ = amount.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+        (left != i64::MAX).then(|| left.saturating_sub(spent).max(i64::MIN / 2))
+    });
+}
+
+fn left(amount: &AtomicI64) -> Option<u64> {
+    match amount.load(Ordering::Relaxed) {
+        i64::MAX => None,
+        left => Some(u64::try_from(left).unwrap_or(0)),
+    }
+}

@@ -1,0 +1,102 @@
+//! Classifiers: what the answer or error of a call means.
+//!
+//! A classifier is given once, to the innermost layer. A layer that makes an [`Error`] of an
+//! agent's error classifies it first and stores the [`Failure`] in it, and layers further out,
+//! which use [`AnyError`] by default, read it there. Answers are not marked in that way: where an
+//! `Ok` can be a failure, as a 503 of an HTTP client is, give the classifier to each layer.
+
+use std::{any::Any, error::Error as StdError};
+
+use crate::{BoxError, Error, Failure, FailureKind, Outcome};
+
+/// Says what the answer or error of a call means.
+///
+/// Implemented for functions and closures; write the parameter's type once so that it is inferred
+/// inside a `ServiceBuilder`:
+///
+/// ```
+/// use buttress::{Failure, FailureKind, Outcome, RetryLayer};
+///
+/// let retry = RetryLayer::new(3).classify(|result: Result<&String, &std::io::Error>| match result {
+///     Ok(answer) if answer.is_empty() => Failure::new(FailureKind::Transient).into(),
+///     Ok(_) => Outcome::Success,
+///     Err(_) => Failure::new(FailureKind::Transient).into(),
+/// });
+/// ```
+pub trait Classify<Res, E> {
+    /// Classifies one result.
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome;
+}
+
+impl<Res, E, F> Classify<Res, E> for F
+where
+    F: Fn(Result<&Res, &E>) -> Outcome,
+{
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        self(result)
+    }
+}
+
+/// Takes every error as a failure and every `Ok` as a success: the default, as in the seed.
+///
+/// A [`Failure`] or an [`Error`] of ours says itself what it is, also inside a chain of a
+/// [`BoxError`]; every other error is [`Transient`](FailureKind::Transient).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AnyError;
+
+/// Like [`AnyError`], but searches the chain of sources of any error type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BySource;
+
+// ===== impl AnyError =====
+
+impl<Res, E: 'static> Classify<Res, E> for AnyError {
+    #[inline]
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::Success,
+            Err(error) => Outcome::Failure(read_failure(error)),
+        }
+    }
+}
+
+#[cold]
+fn read_failure(error: &dyn Any) -> Failure {
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return error.failure().clone();
+    }
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.clone();
+    }
+    match error.downcast_ref::<BoxError>() {
+        Some(error) => failure_in_chain(&**error),
+        None => Failure::new(FailureKind::Transient),
+    }
+}
+
+// ===== impl BySource =====
+
+impl<Res, E: StdError + 'static> Classify<Res, E> for BySource {
+    #[inline]
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::Success,
+            Err(error) => Outcome::Failure(failure_in_chain(error)),
+        }
+    }
+}
+
+/// Reads the failure of the first error in a chain that says what it is.
+pub(crate) fn failure_in_chain(error: &(dyn StdError + 'static)) -> Failure {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return ours.failure().clone();
+        }
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return failure.clone();
+        }
+        next = error.source();
+    }
+    Failure::new(FailureKind::Transient)
+}

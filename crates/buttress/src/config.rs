@@ -1,0 +1,77 @@
+//! What the `XxxConfig` types share: their error, and forgiving reading of outside data.
+//!
+//! Settings come from files, where numbers are numbers, and from environment variables, where all
+//! is text; the readers here take both. Durations are text such as `"1m 30s"` or `"250ms"`.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A setting from outside that cannot be used, with the field it stands in.
+///
+/// ```
+/// use buttress::{CircuitBreakerConfig, CircuitBreakerLayer};
+///
+/// let config: CircuitBreakerConfig = toml::from_str("name = 'planner'\nfailure_rate = 1.5").unwrap();
+/// let error = CircuitBreakerLayer::try_from(config).unwrap_err();
+/// assert_eq!(error.field(), "failure_rate");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    field: &'static str,
+    message: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: &'static str, message: impl Into<String>) -> Self {
+        Self { field, message: message.into() }
+    }
+
+    /// Returns the name of the field that cannot be used.
+    #[must_use]
+    pub const fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads an optional duration: `#[serde(default, deserialize_with = "duration")]`.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    text.map(|text| humantime::parse_duration(&text).map_err(de::Error::custom)).transpose()
+}
+
+/// Reads an optional list of durations.
+pub(crate) fn durations<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Vec<Duration>>, D::Error> {
+    let texts = Option::<Vec<String>>::deserialize(from)?;
+    let parse = |text: &String| humantime::parse_duration(text).map_err(de::Error::custom);
+    texts.map(|texts| texts.iter().map(parse).collect()).transpose()
+}
+
+/// Reads an optional number or truth value, also from its text.
+pub(crate) fn lenient<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + std::str::FromStr<Err: fmt::Display>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<T> {
+        Value(T),
+        Text(String),
+    }
+    match Option::<Either<T>>::deserialize(from)? {
+        None => Ok(None),
+        Some(Either::Value(value)) => Ok(Some(value)),
+        Some(Either::Text(text)) => text.trim().parse().map(Some).map_err(de::Error::custom),
+    }
+}

@@ -1,0 +1,384 @@
+//! The one error of every layer.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use crate::{BudgetLimit, Failure, FailureKind};
+
+/// Any error, as tower's own layers box it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// The error of every layer that can fail by itself: one word, never nested.
+///
+/// An `Error` that comes from a layer below is passed on unchanged, also when a layer of tower
+/// boxed it on the way. The agent's own error is the [`source`](StdError::source) and is found
+/// again with [`downcast_ref`](Self::downcast_ref). `Display` is one line, names the agent where
+/// one is known and does not repeat the source; neither it nor `Debug` shows the request.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::{Error, ErrorKind};
+///
+/// let error = Error::new(ErrorKind::Timeout { after: Duration::from_secs(30) }).with_agent("planner");
+/// assert!(error.is_timeout());
+/// assert_eq!(error.to_string(), r#"agent "planner": timed out after 30s"#);
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    agent: Option<Arc<str>>,
+    failure: Failure,
+    source: Option<BoxError>,
+}
+
+/// What went wrong, with the data that belongs to it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The call did not finish in time and was dropped.
+    #[non_exhaustive]
+    Timeout {
+        /// The limit that ran out.
+        after: Duration,
+    },
+    /// A circuit breaker rejected the call; the agent was not asked.
+    #[non_exhaustive]
+    CircuitOpen {
+        /// The name of the circuit, with its key where it has one.
+        key: Arc<str>,
+        /// Why it rejects.
+        reason: OpenReason,
+        /// How long it will go on, where that is known.
+        retry_after: Option<Duration>,
+    },
+    /// Every agent of a chain failed.
+    #[non_exhaustive]
+    FallbackExhausted {
+        /// Each agent's failure, in the order in which they were asked.
+        failures: Vec<AgentFailure>,
+    },
+    /// The call's budget ran out.
+    #[non_exhaustive]
+    BudgetExhausted {
+        /// Which of its limits.
+        limit: BudgetLimit,
+    },
+    /// The agent panicked and [`CatchPanicLayer`](crate::CatchPanicLayer) caught it.
+    Panicked,
+    /// A stream ended before its end.
+    #[non_exhaustive]
+    Interrupted {
+        /// How many items had been handed on.
+        items: u64,
+    },
+    /// The agent's own error, which is the source.
+    Service,
+}
+
+/// Why a circuit rejects calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OpenReason {
+    /// It opened and its time is not over.
+    Open,
+    /// It is half-open and every probe it allows is on its way.
+    HalfOpenFull,
+    /// Somebody opened it by hand.
+    ForcedOpen,
+}
+
+/// How one agent of a chain failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct AgentFailure {
+    /// The agent's name in the chain.
+    pub agent: Arc<str>,
+    /// What its failure was classified as.
+    pub failure: Failure,
+    /// Its error; none where an answer was classified as a failure.
+    pub error: Option<BoxError>,
+}
+
+// ===== impl OpenReason =====
+
+impl OpenReason {
+    /// Returns the reason in snake case.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::HalfOpenFull => "half_open_full",
+            Self::ForcedOpen => "forced_open",
+        }
+    }
+}
+
+impl fmt::Display for OpenReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+// ===== impl AgentFailure =====
+
+impl AgentFailure {
+    /// Creates the record of one agent's failure.
+    #[must_use]
+    pub const fn new(agent: Arc<str>, failure: Failure, error: Option<BoxError>) -> Self {
+        Self { agent, failure, error }
+    }
+}
+
+impl fmt::Display for AgentFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.error {
+            Some(error) => write!(f, "{}: {error}", self.agent),
+            None => write!(f, "{}: {}", self.agent, self.failure),
+        }
+    }
+}
+
+// ===== impl ErrorKind =====
+
+impl ErrorKind {
+    /// Builds [`Timeout`](Self::Timeout).
+    #[must_use]
+    pub const fn timeout(after: Duration) -> Self {
+        Self::Timeout { after }
+    }
+
+    /// Returns the failure that the kind means by itself.
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Timeout { .. } => Failure::new(FailureKind::Timeout),
+            Self::CircuitOpen { retry_after, .. } => {
+                let failure = Failure::new(FailureKind::CircuitOpen).with_unprocessed(true);
+                match retry_after {
+                    Some(wait) => failure.with_retry_after(*wait),
+                    None => failure,
+                }
+            }
+            // A retry of the whole chain helps when it may help one of its agents.
+            Self::FallbackExhausted { failures } => failures
+                .iter()
+                .rev()
+                .find(|failed| failed.failure.is_retryable())
+                .or(failures.last())
+                .map_or(Failure::new(FailureKind::Permanent), |failed| failed.failure.clone()),
+            Self::BudgetExhausted { limit: BudgetLimit::Deadline } => {
+                Failure::new(FailureKind::Timeout).with_retryable(false).with_trips(false)
+            }
+            Self::BudgetExhausted { .. } => {
+                Failure::new(FailureKind::QuotaExhausted).with_trips(false)
+            }
+            Self::Panicked => Failure::new(FailureKind::Panicked),
+            Self::Interrupted { items } => {
+                Failure::new(FailureKind::Transient).with_after_output(*items > 0)
+            }
+            Self::Service => Failure::new(FailureKind::Transient),
+        }
+    }
+}
+
+// ===== impl Error =====
+
+impl Error {
+    /// Creates an error of a kind, classified as the kind says.
+    #[must_use]
+    pub fn new(kind: ErrorKind) -> Self {
+        let failure = kind.failure();
+        Self(Box::new(Inner { kind, agent: None, failure, source: None }))
+    }
+
+    /// Wraps an agent's own error, or passes on an `Error` from below.
+    ///
+    /// `classify` is asked only for errors that are not ours yet: a failure is classified once,
+    /// by the innermost layer.
+    #[must_use]
+    pub fn from_service<E>(error: E, classify: impl FnOnce(&E) -> Failure) -> Self
+    where
+        E: Into<BoxError> + 'static,
+    {
+        // The slot makes a move out of a generic value possible without `unsafe`; the compiler
+        // resolves the cast, so an `Error` passes through without touching the heap.
+        let mut slot = Some(error);
+        if let Some(ours) = (&mut slot as &mut dyn std::any::Any).downcast_mut::<Option<Self>>() {
+            return ours.take().expect("the slot was filled above");
+        }
+        let error = slot.expect("the slot was filled above");
+        let failure = classify(&error);
+        match error.into().downcast::<Self>() {
+            Ok(ours) => *ours,
+            Err(foreign) => Self(Box::new(Inner {
+                kind: ErrorKind::Service,
+                agent: None,
+                failure,
+                source: Some(foreign),
+            })),
+        }
+    }
+
+    /// Sets the agent that the error names.
+    #[must_use]
+    pub fn with_agent(mut self, agent: impl Into<Arc<str>>) -> Self {
+        self.0.agent = Some(agent.into());
+        self
+    }
+
+    /// Sets the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Sets the failure that outer layers read.
+    #[must_use]
+    pub fn with_failure(mut self, failure: Failure) -> Self {
+        self.0.failure = failure;
+        self
+    }
+
+    /// Returns what went wrong.
+    #[must_use]
+    pub const fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// Returns the agent that failed, where it is known.
+    #[must_use]
+    pub fn agent(&self) -> Option<&str> {
+        self.0.agent.as_deref()
+    }
+
+    /// Returns what the innermost layer classified the failure as.
+    #[must_use]
+    pub const fn failure(&self) -> &Failure {
+        &self.0.failure
+    }
+
+    /// Returns how long to wait before the next try, where somebody said so.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.0.failure.retry_after()
+    }
+
+    /// Returns whether this error, or one of ours below it, is a timeout.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.any_kind(|kind| matches!(kind, ErrorKind::Timeout { .. }))
+    }
+
+    /// Returns whether this error, or one of ours below it, is the rejection of a circuit breaker.
+    #[must_use]
+    pub fn is_circuit_open(&self) -> bool {
+        self.any_kind(|kind| matches!(kind, ErrorKind::CircuitOpen { .. }))
+    }
+
+    /// Finds an error of type `E` among the errors that caused this one.
+    ///
+    /// Of an exhausted chain every agent's error is searched, the last agent's first.
+    #[must_use]
+    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
+        let here = self.0.source.as_deref().and_then(|source| find::<E>(source));
+        if here.is_some() {
+            return here;
+        }
+        match &self.0.kind {
+            ErrorKind::FallbackExhausted { failures } => failures
+                .iter()
+                .rev()
+                .filter_map(|failed| failed.error.as_deref())
+                .find_map(|error| match error.downcast_ref::<Self>() {
+                    Some(ours) => ours.downcast_ref::<E>(),
+                    None => find::<E>(error),
+                }),
+            _ => None,
+        }
+    }
+
+    fn any_kind(&self, test: impl Fn(&ErrorKind) -> bool) -> bool {
+        if test(&self.0.kind) {
+            return true;
+        }
+        let mut next = self.source();
+        while let Some(error) = next {
+            if error.downcast_ref::<Self>().is_some_and(|ours| test(&ours.0.kind)) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+}
+
+/// Walks a chain of sources for an error of type `E`.
+pub(crate) fn find<'a, E: StdError + 'static>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(agent) = &self.0.agent {
+            write!(f, "agent {agent:?}: ")?;
+        }
+        match &self.0.kind {
+            ErrorKind::Timeout { after } => write!(f, "timed out after {after:?}"),
+            ErrorKind::CircuitOpen { key, reason, retry_after } => {
+                match reason {
+                    OpenReason::Open => write!(f, "circuit {key:?} is open")?,
+                    OpenReason::HalfOpenFull => write!(f, "circuit {key:?} is testing recovery")?,
+                    OpenReason::ForcedOpen => write!(f, "circuit {key:?} is forced open")?,
+                }
+                match retry_after {
+                    Some(wait) => write!(f, ", retry in {wait:.1?}"),
+                    None => Ok(()),
+                }
+            }
+            ErrorKind::FallbackExhausted { failures } => {
+                write!(f, "all {} agents failed", failures.len())
+            }
+            ErrorKind::BudgetExhausted { limit } => write!(f, "the call's {limit} ran out"),
+            ErrorKind::Panicked => f.write_str("the agent panicked"),
+            ErrorKind::Interrupted { items } => {
+                write!(f, "the stream was cut after {items} items")
+            }
+            ErrorKind::Service => f.write_str("the agent failed"),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("agent", &self.0.agent)
+            .field("failure", &self.0.failure)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        if let Some(source) = &self.0.source {
+            return Some(&**source);
+        }
+        match &self.0.kind {
+            ErrorKind::FallbackExhausted { failures } => failures
+                .iter()
+                .rev()
+                .find_map(|failed| failed.error.as_deref().map(|error| error as _)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The telemetry contract: names of spans, keys of fields, and how layers write them.
+//!
+//! Layers emit plain `tracing` spans under the target [`TARGET`] at level INFO, log lines as
+//! events under [`LOG_TARGET`] and scores as events under [`SCORE_TARGET`]. Names and keys are the
+//! seed's. Each field is recorded once; integers are recorded as `i64`, rates and seconds as
+//! `f64`, lists as JSON strings, since OpenTelemetry's bridge turns other integers into strings
+//! and appends what is recorded twice.
+
+/// The target of every span.
+pub const TARGET: &str = "buttress";
+/// The target of the events that are log lines.
+pub const LOG_TARGET: &str = "buttress::log";
+/// The target of the events that are scores, with `name`, `value` and `comment`.
+pub const SCORE_TARGET: &str = "buttress::score";
+
+/// Names of spans.
+pub mod span {
+    /// An agent's root span; its `otel.name` is `agent_{id}`.
+    pub const AGENT: &str = "fault_tolerant_agent_invoke";
+    /// One call through a circuit breaker.
+    pub const CIRCUIT_BREAKER: &str = "circuit_breaker_call";
+    /// A circuit opened.
+    pub const CIRCUIT_OPENED: &str = "circuit_breaker.opened";
+    /// A circuit became half-open.
+    pub const CIRCUIT_HALF_OPENED: &str = "circuit_breaker.half_opened";
+    /// A circuit closed.
+    pub const CIRCUIT_CLOSED: &str = "circuit_breaker.closed";
+    /// A series of attempts.
+    pub const RETRY: &str = "retry_execution";
+    /// One attempt of a series.
+    pub const RETRY_ATTEMPT: &str = "retry_attempt";
+    /// One call under a time limit.
+    pub const TIMEOUT: &str = "timeout_protected_call";
+    /// One call through a chain of agents.
+    pub const FALLBACK: &str = "fallback_chain";
+    /// One agent of a chain.
+    pub const FALLBACK_ATTEMPT: &str = "fallback_attempt";
+    /// One call of a language model.
+    pub const LLM_CALL: &str = "llm_call";
+}
+
+/// Keys of fields.
+pub mod key {
+    /// The agent that the span is about.
+    pub const AGENT_ID: &str = "agent_id";
+    /// `success`, `failure`, `rejected`, `cancelled` or `panicked`.
+    pub const OUTCOME: &str = "outcome";
+    /// The kind of failure in snake case.
+    pub const FAILURE_KIND: &str = "failure_kind";
+    /// The text of the error.
+    pub const ERROR: &str = "error";
+    /// The kind of failure in snake case, under the seed's name.
+    pub const ERROR_TYPE: &str = "error_type";
+    /// A JSON object of the user's.
+    pub const METADATA: &str = "metadata";
+    /// `WARNING` or `ERROR`; absent otherwise.
+    pub const LEVEL: &str = "level";
+    /// What a person reads beside the level.
+    pub const STATUS_MESSAGE: &str = "status_message";
+    /// What the span is: `agent`, `chain`, `generation` or `event`; a plain span where absent.
+    pub const OBSERVATION_TYPE: &str = "observation_type";
+}
+
+/// Values of the field `outcome`.
+pub mod outcome {
+    /// The call succeeded.
+    pub const SUCCESS: &str = "success";
+    /// The call failed.
+    pub const FAILURE: &str = "failure";
+    /// A circuit breaker did not let the call through.
+    pub const REJECTED: &str = "rejected";
+    /// The caller dropped the call.
+    pub const CANCELLED: &str = "cancelled";
+    /// The call panicked.
+    pub const PANICKED: &str = "panicked";
+}
+
+/// Values of the field `level`.
+pub mod level {
+    /// Something failed and was made good.
+    pub const WARNING: &str = "WARNING";
+    /// The caller got a failure.
+    pub const ERROR: &str = "ERROR";
+}
+
+pub(crate) use internal::{Labels, Telemetry, json, record_failure, record_status};
+
+/// What layers use to write the contract.
+mod internal {
+    use std::{fmt, sync::Arc};
+
+    use tracing::Span;
+
+    use super::{key, level, outcome};
+    use crate::Failure;
+
+    /// What every span of a layer carries: the setters `agent_id` and `metadata` of each layer.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct Labels {
+        pub(crate) agent_id: Option<Arc<str>>,
+        pub(crate) metadata: Option<Arc<str>>,
+    }
+
+    impl Labels {
+        pub(crate) fn agent_id(&self) -> Option<&str> {
+            self.agent_id.as_deref()
+        }
+
+        pub(crate) fn metadata(&self) -> Option<&str> {
+            self.metadata.as_deref()
+        }
+    }
+
+    /// The span of one call: nothing at all unless somebody listens.
+    ///
+    /// Dropped without a result, the call was cancelled.
+    #[derive(Debug, Default)]
+    pub(crate) struct Telemetry(Option<Box<Span>>);
+
+    impl Telemetry {
+        /// Keeps a span that somebody listens to.
+        #[inline]
+        pub(crate) fn new(span: Span) -> Self {
+            if span.is_disabled() { Self(None) } else { Self(Some(Box::new(span))) }
+        }
+
+        /// Returns the span, to record what becomes known on the way.
+        #[inline]
+        pub(crate) fn span(&self) -> Option<&Span> {
+            self.0.as_deref()
+        }
+
+        /// Runs one poll or call of the inner service inside the span.
+        ///
+        /// A panic ends the span as `panicked` and goes on unwinding.
+        #[inline]
+        pub(crate) fn in_scope<T>(&mut self, f: impl FnOnce() -> T) -> T {
+            match self.0.take() {
+                None => f(),
+                Some(span) => {
+                    let (result, span) = watch(span, f);
+                    self.0 = Some(span);
+                    result
+                }
+            }
+        }
+
+        /// Ends the span; `record` writes what is known at the end besides the outcome.
+        #[inline]
+        pub(crate) fn end(&mut self, outcome: &'static str, record: impl FnOnce(&Span)) {
+            if let Some(span) = self.0.take() {
+                record(&span);
+                span.record(key::OUTCOME, outcome);
+            }
+        }
+    }
+
+    impl Drop for Telemetry {
+        fn drop(&mut self) {
+            self.end(outcome::CANCELLED, |_| ());
+        }
+    }
+
+    fn watch<T>(span: Box<Span>, f: impl FnOnce() -> T) -> (T, Box<Span>) {
+        struct Panicked(Option<Box<Span>>);
+        impl Drop for Panicked {
+            fn drop(&mut self) {
+                if let Some(span) = self.0.take() {
+                    span.record(key::FAILURE_KIND, "panicked");
+                    span.record(key::ERROR_TYPE, "panicked");
+                    record_status(&span, level::ERROR, format_args!("The call panicked"));
+                    span.record(key::OUTCOME, outcome::PANICKED);
+                }
+            }
+        }
+
+        let mut guard = Panicked(Some(span));
+        let result = {
+            let _entered = guard.0.as_ref().map(|span| span.enter());
+            f()
+        };
+        let span = guard.0.take().expect("only an unwinding panic takes the span before");
+        (result, span)
+    }
+
+    /// Records what failed, under each of its keys.
+    pub(crate) fn record_failure(span: &Span, failure: &Failure, error: &dyn fmt::Display) {
+        span.record(key::FAILURE_KIND, failure.kind().as_str());
+        span.record(key::ERROR_TYPE, failure.kind().as_str());
+        span.record(key::ERROR, tracing::field::display(error));
+    }
+
+    /// Records how bad it is and the sentence for people.
+    pub(crate) fn record_status(span: &Span, level: &'static str, message: fmt::Arguments<'_>) {
+        span.record(key::LEVEL, level);
+        span.record(key::STATUS_MESSAGE, tracing::field::display(message));
+    }
+
+    /// The little JSON that spans need: a list of flat objects.
+    pub(crate) mod json {
+        use std::fmt::{self, Write as _};
+
+        /// A JSON array of objects, written as it grows.
+        #[derive(Debug, Clone)]
+        pub(crate) struct List(String);
+
+        /// One object of a [`List`].
+        #[derive(Debug)]
+        pub(crate) struct Object<'a> {
+            text: &'a mut String,
+            empty: bool,
+        }
+
+        impl List {
+            pub(crate) const fn new() -> Self {
+                Self(String::new())
+            }
+
+            /// Adds an object.
+            pub(crate) fn push(&mut self, fill: impl FnOnce(&mut Object<'_>)) {
+                self.0.push(if self.0.is_empty() { '[' } else { ',' });
+                self.0.push('{');
+                fill(&mut Object { text: &mut self.0, empty: true });
+                self.0.push('}');
+            }
+
+            /// Returns the array as text.
+            pub(crate) fn into_text(mut self) -> String {
+                self.0.push_str(if self.0.is_empty() { "[]" } else { "]" });
+                self.0
+            }
+        }
+
+        impl Object<'_> {
+            pub(crate) fn number(&mut self, key: &str, value: usize) {
+                self.key(key);
+                _ = write!(self.text, "{value}");
+            }
+
+            pub(crate) fn text(&mut self, key: &str, value: &dyn fmt::Display) {
+                self.key(key);
+                self.text.push('"');
+                _ = write!(Escaped(self.text), "{value}");
+                self.text.push('"');
+            }
+
+            fn key(&mut self, key: &str) {
+                if !self.empty {
+                    self.text.push(',');
+                }
+                self.empty = false;
+                _ = write!(self.text, "\"{key}\":");
+            }
+        }
+
+        /// Writes text with the escapes of RFC 8259, section 7.
+        struct Escaped<'a>(&'a mut String);
+
+        impl fmt::Write for Escaped<'_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                for char in text.chars() {
+                    match char {
+                        '"' => self.0.push_str("\\\""),
+                        '\\' => self.0.push_str("\\\\"),
+                        '\n' => self.0.push_str("\\n"),
+                        '\r' => self.0.push_str("\\r"),
+                        '\t' => self.0.push_str("\\t"),
+                        '\0'..='\u{1f}' => write!(self.0, "\\u{:04x}", u32::from(char))?,
+                        _ => self.0.push(char),
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! A research swarm.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Runs the recorded Langfuse vectors.
