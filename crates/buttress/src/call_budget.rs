@@ -28,9 +28,8 @@ pub enum BudgetLimit {
 /// What one call may use up in all: time, attempts, tokens and money.
 ///
 /// A cheap handle: clones share what is left, so a request that is cloned for a retry or handed
-/// to a fallback draws on the same budget. [`RetryLayer`](crate::RetryLayer) and
-/// [`FallbackLayer`](crate::FallbackLayer) honour it: no attempt starts on a budget that has run
-/// out. Agents report what they used with [`spend_tokens`](Self::spend_tokens) and
+/// to a fallback draws on the same budget. `RetryLayer` and `FallbackLayer` honour it: no repeat and
+/// no fallback starts on a budget that has run out. Agents report what they used with [`spend_tokens`](Self::spend_tokens) and
 /// [`spend_cost`](Self::spend_cost).
 ///
 /// # Defaults
@@ -64,8 +63,8 @@ struct Left {
 
 /// Finds the budget of a request.
 ///
-/// [`InRequest`] asks the request itself; feature `http` adds
-/// [`InExtensions`](crate::InExtensions), which looks into the extensions of an `http::Request`.
+/// [`InRequest`] asks the request itself; feature `http` adds `InExtensions`, which looks into the
+/// extensions of an `http::Request`.
 pub trait FindCallBudget<Req> {
     /// Returns the budget that the request carries.
     fn call_budget(&self, request: &Req) -> Option<CallBudget>;
@@ -171,35 +170,57 @@ impl CallBudget {
         self.deadline
     }
 
+    /// Says which limit forbids another agent, without taking an attempt.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that has run out; [`exhausted`](Self::exhausted) remembers it.
+    pub fn check(&self) -> Result<(), BudgetLimit> {
+        let limit = match self.attempts_left() {
+            Some(0) => Some(BudgetLimit::Attempts),
+            _ => self.spent(),
+        };
+        limit.map_or(Ok(()), |limit| {
+            self.stop(limit);
+            Err(limit)
+        })
+    }
+
+    /// Returns a limit that has run out, but for the attempts.
+    fn spent(&self) -> Option<BudgetLimit> {
+        if self.deadline.is_some_and(|at| Instant::now() >= at) {
+            Some(BudgetLimit::Deadline)
+        } else if self.left.tokens.load(Ordering::Relaxed) <= 0 {
+            Some(BudgetLimit::Tokens)
+        } else if self.left.micros.load(Ordering::Relaxed) <= 0 {
+            Some(BudgetLimit::Cost)
+        } else {
+            None
+        }
+    }
+
     /// Takes one attempt, or says which limit forbids it.
     ///
     /// # Errors
     ///
     /// The first limit that has run out; [`exhausted`](Self::exhausted) remembers it.
     pub fn take_attempt(&self) -> Result<(), BudgetLimit> {
-        let limit = if self.deadline.is_some_and(|at| Instant::now() >= at) {
-            BudgetLimit::Deadline
-        } else if self.left.tokens.load(Ordering::Relaxed) <= 0 {
-            BudgetLimit::Tokens
-        } else if self.left.micros.load(Ordering::Relaxed) <= 0 {
-            BudgetLimit::Cost
-        } else {
-            let taken = self.left.attempts.fetch_update(
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-                |left| match left {
-                    i64::MAX => Some(i64::MAX),
-                    1.. => Some(left - 1),
-                    _ => None,
-                },
-            );
-            match taken {
-                Ok(_) => return Ok(()),
-                Err(_) => BudgetLimit::Attempts,
-            }
+        let limit = match self.spent() {
+            Some(limit) => limit,
+            None if self.take_one() => return Ok(()),
+            None => BudgetLimit::Attempts,
         };
         self.stop(limit);
         Err(limit)
+    }
+
+    fn take_one(&self) -> bool {
+        let take = |left| match left {
+            i64::MAX => Some(i64::MAX),
+            1.. => Some(left - 1),
+            _ => None,
+        };
+        self.left.attempts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Reports tokens that an agent used.

@@ -3,18 +3,22 @@
 //! Settings come from files, where numbers are numbers, and from environment variables, where all
 //! is text; the readers here take both. Durations are text such as `"1m 30s"` or `"250ms"`.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
-use serde::{Deserialize, Deserializer, de};
+#[cfg(feature = "config")]
+pub(crate) use self::read::{duration, lenient};
 
 /// A setting from outside that cannot be used, with the field it stands in.
 ///
 /// ```
+/// # #[cfg(all(feature = "circuit-breaker", feature = "config"))] {
 /// use buttress::{CircuitBreakerConfig, CircuitBreakerLayer};
 ///
-/// let config: CircuitBreakerConfig = toml::from_str("name = 'planner'\nfailure_rate = 1.5").unwrap();
+/// let text = "name = 'planner'\nfailure_rate = 1.5";
+/// let config: CircuitBreakerConfig = toml::from_str(text).unwrap();
 /// let error = CircuitBreakerLayer::try_from(config).unwrap_err();
 /// assert_eq!(error.field(), "failure_rate");
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -23,6 +27,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    #[cfg(any(feature = "config", feature = "circuit-breaker"))]
     pub(crate) fn new(field: &'static str, message: impl Into<String>) -> Self {
         Self { field, message: message.into() }
     }
@@ -42,36 +47,37 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads an optional duration: `#[serde(default, deserialize_with = "duration")]`.
-pub(crate) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let text = Option::<String>::deserialize(from)?;
-    text.map(|text| humantime::parse_duration(&text).map_err(de::Error::custom)).transpose()
-}
+/// How serde reads what stands in files and variables.
+#[cfg(feature = "config")]
+mod read {
+    use std::{fmt, time::Duration};
 
-/// Reads an optional list of durations.
-pub(crate) fn durations<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<Option<Vec<Duration>>, D::Error> {
-    let texts = Option::<Vec<String>>::deserialize(from)?;
-    let parse = |text: &String| humantime::parse_duration(text).map_err(de::Error::custom);
-    texts.map(|texts| texts.iter().map(parse).collect()).transpose()
-}
+    use serde::{Deserialize, Deserializer, de};
 
-/// Reads an optional number or truth value, also from its text.
-pub(crate) fn lenient<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + std::str::FromStr<Err: fmt::Display>,
-{
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either<T> {
-        Value(T),
-        Text(String),
+    /// Reads an optional duration: `#[serde(default, deserialize_with = "duration")]`.
+    pub(crate) fn duration<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| humantime::parse_duration(&text).map_err(de::Error::custom)).transpose()
     }
-    match Option::<Either<T>>::deserialize(from)? {
-        None => Ok(None),
-        Some(Either::Value(value)) => Ok(Some(value)),
-        Some(Either::Text(text)) => text.trim().parse().map(Some).map_err(de::Error::custom),
+
+    /// Reads an optional number or truth value, also from its text.
+    pub(crate) fn lenient<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: Deserialize<'de> + std::str::FromStr<Err: fmt::Display>,
+    {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either<T> {
+            Value(T),
+            Text(String),
+        }
+        match Option::<Either<T>>::deserialize(from)? {
+            None => Ok(None),
+            Some(Either::Value(value)) => Ok(Some(value)),
+            Some(Either::Text(text)) => text.trim().parse().map(Some).map_err(de::Error::custom),
+        }
     }
 }

@@ -18,7 +18,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// use std::time::Duration;
 /// use buttress::{Error, ErrorKind};
 ///
-/// let error = Error::new(ErrorKind::Timeout { after: Duration::from_secs(30) }).with_agent("planner");
+/// let error = Error::new(ErrorKind::timeout(Duration::from_secs(30))).with_agent("planner");
 /// assert!(error.is_timeout());
 /// assert_eq!(error.to_string(), r#"agent "planner": timed out after 30s"#);
 /// ```
@@ -195,6 +195,7 @@ impl Error {
     /// `classify` is asked only for errors that are not ours yet: a failure is classified once,
     /// by the innermost layer.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "the slot is never empty")]
     pub fn from_service<E>(error: E, classify: impl FnOnce(&E) -> Failure) -> Self
     where
         E: Into<BoxError> + 'static,
@@ -222,6 +223,15 @@ impl Error {
     #[must_use]
     pub fn with_agent(mut self, agent: impl Into<Arc<str>>) -> Self {
         self.0.agent = Some(agent.into());
+        self
+    }
+
+    /// Names the agent, unless an agent further in is named already.
+    #[must_use]
+    pub(crate) fn in_agent(mut self, agent: Option<&Arc<str>>) -> Self {
+        if self.0.agent.is_none() {
+            self.0.agent = agent.cloned();
+        }
         self
     }
 
@@ -285,14 +295,14 @@ impl Error {
             return here;
         }
         match &self.0.kind {
-            ErrorKind::FallbackExhausted { failures } => failures
-                .iter()
-                .rev()
-                .filter_map(|failed| failed.error.as_deref())
-                .find_map(|error| match error.downcast_ref::<Self>() {
-                    Some(ours) => ours.downcast_ref::<E>(),
-                    None => find::<E>(error),
-                }),
+            ErrorKind::FallbackExhausted { failures } => {
+                failures.iter().rev().filter_map(|failed| failed.error.as_deref()).find_map(
+                    |error| match error.downcast_ref::<Self>() {
+                        Some(ours) => ours.downcast_ref::<E>(),
+                        None => find::<E>(error),
+                    },
+                )
+            }
             _ => None,
         }
     }

@@ -1,19 +1,52 @@
 //! Fault tolerance for AI agents, as tower layers.
+//!
+//! Each pattern is a [`tower::Layer`] around any [`tower::Service`]: circuit breaker, retry,
+//! timeout, fallback. All answer one flat [`Error`], classify failures by [`Classify`], and allocate
+//! nothing when all is well. [`FaultTolerantAgent`] stacks them in an order that works.
+//!
+//! | feature | adds | further crates | default |
+//! |---|---|---|---|
+//! | `circuit-breaker` | [`CircuitBreakerLayer`], [`KeyedCircuitBreakerLayer`] | | yes |
+//! | `retry` | [`RetryLayer`], [`RetryBudget`] | | yes |
+//! | `timeout` | [`TimeoutLayer`] | | yes |
+//! | `fallback` | [`FallbackLayer`], [`FallbackService`] | | yes |
+//! | `agent` | [`AgentLayer`], [`FaultTolerantAgent`] | | yes |
+//! | `chaos` | [`ChaosLayer`] | | |
+//! | `config` | settings from files and variables | serde, humantime | |
+//! | `http` | [`HttpClassifier`], [`ErrorBodyLayer`], [`Error::status`] | http, http-body, http-body-util, bytes, httpdate | |
+//! | `llm` | [`LlmClassifier`] | serde, serde_json | |
+//! | `axum` | [`Error`] as an axum response | axum-core | |
+//! | `test-util` | [`test_util`] | | |
+//! | `full` | all but `test-util` | | |
+//!
+//! Spans and their keys: [`telemetry`]. Order of layers: [`agent`]. What a failure means:
+//! [`classify`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(feature = "agent"),
+    allow(dead_code, unused_imports, reason = "what layers share is idle where few are on")
+)]
 
 mod call_budget;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
 pub mod classify;
-#[cfg(feature = "config")]
 mod config;
 mod error;
+#[cfg(feature = "http")]
+pub mod error_body;
+#[cfg(feature = "http")]
+mod http_answer;
+#[cfg(any(feature = "circuit-breaker", feature = "timeout"))]
+mod once;
 mod outcome;
+#[cfg(any(feature = "retry", feature = "fallback"))]
+mod replay;
+mod service_builder_ext;
 pub mod telemetry;
 
 #[cfg(feature = "agent")]
 pub mod agent;
-#[cfg(feature = "agent")]
 pub mod catch_panic;
 #[cfg(feature = "chaos")]
 pub mod chaos;
@@ -26,11 +59,45 @@ pub mod test_util;
 #[cfg(feature = "timeout")]
 pub mod timeout;
 
+#[cfg(feature = "agent")]
+pub use self::agent::{Agent, AgentLayer, FaultTolerantAgent, FaultTolerantAgentBuilder, Order};
+#[cfg(feature = "chaos")]
+pub use self::chaos::ChaosLayer;
+#[cfg(feature = "circuit-breaker")]
+pub use self::circuit_breaker::{
+    AfterLease, Circuit, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer,
+    CircuitBreakers, HalfOpen, KeyedCircuitBreakerLayer, Window,
+};
+#[cfg(feature = "llm")]
+pub use self::classify::LlmClassifier;
+#[cfg(feature = "fallback")]
+pub use self::fallback::{FallbackLayer, FallbackService};
+#[cfg(any(feature = "retry", feature = "fallback"))]
+pub use self::replay::{ByClone, Replay};
+#[cfg(all(feature = "retry", feature = "config"))]
+pub use self::retry::RetryConfig;
+#[cfg(feature = "retry")]
+pub use self::retry::{
+    Backoff, ExponentialBackoff, Jitter, OverCap, Retry, RetryBudget, RetryLayer, RetryReport, Stop,
+};
+pub use self::service_builder_ext::ServiceBuilderExt;
+#[cfg(all(feature = "timeout", feature = "config"))]
+pub use self::timeout::TimeoutConfig;
+#[cfg(feature = "timeout")]
+pub use self::timeout::{Timeout, TimeoutLayer};
 pub use self::{
-    call_budget::{BudgetLimit, CallBudget, FindCallBudget, HasCallBudget, InRequest, NoCallBudget},
+    call_budget::{
+        BudgetLimit, CallBudget, FindCallBudget, HasCallBudget, InRequest, NoCallBudget,
+    },
+    catch_panic::{CatchPanic, CatchPanicLayer},
     classify::{AnyError, BySource, Classify},
+    config::ConfigError,
     error::{AgentFailure, BoxError, Error, ErrorKind, OpenReason},
     outcome::{Failure, FailureKind, Outcome},
 };
-#[cfg(feature = "config")]
-pub use self::config::ConfigError;
+#[cfg(feature = "http")]
+pub use self::{
+    classify::HttpClassifier,
+    error_body::{ErrorBody, ErrorBodyLayer},
+    http_answer::InExtensions,
+};

@@ -122,11 +122,7 @@ impl FailureKind {
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::Transient
-                | Self::Timeout
-                | Self::RateLimited
-                | Self::Overloaded
-                | Self::Panicked
+            Self::Transient | Self::Timeout | Self::RateLimited | Self::Overloaded | Self::Panicked
         )
     }
 

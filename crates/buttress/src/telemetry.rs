@@ -83,16 +83,16 @@ pub mod level {
     pub const ERROR: &str = "ERROR";
 }
 
-pub(crate) use internal::{Labels, Telemetry, json, record_failure, record_status};
+pub(crate) use internal::{Labels, Telemetry, describe, json, record_failure, record_status};
 
 /// What layers use to write the contract.
 mod internal {
-    use std::{fmt, sync::Arc};
+    use std::{any::Any, error::Error as _, fmt, sync::Arc};
 
     use tracing::Span;
 
     use super::{key, level, outcome};
-    use crate::Failure;
+    use crate::{Error, Failure};
 
     /// What every span of a layer carries: the setters `agent_id` and `metadata` of each layer.
     #[derive(Debug, Clone, Default)]
@@ -194,6 +194,27 @@ mod internal {
     pub(crate) fn record_status(span: &Span, level: &'static str, message: fmt::Arguments<'_>) {
         span.record(key::LEVEL, level);
         span.record(key::STATUS_MESSAGE, tracing::field::display(message));
+    }
+
+    /// Shows an error as spans and log lines want it: ours together with what caused it.
+    ///
+    /// `Display` of our own error leaves the source out, and in a span nobody walks the chain.
+    pub(crate) const fn describe<E: fmt::Display + 'static>(error: &E) -> Described<'_, E> {
+        Described(error)
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Described<'a, E>(&'a E);
+
+    impl<E: fmt::Display + 'static> fmt::Display for Described<'_, E> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{}", self.0)?;
+            let ours = (self.0 as &dyn Any).downcast_ref::<Error>();
+            match ours.and_then(|ours| ours.source()) {
+                Some(source) => write!(f, ": {source}"),
+                None => Ok(()),
+            }
+        }
     }
 
     /// The little JSON that spans need: a list of flat objects.

@@ -1,1 +1,168 @@
-//! Placeholder.
+//! Circuit breaker: stops calling a service that fails, and tests later whether it is well.
+//!
+//! A closed circuit lets every call through and counts results. When a rule is broken it opens and
+//! rejects calls at once. After its open time it is half-open and lets a few probes through: their
+//! success closes it, a failure opens it again.
+//!
+//! Each result belongs to the *generation* its call was admitted in: a slow answer from before the
+//! circuit opened changes nothing, and is counted as late. A call that its caller drops says
+//! nothing about the service, unless [`drop_is_failure_after`] says otherwise; a panic is a
+//! failure.
+//!
+//! # Ordering
+//!
+//! Inside the retry, so that each attempt counts, and outside the timeout, so that a hang is a
+//! failure. A timeout *outside* the breaker drops the call: the breaker sees a cancellation.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::time::Duration;
+//! use buttress::{CircuitBreakerLayer, ErrorKind, Window};
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let layer = CircuitBreakerLayer::new("gpt-large")
+//!     .failure_rate(0.5)
+//!     .window(Window::calls(20))
+//!     .minimum_calls(2)
+//!     .open_for(Duration::from_secs(20));
+//! let circuit = layer.circuit();
+//! let mut agent = ServiceBuilder::new()
+//!     .layer(layer)
+//!     .service_fn(|_: String| async { Err::<String, _>(std::io::Error::other("overloaded")) });
+//!
+//! for _ in 0..2 {
+//!     agent.ready().await.unwrap().call("AAPL".to_owned()).await.unwrap_err();
+//! }
+//! let error = agent.ready().await.unwrap().call("AAPL".to_owned()).await.unwrap_err();
+//! assert!(matches!(error.kind(), ErrorKind::CircuitOpen { .. }));
+//! assert_eq!(circuit.snapshot().not_permitted, 1);
+//! # }
+//! ```
+//!
+//! [`drop_is_failure_after`]: CircuitBreakerLayer::drop_is_failure_after
+
+mod circuit;
+mod config;
+mod future;
+mod keyed;
+mod layer;
+mod machine;
+mod settings;
+mod window;
+
+use std::task::{Context, Poll};
+
+use tower::Service;
+
+pub use self::{
+    circuit::{Circuit, Snapshot, Subscription},
+    config::CircuitBreakerConfig,
+    future::ResponseFuture,
+    keyed::{CircuitBreakers, KeyedCircuitBreaker, KeyedCircuitBreakerLayer},
+    layer::CircuitBreakerLayer,
+    machine::{State, Transition, TransitionReason},
+    settings::{AfterLease, HalfOpen},
+    window::Window,
+};
+use self::{future::Call, machine::Verdict};
+use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry::Labels};
+
+/// A service behind a circuit; made by [`CircuitBreakerLayer`].
+///
+/// See the [module docs](self) for an example.
+#[derive(Debug)]
+pub struct CircuitBreaker<S, C = AnyError> {
+    inner: S,
+    /// Whether `inner` was made ready and not called since.
+    ready: bool,
+    circuit: Circuit,
+    classify: C,
+    labels: Labels,
+}
+
+// ===== impl CircuitBreaker =====
+
+impl<S, C> CircuitBreaker<S, C> {
+    /// Returns the circuit.
+    #[must_use]
+    pub const fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    /// Returns the inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service for changes.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service and drops the breaker.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+/// A clone's inner service is not ready, whatever the original's is.
+impl<S: Clone, C: Clone> Clone for CircuitBreaker<S, C> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            ready: false,
+            circuit: self.circuit.clone(),
+            classify: self.classify.clone(),
+            labels: self.labels.clone(),
+        }
+    }
+}
+
+impl<S, C, Req> Service<Req> for CircuitBreaker<S, C>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError> + 'static,
+    C: Classify<S::Response, S::Error> + Clone,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = ResponseFuture<S, Req, C>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // While the circuit is open the inner service is left alone: `call` decides.
+        if self.ready || self.circuit.seems_open() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.inner.poll_ready(cx) {
+            Poll::Ready(Ok(())) => {
+                self.ready = true;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                let verdict = Verdict::of(&self.classify.classify(Err(&error)));
+                if let (Ok(permit), _) = self.circuit.admit() {
+                    self.circuit.settle(permit, verdict);
+                }
+                let error = into_error(&self.classify, error);
+                Poll::Ready(Err(error.in_agent(self.labels.agent_id.as_ref())))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        Call {
+            inner: &mut self.inner,
+            ready: &mut self.ready,
+            circuit: self.circuit.clone(),
+            classify: self.classify.clone(),
+            labels: &self.labels,
+        }
+        .start(request)
+    }
+}

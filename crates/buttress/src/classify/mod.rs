@@ -5,7 +5,19 @@
 //! which use [`AnyError`] by default, read it there. Answers are not marked in that way: where an
 //! `Ok` can be a failure, as a 503 of an HTTP client is, give the classifier to each layer.
 
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "llm")]
+mod llm;
+#[cfg(feature = "http")]
+mod retry_after;
+
 use std::{any::Any, error::Error as StdError};
+
+#[cfg(feature = "http")]
+pub use self::http::HttpClassifier;
+#[cfg(feature = "llm")]
+pub use self::llm::LlmClassifier;
 
 use crate::{BoxError, Error, Failure, FailureKind, Outcome};
 
@@ -60,8 +72,9 @@ impl<Res, E: 'static> Classify<Res, E> for AnyError {
     }
 }
 
+/// Reads what an error of any type says about itself.
 #[cold]
-fn read_failure(error: &dyn Any) -> Failure {
+pub(crate) fn read_failure(error: &dyn Any) -> Failure {
     if let Some(error) = error.downcast_ref::<Error>() {
         return error.failure().clone();
     }
@@ -84,6 +97,21 @@ impl<Res, E: StdError + 'static> Classify<Res, E> for BySource {
             Err(error) => Outcome::Failure(failure_in_chain(error)),
         }
     }
+}
+
+/// Makes an `Error` of what a service answered: ours as it is, the service's own classified.
+///
+/// An error that the classifier calls neutral is the caller's doing.
+#[cold]
+pub(crate) fn into_error<Res, E, C>(classify: &C, error: E) -> Error
+where
+    E: Into<BoxError> + 'static,
+    C: Classify<Res, E>,
+{
+    Error::from_service(error, |error| match classify.classify(Err(error)) {
+        Outcome::Failure(failure) => failure,
+        Outcome::Success | Outcome::Neutral => Failure::new(FailureKind::Cancelled),
+    })
 }
 
 /// Reads the failure of the first error in a chain that says what it is.

@@ -1,1 +1,0 @@
-//! Sends the traces of buttress to Langfuse and loses none of them.

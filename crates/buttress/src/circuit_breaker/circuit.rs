@@ -1,0 +1,528 @@
+//! The handle of a circuit: its closed path in one atomic word, everything else under a lock.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt};
+
+use super::{
+    CircuitBreakerConfig, CircuitBreakerLayer,
+    machine::{Changes, Machine, Permit, Rejection, State, Transition, TransitionReason, Verdict},
+    settings::Settings,
+};
+use crate::{BoxError, ConfigError, Error, once::Once, telemetry};
+
+/// A circuit: the state that breakers share, as a cheap handle.
+///
+/// Clones are the same circuit. Handed out by [`CircuitBreakerLayer::circuit`]; one may also be
+/// made alone and shared with [`CircuitBreakerLayer::sharing`].
+///
+/// ```
+/// use buttress::{CircuitBreakerLayer, circuit_breaker::State};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let circuit = CircuitBreakerLayer::new("gpt-large").consecutive_failures(1).circuit();
+/// let failed = circuit.call(|| async { Err::<(), _>(std::io::Error::other("reset")) }).await;
+/// assert!(failed.is_err());
+/// assert_eq!(circuit.state(), State::Open);
+///
+/// let rejected = circuit.call(|| async { Ok::<_, std::io::Error>(()) }).await.unwrap_err();
+/// assert!(rejected.is_circuit_open());
+/// circuit.reset();
+/// assert_eq!(circuit.state(), State::Closed);
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Circuit {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: Arc<str>,
+    /// What the closed path reads; see [`Word`]. Written under the lock only.
+    word: AtomicU64,
+    /// Whether a success of a closed circuit that had no failure changes nothing: no window.
+    success_is_free: AtomicBool,
+    /// Whether a call's start must be known.
+    times_calls: AtomicBool,
+    late: AtomicU64,
+    machine: Mutex<Machine>,
+    listeners: Mutex<Listeners>,
+}
+
+type Listener = Arc<dyn Fn(&Transition) + Send + Sync>;
+
+/// Who hears of transitions, and the transitions that are not told yet.
+#[derive(Default)]
+struct Listeners {
+    all: Vec<(u64, Listener)>,
+    next_id: u64,
+    untold: std::collections::VecDeque<Transition>,
+    telling: bool,
+}
+
+/// What a circuit looks like at one moment.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The state, with what time alone has changed.
+    pub state: State,
+    /// How many states there have been; a half-open period that is renewed counts as one.
+    pub generation: u64,
+    /// How long an open circuit goes on rejecting.
+    pub retry_after: Option<Duration>,
+    /// Failures in a row.
+    pub consecutive_failures: u32,
+    /// Successes of probes in a row.
+    pub successes: u32,
+    /// Calls in the window; 0 where no rate is set.
+    pub calls: u64,
+    /// The share of them that failed, 0 to 1.
+    pub failure_rate: f64,
+    /// The share of them that were slow, 0 to 1.
+    pub slow_rate: f64,
+    /// Calls that were rejected, ever.
+    pub not_permitted: u64,
+    /// Results of calls of an older generation, ever.
+    pub late: u64,
+    /// Calls that their callers dropped, ever.
+    pub cancelled: u64,
+    /// Failures that did not count, ever.
+    pub ignored: u64,
+}
+
+/// Keeps a listener of [`Circuit::subscribe`]; dropping it ends the subscription.
+#[must_use = "dropping a subscription ends it"]
+pub struct Subscription {
+    shared: Weak<Shared>,
+    id: u64,
+}
+
+/// The atomic word: the generation, the state, and whether the last result was a failure.
+#[derive(Clone, Copy)]
+struct Word(u64);
+
+// ===== impl Word =====
+
+impl Word {
+    fn new(machine: &Machine) -> Self {
+        let failing = u64::from(machine.failures > 0);
+        Self(machine.generation << 8 | (machine.state as u64) << 1 | failing)
+    }
+
+    const fn is(self, state: State) -> bool {
+        self.0 >> 1 & 0x7f == state as u64
+    }
+
+    const fn generation(self) -> u64 {
+        self.0 >> 8
+    }
+
+    const fn is_failing(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
+// ===== impl Circuit =====
+
+impl Circuit {
+    /// Creates a circuit with the default rules; see [`CircuitBreakerLayer`].
+    ///
+    /// # Panics
+    ///
+    /// If the name is empty.
+    #[must_use]
+    #[track_caller]
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        assert!(!name.is_empty(), "a circuit's name must not be empty");
+        Self::with_settings(name, Settings::default())
+    }
+
+    pub(super) fn with_settings(name: Arc<str>, settings: Settings) -> Self {
+        let machine = Machine::new(settings);
+        let shared = Shared {
+            name,
+            word: AtomicU64::new(Word::new(&machine).0),
+            success_is_free: AtomicBool::new(true),
+            times_calls: AtomicBool::new(false),
+            late: AtomicU64::new(0),
+            machine: Mutex::new(machine),
+            listeners: Mutex::default(),
+        };
+        let circuit = Self { shared: Arc::new(shared) };
+        circuit.change_settings(|_| ());
+        circuit
+    }
+
+    /// Returns the name, with the key where it has one.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.shared.name
+    }
+
+    /// Returns the state, with what time alone has changed.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.snapshot().state
+    }
+
+    /// Returns everything that is known about the circuit now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let (snapshot, _) = self.step(|machine, changes| {
+            machine.catch_up(now, changes);
+            let totals = machine.totals(now);
+            Snapshot {
+                state: machine.state,
+                generation: machine.generation,
+                retry_after: machine.until.map(|until| until.saturating_duration_since(now)),
+                consecutive_failures: machine.failures,
+                successes: machine.successes(),
+                calls: totals.calls,
+                failure_rate: totals.failure_rate(),
+                slow_rate: totals.slow_rate(),
+                not_permitted: machine.counters.not_permitted,
+                late: self.shared.late.load(Ordering::Relaxed),
+                cancelled: machine.counters.cancelled,
+                ignored: machine.counters.ignored,
+            }
+        });
+        snapshot
+    }
+
+    /// Opens the circuit for its open time; one that is open is left as it is.
+    pub fn trip(&self) {
+        self.trip_now(None);
+    }
+
+    /// Opens the circuit for a given time, however long; one that is open is left as it is.
+    pub fn trip_for(&self, time: Duration) {
+        self.trip_now(Some(time));
+    }
+
+    /// Rejects every call until [`reset`](Self::reset).
+    pub fn force_open(&self) {
+        self.enter(State::ForcedOpen);
+    }
+
+    /// Lets probes through at once, whatever the open time.
+    pub fn force_half_open(&self) {
+        self.enter(State::HalfOpen);
+    }
+
+    /// Lets every call through and counts none, until [`reset`](Self::reset).
+    pub fn disable(&self) {
+        self.enter(State::Disabled);
+    }
+
+    /// Lets every call through and only counts, until [`reset`](Self::reset).
+    pub fn metrics_only(&self) {
+        self.enter(State::MetricsOnly);
+    }
+
+    /// Closes the circuit and forgets its counts; calls on their way are late.
+    pub fn reset(&self) {
+        self.enter(State::Closed);
+    }
+
+    /// Takes over new rules; the state stays, and so do the counts where they still fit.
+    ///
+    /// The window is kept if its kind and size are the same. What the new rules make of it shows
+    /// at the next result. The circuit keeps its name.
+    ///
+    /// # Errors
+    ///
+    /// The field that cannot be used; nothing is changed then.
+    pub fn reconfigure(&self, config: CircuitBreakerConfig) -> Result<(), ConfigError> {
+        let settings = config.into_settings()?;
+        let now = Instant::now();
+        self.step(|machine, _| machine.reconfigure(settings, now));
+        self.publish_settings();
+        Ok(())
+    }
+
+    /// Calls a function after each change of state, until the subscription is dropped.
+    ///
+    /// Listeners run outside every lock, in the order of the changes, and may use the circuit. A
+    /// panic of one is caught, and the others still hear of the change.
+    pub fn subscribe(
+        &self,
+        listener: impl Fn(&Transition) + Send + Sync + 'static,
+    ) -> Subscription {
+        let mut listeners = self.shared.listeners();
+        let id = listeners.next_id;
+        listeners.next_id += 1;
+        listeners.all.push((id, Arc::new(listener)));
+        Subscription { shared: Arc::downgrade(&self.shared), id }
+    }
+
+    /// Guards an async function: the breaker for who has no service.
+    ///
+    /// # Errors
+    ///
+    /// As [`CircuitBreakerLayer`].
+    ///
+    /// # Panics
+    ///
+    /// As the function does; the panic counts as a failure.
+    pub async fn call<F, Fut, T, E>(&self, function: F) -> Result<T, Error>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: Into<BoxError> + 'static,
+    {
+        let function = Mutex::new(Some(function));
+        let layer = CircuitBreakerLayer::sharing(self.clone());
+        layer.layer(Once::new(&function)).oneshot(()).await
+    }
+
+    /// Asks for leave to make a call: one atomic load while the circuit is closed.
+    #[inline]
+    pub(super) fn admit(&self) -> (Result<Permit, Rejection>, Vec<Transition>) {
+        let word = self.shared.word();
+        if word.is(State::Closed) {
+            let times = self.shared.times_calls.load(Ordering::Relaxed);
+            let started = times.then(Instant::now);
+            return (Ok(Permit { generation: word.generation(), started }), Vec::new());
+        }
+        self.admit_slowly()
+    }
+
+    #[cold]
+    fn admit_slowly(&self) -> (Result<Permit, Rejection>, Vec<Transition>) {
+        let now = Instant::now();
+        self.step(|machine, changes| machine.admit(now, changes))
+    }
+
+    /// Whether calls are rejected as far as one look tells; due times are not looked at.
+    #[inline]
+    pub(super) fn seems_open(&self) -> bool {
+        let word = self.shared.word();
+        word.is(State::Open) || word.is(State::ForcedOpen)
+    }
+
+    /// Reports the result of a call.
+    #[inline]
+    pub(super) fn settle(&self, permit: Permit, verdict: Verdict) -> Vec<Transition> {
+        let word = self.shared.word();
+        if verdict == Verdict::Success
+            && word.is(State::Closed)
+            && word.generation() == permit.generation
+            && !word.is_failing()
+            && self.shared.success_is_free.load(Ordering::Relaxed)
+        {
+            return Vec::new();
+        }
+        self.settle_slowly(permit, verdict)
+    }
+
+    #[cold]
+    fn settle_slowly(&self, permit: Permit, verdict: Verdict) -> Vec<Transition> {
+        let now = Instant::now();
+        let ((), transitions) = self.step(|machine, changes| {
+            machine.catch_up(now, changes);
+            if machine.generation != permit.generation {
+                self.shared.late.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            let took = permit.started.map(|start| now.saturating_duration_since(start));
+            let limit = machine.settings.slow_call.map(|(limit, _)| limit);
+            let slow = took.zip(limit).is_some_and(|(took, limit)| took > limit);
+            let patience = machine.settings.drop_is_failure_after;
+            let verdict = match (verdict, took, patience) {
+                (Verdict::Cancelled, Some(took), Some(patience)) if took >= patience => {
+                    Verdict::Failure
+                }
+                (verdict, ..) => verdict,
+            };
+            machine.settle(verdict, slow, now, changes);
+        });
+        transitions
+    }
+
+    /// Changes the rules while the layer is built.
+    pub(super) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        self.step(|machine, _| change(&mut machine.settings));
+        self.publish_settings();
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.shared.machine().settings.clone()
+    }
+
+    fn publish_settings(&self) {
+        let machine = self.shared.machine();
+        let settings = &machine.settings;
+        self.shared.success_is_free.store(!settings.has_window(), Ordering::Relaxed);
+        self.shared.times_calls.store(settings.times_calls(), Ordering::Relaxed);
+    }
+
+    fn trip_now(&self, time: Option<Duration>) {
+        let now = Instant::now();
+        self.step(|machine, changes| {
+            machine.catch_up(now, changes);
+            // Nothing that happens while a circuit is open extends it.
+            if machine.state != State::Open {
+                machine.open(TransitionReason::Manual, time, now, changes);
+            }
+        });
+    }
+
+    fn enter(&self, state: State) {
+        let now = Instant::now();
+        self.step(|machine, changes| {
+            machine.catch_up(now, changes);
+            machine.enter(state, TransitionReason::Manual, now, changes);
+        });
+    }
+
+    /// Runs one step of the machine under the lock, then tells what it changed.
+    fn step<T>(&self, step: impl FnOnce(&mut Machine, &mut Changes) -> T) -> (T, Vec<Transition>) {
+        let shared = &*self.shared;
+        let mut changes = Changes::default();
+        let mut machine = shared.machine();
+        let result = step(&mut machine, &mut changes);
+        shared.word.store(Word::new(&machine).0, Ordering::Release);
+        if changes.0.is_empty() {
+            return (result, Vec::new());
+        }
+        let transitions: Vec<_> = changes
+            .0
+            .into_iter()
+            .map(|(from, to, reason, generation)| Transition {
+                circuit: Arc::clone(&shared.name),
+                from,
+                to,
+                reason,
+                generation,
+            })
+            .collect();
+        // Queued under the machine's lock, so that the order is that of the changes.
+        shared.listeners().untold.extend(transitions.iter().cloned());
+        drop(machine);
+        for transition in &transitions {
+            announce(transition);
+        }
+        shared.tell();
+        (result, transitions)
+    }
+}
+
+impl fmt::Debug for Circuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Circuit").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+// ===== impl Shared =====
+
+impl Shared {
+    #[inline]
+    fn word(&self) -> Word {
+        Word(self.word.load(Ordering::Acquire))
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        // Nothing under this lock panics half-way, so a poisoned one is sound.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the listeners what is untold, one transition after the other.
+    ///
+    /// One thread tells at a time; what a listener itself changes is told after it has returned.
+    fn tell(&self) {
+        loop {
+            let (transition, listeners) = {
+                let mut state = self.listeners();
+                if state.telling {
+                    return;
+                }
+                let Some(transition) = state.untold.pop_front() else { return };
+                state.telling = true;
+                let all: Vec<_> = state.all.iter().map(|(_, one)| Arc::clone(one)).collect();
+                (transition, all)
+            };
+            for listener in listeners {
+                if catch_unwind(AssertUnwindSafe(|| listener(&transition))).is_err() {
+                    tracing::error!(
+                        target: telemetry::LOG_TARGET,
+                        "A listener of circuit {} panicked",
+                        transition.circuit
+                    );
+                }
+            }
+            self.listeners().telling = false;
+        }
+    }
+}
+
+// ===== impl Subscription =====
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            let removed: Vec<_> =
+                shared.listeners().all.extract_if(.., |(id, _)| *id == self.id).collect();
+            // The listener is dropped outside the lock: what it holds may use the circuit.
+            drop(removed);
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Writes a transition as a span of no length and as the seed's log line.
+fn announce(transition: &Transition) {
+    let circuit = &*transition.circuit;
+    let (words, reason) = (tracing::field::display(transition), transition.reason.as_str());
+    macro_rules! event {
+        ($name:expr) => {
+            drop(tracing::info_span!(
+                target: telemetry::TARGET,
+                $name,
+                observation_type = "event",
+                circuit_key = circuit,
+                state_transition = words,
+                reason,
+                outcome = telemetry::outcome::SUCCESS,
+            ))
+        };
+    }
+    match transition.to {
+        State::Open | State::ForcedOpen => {
+            event!(telemetry::span::CIRCUIT_OPENED);
+            tracing::error!(
+                target: telemetry::LOG_TARGET,
+                "Circuit breaker OPEN for agent {circuit}"
+            );
+        }
+        State::HalfOpen => event!(telemetry::span::CIRCUIT_HALF_OPENED),
+        State::Closed => {
+            event!(telemetry::span::CIRCUIT_CLOSED);
+            tracing::info!(
+                target: telemetry::LOG_TARGET,
+                "Circuit breaker CLOSED for agent {circuit}"
+            );
+        }
+        State::Disabled | State::MetricsOnly => (),
+    }
+}

@@ -1,0 +1,396 @@
+//! A circuit for each key: provider, model, tenant.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    marker::PhantomData,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::{Circuit, CircuitBreakerLayer, ResponseFuture, State, future::Call};
+use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry::Labels};
+
+/// Keeps one circuit per key of the request; made by [`CircuitBreakerLayer::keyed`].
+///
+/// # Defaults
+///
+/// - the rules of every circuit: those of [`CircuitBreakerLayer`]; [`like`](Self::like) sets others
+/// - `capacity`: 10,000 keys
+/// - `idle`: 10 min without a call, and a closed circuit is forgotten
+///
+/// A circuit that is not closed is never forgotten. Where all of a full table are such, a further
+/// key is let through uncounted.
+///
+/// # Examples
+///
+/// ```
+/// use buttress::CircuitBreakerLayer;
+/// use tower::{Service, ServiceBuilder, ServiceExt};
+///
+/// # #[derive(Clone)] struct Prompt { model: String }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), buttress::Error> {
+/// let layer = CircuitBreakerLayer::keyed("openai", |prompt: &Prompt| prompt.model.clone());
+/// let circuits = layer.circuits();
+/// let mut agent = ServiceBuilder::new()
+///     .layer(layer)
+///     .service_fn(|_: Prompt| async { Ok::<_, std::io::Error>("fine") });
+/// agent.ready().await?.call(Prompt { model: "gpt-large".to_owned() }).await?;
+/// assert_eq!(&**circuits.get(&"gpt-large".to_owned()).unwrap().name(), "openai/gpt-large");
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "layers do nothing until applied to a service"]
+pub struct KeyedCircuitBreakerLayer<F, K, C = AnyError> {
+    key: F,
+    circuits: CircuitBreakers<K>,
+    classify: C,
+    labels: Labels,
+}
+
+/// The circuits of a keyed breaker, as a cheap handle.
+pub struct CircuitBreakers<K> {
+    table: Arc<Table<K>>,
+}
+
+struct Table<K> {
+    /// Whose rules every circuit has.
+    template: RwLock<CircuitBreakerLayer>,
+    circuits: RwLock<HashMap<K, Entry>>,
+    /// The moment that entries count their time from.
+    origin: Instant,
+    capacity: AtomicU64,
+    idle_millis: AtomicU64,
+    swept_millis: AtomicU64,
+}
+
+struct Entry {
+    circuit: Circuit,
+    /// When a call last asked for it, in milliseconds since the table's origin.
+    used_millis: AtomicU64,
+}
+
+/// A service behind a circuit per key; made by [`KeyedCircuitBreakerLayer`].
+pub struct KeyedCircuitBreaker<S, F, K, C = AnyError> {
+    inner: S,
+    ready: bool,
+    key: F,
+    circuits: CircuitBreakers<K>,
+    classify: C,
+    labels: Labels,
+    _key: PhantomData<fn() -> K>,
+}
+
+// ===== impl KeyedCircuitBreakerLayer =====
+
+impl<F, K> KeyedCircuitBreakerLayer<F, K> {
+    pub(super) fn new(template: CircuitBreakerLayer, key: F) -> Self {
+        let table = Table {
+            template: RwLock::new(template),
+            circuits: RwLock::new(HashMap::new()),
+            origin: Instant::now(),
+            capacity: AtomicU64::new(10_000),
+            idle_millis: AtomicU64::new(10 * 60 * 1_000),
+            swept_millis: AtomicU64::new(0),
+        };
+        let circuits = CircuitBreakers { table: Arc::new(table) };
+        Self { key, circuits, classify: AnyError, labels: Labels::default() }
+    }
+}
+
+impl<F, K, C> KeyedCircuitBreakerLayer<F, K, C> {
+    /// Returns the circuits, to watch or to control them.
+    #[must_use]
+    pub fn circuits(&self) -> CircuitBreakers<K> {
+        self.circuits.clone()
+    }
+
+    /// Sets the rules of every circuit: those of another layer, whose own circuit is not used.
+    pub fn like<D>(self, layer: &CircuitBreakerLayer<D>) -> Self
+    where
+        D: Clone,
+    {
+        let mut template =
+            self.circuits.table.template.write().unwrap_or_else(PoisonError::into_inner);
+        let name = Arc::clone(template.circuit().name());
+        *template = layer.renamed(name).classify(AnyError);
+        drop(template);
+        self
+    }
+
+    /// Sets how many keys are kept.
+    ///
+    /// # Panics
+    ///
+    /// If the number is zero.
+    #[track_caller]
+    pub fn capacity(self, keys: usize) -> Self {
+        assert!(keys > 0, "capacity must be at least 1");
+        self.circuits.table.capacity.store(keys as u64, Ordering::Relaxed);
+        self
+    }
+
+    /// Sets how long a closed circuit is kept without a call.
+    ///
+    /// # Panics
+    ///
+    /// If the time is zero.
+    #[track_caller]
+    pub fn idle(self, time: Duration) -> Self {
+        assert!(!time.is_zero(), "idle must be longer than zero");
+        self.circuits.table.idle_millis.store(millis(time).max(1), Ordering::Relaxed);
+        self
+    }
+
+    /// Sets what counts as a failure.
+    pub fn classify<D>(self, classify: D) -> KeyedCircuitBreakerLayer<F, K, D> {
+        KeyedCircuitBreakerLayer {
+            key: self.key,
+            circuits: self.circuits,
+            classify,
+            labels: self.labels,
+        }
+    }
+
+    /// Sets the agent that spans and errors name.
+    pub fn agent_id(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.labels.agent_id = Some(id.into());
+        self
+    }
+
+    /// Sets a JSON object that the span carries.
+    pub fn metadata(mut self, json: impl Into<Arc<str>>) -> Self {
+        self.labels.metadata = Some(json.into());
+        self
+    }
+}
+
+impl<F: Clone, K, C: Clone> Clone for KeyedCircuitBreakerLayer<F, K, C> {
+    fn clone(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            circuits: self.circuits.clone(),
+            classify: self.classify.clone(),
+            labels: self.labels.clone(),
+        }
+    }
+}
+
+impl<F, K, C> fmt::Debug for KeyedCircuitBreakerLayer<F, K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedCircuitBreakerLayer")
+            .field("circuits", &self.circuits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, F: Clone, K, C: Clone> Layer<S> for KeyedCircuitBreakerLayer<F, K, C> {
+    type Service = KeyedCircuitBreaker<S, F, K, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        KeyedCircuitBreaker {
+            inner,
+            ready: false,
+            key: self.key.clone(),
+            circuits: self.circuits.clone(),
+            classify: self.classify.clone(),
+            labels: self.labels.clone(),
+            _key: PhantomData,
+        }
+    }
+}
+
+// ===== impl CircuitBreakers =====
+
+impl<K> CircuitBreakers<K>
+where
+    K: Hash + Eq + Clone + fmt::Display + Send + Sync + 'static,
+{
+    /// Returns the circuit of a key, if a call has asked for it and it is not forgotten.
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<Circuit> {
+        let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
+        circuits.get(key).map(|entry| entry.circuit.clone())
+    }
+
+    /// Returns every key with its circuit, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (K, Circuit)> + use<K> {
+        let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> =
+            circuits.iter().map(|(key, entry)| (key.clone(), entry.circuit.clone())).collect();
+        all.into_iter()
+    }
+
+    /// Returns the circuit of a key, a new one if there is none.
+    fn circuit(&self, key: K) -> Circuit {
+        let now = millis(Instant::now().saturating_duration_since(self.table.origin));
+        {
+            let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(entry) = circuits.get(&key) {
+                entry.used_millis.store(now, Ordering::Relaxed);
+                return entry.circuit.clone();
+            }
+        }
+        self.add(key, now)
+    }
+
+    #[cold]
+    fn add(&self, key: K, now: u64) -> Circuit {
+        let template = self.table.template.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let name = format!("{}/{key}", template.circuit().name());
+        let circuit = template.renamed(name).circuit();
+        let mut forgotten = Vec::new();
+        let mut circuits = self.table.circuits.write().unwrap_or_else(PoisonError::into_inner);
+        // Another call may have added it since.
+        if let Some(entry) = circuits.get(&key) {
+            return entry.circuit.clone();
+        }
+        self.sweep(&mut circuits, now, &mut forgotten);
+        let capacity = self.table.capacity.load(Ordering::Relaxed);
+        if circuits.len() as u64 >= capacity {
+            let oldest = circuits
+                .iter()
+                .filter(|(_, entry)| entry.circuit.state() == State::Closed)
+                .min_by_key(|(_, entry)| entry.used_millis.load(Ordering::Relaxed))
+                .map(|(key, _)| key.clone());
+            match oldest {
+                Some(oldest) => forgotten.extend(circuits.remove(&oldest)),
+                None => return circuit,
+            }
+        }
+        let entry = Entry { circuit: circuit.clone(), used_millis: AtomicU64::new(now) };
+        circuits.insert(key, entry);
+        drop(circuits);
+        drop(forgotten);
+        circuit
+    }
+
+    /// Forgets the closed circuits that nobody used for long.
+    fn sweep(&self, circuits: &mut HashMap<K, Entry>, now: u64, forgotten: &mut Vec<Entry>) {
+        let idle = self.table.idle_millis.load(Ordering::Relaxed);
+        let swept = self.table.swept_millis.load(Ordering::Relaxed);
+        // A look at every circuit is worth it once per half of the idle time.
+        if now.saturating_sub(swept) < idle / 2 {
+            return;
+        }
+        self.table.swept_millis.store(now, Ordering::Relaxed);
+        let old = circuits.extract_if(|_, entry| {
+            now.saturating_sub(entry.used_millis.load(Ordering::Relaxed)) >= idle
+                && entry.circuit.state() == State::Closed
+        });
+        forgotten.extend(old.map(|(_, entry)| entry));
+    }
+}
+
+impl<K> Clone for CircuitBreakers<K> {
+    fn clone(&self) -> Self {
+        Self { table: Arc::clone(&self.table) }
+    }
+}
+
+impl<K> fmt::Debug for CircuitBreakers<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_struct("CircuitBreakers").field("keys", &circuits.len()).finish_non_exhaustive()
+    }
+}
+
+// ===== impl KeyedCircuitBreaker =====
+
+impl<S, F, K, C> KeyedCircuitBreaker<S, F, K, C> {
+    /// Returns the circuits.
+    #[must_use]
+    pub const fn circuits(&self) -> &CircuitBreakers<K> {
+        &self.circuits
+    }
+
+    /// Returns the inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service for changes.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service and drops the breakers.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+/// A clone's inner service is not ready, whatever the original's is.
+impl<S: Clone, F: Clone, K, C: Clone> Clone for KeyedCircuitBreaker<S, F, K, C> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            ready: false,
+            key: self.key.clone(),
+            circuits: self.circuits.clone(),
+            classify: self.classify.clone(),
+            labels: self.labels.clone(),
+            _key: PhantomData,
+        }
+    }
+}
+
+impl<S: fmt::Debug, F, K, C> fmt::Debug for KeyedCircuitBreaker<S, F, K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedCircuitBreaker")
+            .field("inner", &self.inner)
+            .field("circuits", &self.circuits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, F, K, C, Req> Service<Req> for KeyedCircuitBreaker<S, F, K, C>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError> + 'static,
+    F: Fn(&Req) -> K,
+    K: Hash + Eq + Clone + fmt::Display + Send + Sync + 'static,
+    C: Classify<S::Response, S::Error> + Clone,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = ResponseFuture<S, Req, C>;
+
+    /// Makes the inner service ready; which circuit is asked is known only with the request.
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.ready {
+            return Poll::Ready(Ok(()));
+        }
+        let poll = self.inner.poll_ready(cx);
+        self.ready = matches!(poll, Poll::Ready(Ok(())));
+        poll.map_err(|error| {
+            into_error(&self.classify, error).in_agent(self.labels.agent_id.as_ref())
+        })
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        Call {
+            inner: &mut self.inner,
+            ready: &mut self.ready,
+            circuit: self.circuits.circuit((self.key)(&request)),
+            classify: self.classify.clone(),
+            labels: &self.labels,
+        }
+        .start(request)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

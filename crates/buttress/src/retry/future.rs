@@ -1,0 +1,465 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+use tower::Service;
+use tracing::{Span, field::Empty};
+
+use super::{
+    Backoff, RetryReport, Stop,
+    budget::Share,
+    history::History,
+    outermost::{self, Inside},
+    policy::{Policy, Rules, Standing},
+};
+use crate::{
+    CallBudget, Classify, Failure, FindCallBudget, Outcome, Replay,
+    telemetry::{self, Telemetry, describe, level, outcome, record_failure, record_status},
+};
+
+pin_project! {
+    /// The answer of a [`Retry`](super::Retry).
+    pub struct ResponseFuture<S, Req, C, B, Q, P>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        state: State<S::Future>,
+        // The instance that was called last; made ready again before it is called again. None
+        // where there is only one attempt.
+        service: Option<S>,
+        // The copy for the next attempt; none where there is none, or no copy can be made.
+        request: Option<Req>,
+        policy: Arc<Policy<C, B, Q, P>>,
+        series: Series,
+    }
+
+    impl<S, Req, C, B, Q, P> PinnedDrop for ResponseFuture<S, Req, C, B, Q, P>
+    where
+        S: Service<Req>,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            this.project().series.abandon();
+        }
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        // An attempt is running.
+        Calling { #[pin] future: F },
+        // The delay before the next attempt.
+        Waiting { #[pin] sleep: Sleep },
+        // The next attempt waits for its service.
+        Readying,
+        Done,
+    }
+}
+
+/// What a series keeps beside its attempt.
+struct Series {
+    attempts: usize,
+    max_attempts: usize,
+    deadline: Option<Instant>,
+    call_budget: Option<CallBudget>,
+    share: Option<Share>,
+    history: Option<Box<History>>,
+    telemetry: Telemetry,
+    attempt: Telemetry,
+}
+
+// ===== impl ResponseFuture =====
+
+impl<S, Req, C, B, Q, P> ResponseFuture<S, Req, C, B, Q, P>
+where
+    S: Service<Req> + Clone,
+    Q: FindCallBudget<Req>,
+    P: Replay<Req>,
+{
+    #[inline]
+    pub(super) fn start(ready: &mut S, request: Req, policy: Arc<Policy<C, B, Q, P>>) -> Self {
+        let rules = &policy.rules;
+        let max_attempts = if outermost::is_inside() { 1 } else { rules.max_attempts };
+        let call_budget = policy.call_budget.call_budget(&request);
+        if let Some(budget) = &call_budget {
+            // The first attempt is made in any case: this layer has no error to refuse it with.
+            _ = budget.take_attempt();
+        }
+        let mut series = Series {
+            attempts: 1,
+            max_attempts,
+            deadline: rules.deadline.and_then(|within| Instant::now().checked_add(within)),
+            call_budget,
+            share: rules.budget.as_ref().map(super::RetryBudget::enter),
+            history: None,
+            telemetry: series_span(rules, max_attempts),
+            attempt: Telemetry::default(),
+        };
+        series.open_attempt(rules);
+        let copy = if max_attempts > 1 { policy.replay.replay(&request) } else { None };
+        let (future, service) = if max_attempts > 1 {
+            let clone = ready.clone();
+            let mut service = std::mem::replace(ready, clone);
+            (series.run(rules, || service.call(request)), Some(service))
+        } else {
+            (series.run(rules, || ready.call(request)), None)
+        };
+        Self { state: State::Calling { future }, service, request: copy, policy, series }
+    }
+}
+
+impl<S, Req, C, B, Q, P> Future for ResponseFuture<S, Req, C, B, Q, P>
+where
+    S: Service<Req>,
+    S::Error: fmt::Display + 'static,
+    C: Classify<S::Response, S::Error>,
+    B: Backoff,
+    P: Replay<Req>,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let rules = &this.policy.rules;
+        loop {
+            let next = match this.state.as_mut().project() {
+                // ## Calling => (Waiting | Readying | Done)
+                StateProj::Calling { future } => {
+                    let result = ready!(this.series.run(rules, || future.poll(cx)));
+                    let failure = match this.policy.classify.classify(result.as_ref()) {
+                        Outcome::Failure(failure) => failure,
+                        outcome => {
+                            let success = result.is_ok() || outcome == Outcome::Success;
+                            this.state.set(State::Done);
+                            this.series.pass_on(rules, success);
+                            return Poll::Ready(result);
+                        }
+                    };
+                    // The attempt's future goes before its error is looked at any further.
+                    this.state.set(State::Readying);
+                    let repeatable = this.request.is_some();
+                    let decision = this.series.failed(this.policy, &failure, &result, repeatable);
+                    match decision {
+                        Err(stop) => {
+                            this.state.set(State::Done);
+                            this.series.give_up(rules, &failure, stop);
+                            return Poll::Ready(result);
+                        }
+                        Ok(Duration::ZERO) => State::Readying,
+                        Ok(delay) => State::Waiting { sleep: tokio::time::sleep(delay) },
+                    }
+                }
+                // ## Waiting => Readying
+                StateProj::Waiting { sleep } => {
+                    ready!(sleep.poll(cx));
+                    State::Readying
+                }
+                // ## Readying => (Calling | Done)
+                StateProj::Readying => {
+                    let service = this.service.as_mut().expect("more than one attempt keeps it");
+                    if let Err(error) = ready!(this.series.run(rules, || service.poll_ready(cx))) {
+                        this.state.set(State::Done);
+                        this.series.unready(this.policy, &error);
+                        return Poll::Ready(Err(error));
+                    }
+                    let request = this.request.take().expect("a retry is decided with a copy");
+                    this.series.attempts += 1;
+                    if this.series.attempts < this.series.max_attempts {
+                        *this.request = this.policy.replay.replay(&request);
+                    }
+                    this.series.open_attempt(rules);
+                    let future = this.series.run(rules, || service.call(request));
+                    State::Calling { future }
+                }
+                StateProj::Done => panic!("polled after completion"),
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S, Req, C, B, Q, P> fmt::Debug for ResponseFuture<S, Req, C, B, Q, P>
+where
+    S: Service<Req>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("attempts", &self.series.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Series =====
+
+impl Series {
+    /// Runs a call or poll of the inner service in the spans of the series and its attempt.
+    #[inline]
+    fn run<T>(&mut self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
+        let _inside = rules.outermost.then(Inside::enter);
+        let Self { telemetry, attempt, .. } = self;
+        telemetry.in_scope(|| attempt.in_scope(inner))
+    }
+
+    #[inline]
+    fn open_attempt(&mut self, rules: &Rules) {
+        if let Some(series) = self.telemetry.span() {
+            self.attempt = attempt_span(rules, series, self.attempts);
+        }
+    }
+
+    /// Notes a failed attempt and decides whether another follows.
+    #[cold]
+    fn failed<C, B, Q, P, Res, E>(
+        &mut self,
+        policy: &Policy<C, B, Q, P>,
+        failure: &Failure,
+        result: &Result<Res, E>,
+        repeatable: bool,
+    ) -> Result<Duration, Stop>
+    where
+        B: Backoff,
+        E: fmt::Display + 'static,
+    {
+        match result {
+            Ok(_) => self.note(failure, failure),
+            Err(error) => self.note(failure, &describe(error)),
+        }
+        let decision = policy.decide(
+            failure,
+            Standing {
+                attempts: self.attempts,
+                max_attempts: self.max_attempts,
+                repeatable,
+                previous_delay: self.history.as_ref().and_then(|history| history.last_delay),
+                deadline: self.deadline,
+                call_budget: self.call_budget.as_ref(),
+                share: self.share.as_mut(),
+            },
+        );
+        if let Ok(delay) = decision {
+            self.wait(failure, delay);
+        }
+        decision
+    }
+
+    fn note(&mut self, failure: &Failure, error: &dyn fmt::Display) {
+        let listens = self.telemetry.span().is_some()
+            || tracing::enabled!(target: telemetry::LOG_TARGET, tracing::Level::WARN);
+        let history = self.history.get_or_insert_default();
+        history.failed(self.attempts, failure, listens.then_some(error));
+    }
+
+    fn wait(&mut self, failure: &Failure, delay: Duration) {
+        let Some(history) = &mut self.history else { return };
+        history.wait(delay);
+        let (attempt, seconds, error) =
+            (self.attempts, delay.as_secs_f64(), history.last_error.as_str());
+        self.telemetry.in_scope(|| {
+            tracing::warn!(
+                target: telemetry::LOG_TARGET,
+                "Attempt {attempt} failed: {error}. Retrying in {seconds:.2}s..."
+            );
+        });
+        self.attempt.end(outcome::FAILURE, |span| {
+            span.record("delay_seconds", seconds);
+            record_failure(span, failure, &error);
+            record_status(
+                span,
+                level::WARNING,
+                format_args!("Attempt {attempt} failed, retrying in {seconds:.2}s"),
+            );
+        });
+    }
+
+    /// Ends the series with a success, or with a result that is neither success nor failure.
+    #[inline]
+    fn pass_on(&mut self, rules: &Rules, success: bool) {
+        if success && let Some(share) = &self.share {
+            share.succeed(self.attempts > 1);
+        }
+        let (outcome, stop) = if success {
+            (outcome::SUCCESS, Stop::Success)
+        } else {
+            (outcome::CANCELLED, Stop::NotRetryable)
+        };
+        self.attempt.end(outcome, |_| ());
+        if let Some(history) = &self.history {
+            rescued(&mut self.telemetry, self.attempts, history, success);
+        }
+        let attempts = self.attempts;
+        self.telemetry.end(outcome, |span| {
+            record_end(span, attempts, stop);
+        });
+        self.finish(rules, stop);
+    }
+
+    /// Ends the series with its last failure.
+    #[cold]
+    fn give_up(&mut self, rules: &Rules, failure: &Failure, stop: Stop) {
+        let attempts = self.attempts;
+        let history = self.history.take().unwrap_or_default();
+        let error = history.last_error.as_str();
+        self.attempt.end(outcome::FAILURE, |span| {
+            record_failure(span, failure, &error);
+            record_status(span, level::ERROR, format_args!("Attempt {attempts} failed: {error}"));
+        });
+        let message = Ending { stop, attempts };
+        self.telemetry.in_scope(|| {
+            tracing::error!(
+                target: telemetry::LOG_TARGET,
+                "{message}. Last error: {error}"
+            );
+        });
+        self.telemetry.end(outcome::FAILURE, |span| {
+            span.record("retry_history", history.to_json());
+            if attempts > 1 {
+                span.record("retry_succeeded", false);
+            }
+            span.record("final_error", error);
+            record_end(span, attempts, stop);
+            record_failure(span, failure, &error);
+            record_status(span, level::ERROR, format_args!("{message}"));
+        });
+        self.history = Some(history);
+        self.finish(rules, stop);
+    }
+
+    /// Ends the series because the service did not become ready for the next attempt.
+    #[cold]
+    fn unready<C, B, Q, P, Res, E>(&mut self, policy: &Policy<C, B, Q, P>, error: &E)
+    where
+        C: Classify<Res, E>,
+        E: fmt::Display + 'static,
+    {
+        let failure = match policy.classify.classify(Err(error)) {
+            Outcome::Failure(failure) => failure,
+            Outcome::Success | Outcome::Neutral => Failure::new(crate::FailureKind::Cancelled),
+        };
+        self.note(&failure, &describe(error));
+        self.give_up(&policy.rules, &failure, Stop::NotRetryable);
+    }
+
+    fn finish(&mut self, rules: &Rules, stop: Stop) {
+        if let Some(listener) = &rules.on_finish {
+            let history = self.history.as_deref();
+            listener(&RetryReport {
+                attempts: self.attempts,
+                delays: history.map_or(&[], |history| &history.delays),
+                last_failure: history.and_then(|history| history.last_failure),
+                stop,
+            });
+        }
+        // Whoever keeps the finished future around does not keep a place in the budget.
+        self.share = None;
+    }
+
+    /// Writes what is known when the caller drops the series.
+    fn abandon(&mut self) {
+        if let (Some(span), Some(history)) = (self.telemetry.span(), &self.history) {
+            span.record("retry_history", history.to_json());
+            span.record("attempts_needed", as_i64(self.attempts));
+        }
+    }
+}
+
+#[cold]
+fn rescued(telemetry: &mut Telemetry, attempts: usize, history: &History, success: bool) {
+    if success {
+        telemetry.in_scope(|| {
+            tracing::info!(
+                target: telemetry::LOG_TARGET,
+                "Retry succeeded on attempt {attempts}"
+            );
+        });
+    }
+    if let Some(span) = telemetry.span() {
+        span.record("retry_history", history.to_json());
+        if success {
+            span.record("retry_succeeded", true);
+            record_status(
+                span,
+                level::WARNING,
+                format_args!("Retry succeeded on attempt {attempts}"),
+            );
+        }
+    }
+}
+
+fn record_end(span: &Span, attempts: usize, stop: Stop) {
+    span.record("attempts_needed", as_i64(attempts));
+    span.record("stop", stop.as_str());
+}
+
+/// Says in a sentence why a series ended without success.
+struct Ending {
+    stop: Stop,
+    attempts: usize,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attempts = self.attempts;
+        if self.stop == Stop::Attempts {
+            return write!(f, "All {attempts} attempts failed");
+        }
+        write!(f, "Attempt {attempts} failed and ")?;
+        f.write_str(match self.stop {
+            Stop::Deadline => "the deadline leaves no other",
+            Stop::Budget => "the retry budget is spent",
+            Stop::RetryAfterOverCap => "the service asks for too long a wait",
+            Stop::Attempts | Stop::Success | Stop::NotRetryable => "is not retried",
+        })
+    }
+}
+
+#[inline]
+fn series_span(rules: &Rules, max_attempts: usize) -> Telemetry {
+    Telemetry::new(tracing::info_span!(
+        target: telemetry::TARGET,
+        telemetry::span::RETRY,
+        agent_id = rules.labels.agent_id(),
+        metadata = rules.labels.metadata(),
+        max_attempts = as_i64(max_attempts),
+        retry_history = Empty,
+        retry_succeeded = Empty,
+        attempts_needed = Empty,
+        final_error = Empty,
+        stop = Empty,
+        outcome = Empty,
+        failure_kind = Empty,
+        error = Empty,
+        error_type = Empty,
+        level = Empty,
+        status_message = Empty,
+    ))
+}
+
+fn attempt_span(rules: &Rules, series: &Span, attempt: usize) -> Telemetry {
+    Telemetry::new(tracing::info_span!(
+        target: telemetry::TARGET,
+        parent: series,
+        telemetry::span::RETRY_ATTEMPT,
+        agent_id = rules.labels.agent_id(),
+        metadata = rules.labels.metadata(),
+        attempt = as_i64(attempt),
+        delay_seconds = Empty,
+        outcome = Empty,
+        failure_kind = Empty,
+        error = Empty,
+        error_type = Empty,
+        level = Empty,
+        status_message = Empty,
+    ))
+}
+
+fn as_i64(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

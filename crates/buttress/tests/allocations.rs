@@ -1,0 +1,127 @@
+//! A happy call through each layer and through the whole stack allocates nothing, needs no timer
+//! driver, and clones the inner service no more often than the docs say.
+#![cfg(all(feature = "full", feature = "test-util"))]
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use buttress::{
+    AgentLayer, CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, FallbackLayer,
+    FaultTolerantAgent, Order, RetryLayer, TimeoutLayer, Window,
+};
+use tower::{Layer, Service};
+
+/// Answers at once and counts its clones; a clone itself does not allocate.
+#[derive(Debug, Default)]
+struct Ready7 {
+    clones: Arc<AtomicUsize>,
+}
+
+impl Clone for Ready7 {
+    fn clone(&self) -> Self {
+        self.clones.fetch_add(1, Ordering::Relaxed);
+        Self { clones: Arc::clone(&self.clones) }
+    }
+}
+
+impl Service<u64> for Ready7 {
+    type Response = u64;
+    type Error = Infallible;
+    type Future = Ready<Result<u64, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u64) -> Self::Future {
+        ready(Ok(request + 7))
+    }
+}
+
+/// One call on a thread without any runtime, so also without timers.
+fn call<S>(service: &mut S) -> u64
+where
+    S: Service<u64, Response = u64>,
+    S::Error: std::fmt::Debug,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(&mut cx).is_ready());
+    let mut future = std::pin::pin!(service.call(35));
+    match future.as_mut().poll(&mut cx) {
+        Poll::Ready(Ok(answer)) => answer,
+        other => panic!("a happy call answers at once, not {other:?}"),
+    }
+}
+
+/// Counts allocations and clones of the inner service over 100 calls, after a first one.
+#[track_caller]
+fn check<S>(name: &str, clones_per_call: usize, wrap: impl FnOnce(Ready7) -> S)
+where
+    S: Service<u64, Response = u64>,
+    S::Error: std::fmt::Debug,
+{
+    let inner = Ready7::default();
+    let clones = Arc::clone(&inner.clones);
+    let mut service = wrap(inner);
+    assert_eq!(call(&mut service), 42);
+    let before = clones.load(Ordering::Relaxed);
+    let info = allocation_counter::measure(|| {
+        for _ in 0..100 {
+            assert_eq!(call(&mut service), 42);
+        }
+    });
+    assert_eq!(info.count_total, 0, "{name}: allocations in 100 calls");
+    let clones = clones.load(Ordering::Relaxed) - before;
+    assert_eq!(clones, 100 * clones_per_call, "{name}: clones of the inner service in 100 calls");
+}
+
+/// A layer of fallbacks that are never needed.
+fn fallbacks() -> FallbackLayer<u64, u64> {
+    FallbackLayer::new().or("backup", Ready7::default())
+}
+
+#[test]
+fn each_layer_is_free_of_allocations() {
+    check("breaker", 0, |inner| CircuitBreakerLayer::new("model").layer(inner));
+    check("breaker with a count window", 0, |inner| {
+        CircuitBreakerLayer::new("model").failure_rate(0.5).window(Window::calls(50)).layer(inner)
+    });
+    check("retry", 1, |inner| RetryLayer::new(3).layer(inner));
+    check("retry of one attempt", 0, |inner| RetryLayer::new(1).layer(inner));
+    check("timeout", 0, |inner| TimeoutLayer::new(Duration::from_secs(30)).layer(inner));
+    check("fallback", 0, |inner| fallbacks().layer(inner));
+    check("catch panic", 0, |inner| CatchPanicLayer::new().layer(inner));
+    check("agent", 0, |inner| AgentLayer::new("research").layer(inner));
+    check("chaos", 0, |inner| ChaosLayer::new().layer(inner));
+}
+
+#[test]
+fn the_whole_stack_is_free_of_allocations_in_both_orders() {
+    for order in [Order::Default, Order::Seed] {
+        check("whole stack", 1, |inner| {
+            FaultTolerantAgent::builder("research")
+                .order(order)
+                .fallback("backup", Ready7::default())
+                .service(inner)
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_window_and_slow_calls_are_free_of_allocations() {
+    check("breaker with a time window", 0, |inner| {
+        CircuitBreakerLayer::new("model")
+            .failure_rate(0.5)
+            .window(Window::time(Duration::from_secs(60)).buckets(10))
+            .slow_call(Duration::from_secs(5), 0.9)
+            .layer(inner)
+    });
+}

@@ -1,2 +1,0 @@
-//! A research swarm.
-fn main() {}

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Runs every check of the project: format, lints, tests, doctests, docs, dependencies.
+#
+#   bash tests/all.sh          everything
+#   bash tests/all.sh --fast   format, lints and tests only: what one runs before each commit
+#
+# Installs cargo-deny from the Rust registry where it is missing. Ends with one line that counts
+# the tests; exits with 1 when a check failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+fast=false
+case "${1:-}" in
+    "") ;;
+    --fast) fast=true ;;
+    *)
+        echo "usage: bash tests/all.sh [--fast]" >&2
+        exit 2
+        ;;
+esac
+
+passed=0
+failed=0
+checks_failed=()
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Runs one check and shows its output; the log is kept for counting.
+check() {
+    local name=$1
+    shift
+    echo "==> $name"
+    local started=$SECONDS
+    if "$@" 2>&1 | tee "$log"; then
+        echo "    $name: ok ($((SECONDS - started)) s)"
+    else
+        echo "    $name: FAILED ($((SECONDS - started)) s)"
+        checks_failed+=("$name")
+    fi
+}
+
+# Adds up "N passed" and "N failed" of the lines that close a test run.
+count() {
+    local sum
+    sum=$(grep -E '^(test result:|[[:space:]]*Summary )' "$log" |
+        sed -E 's/\x1b\[[0-9;]*m//g' |
+        grep -oE "[0-9]+ $1" | awk '{ n += $1 } END { print n + 0 }')
+    echo "$sum"
+}
+
+tests() {
+    check "$@"
+    passed=$((passed + $(count passed)))
+    failed=$((failed + $(count failed) + $(count "timed out")))
+}
+
+# Lints every crate alone with its smallest set of features, and each of its features alone.
+minimal_features() {
+    local package feature
+    for package in buttress; do
+        echo "$package, no features"
+        cargo clippy --quiet -p "$package" --lib --no-default-features -- -D warnings || return 1
+        for feature in $(features_of "$package"); do
+            echo "$package, $feature"
+            cargo clippy --quiet -p "$package" --lib --no-default-features --features "$feature" \
+                -- -D warnings || return 1
+        done
+    done
+}
+
+features_of() {
+    sed -n '/^\[features\]/,/^\[dependencies\]/s/^\([a-z-]*\) = .*/\1/p' "crates/$1/Cargo.toml" |
+        grep -v '^full$'
+}
+
+# The core crate stays small: at most 18 crates with the five patterns on.
+few_dependencies() {
+    local crates
+    crates=$(cargo tree -p buttress -e normal --no-default-features \
+        --features circuit-breaker,retry,timeout,fallback,agent --prefix none | sort -u | wc -l)
+    echo "buttress names $crates crates, itself included"
+    [ "$crates" -le 18 ]
+}
+
+documentation() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
+}
+
+dependencies() {
+    if ! cargo deny --version >/dev/null 2>&1; then
+        cargo install cargo-deny --locked --version 0.20.2 || return 1
+    fi
+    cargo deny --all-features check bans licenses sources
+}
+
+check "format" cargo fmt --all --check
+check "clippy, all features" cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+if cargo nextest --version >/dev/null 2>&1; then
+    tests "tests" cargo nextest run --workspace --all-features --profile ci
+else
+    tests "tests" cargo test --workspace --all-features --lib --bins --tests --no-fail-fast
+fi
+
+if ! $fast; then
+    tests "doctests" cargo test --workspace --all-features --doc --no-fail-fast
+    check "clippy, minimal features" minimal_features
+    check "documentation" documentation
+    check "number of dependencies" few_dependencies
+    check "cargo deny" dependencies
+fi
+
+echo
+for name in ${checks_failed[@]+"${checks_failed[@]}"}; do
+    echo "failed: $name"
+done
+# A check that failed without a failing test still counts.
+if [ ${#checks_failed[@]} -gt 0 ] && [ "$failed" -eq 0 ]; then
+    failed=${#checks_failed[@]}
+fi
+echo "$passed passed, $failed failed"
+[ ${#checks_failed[@]} -eq 0 ] && [ "$passed" -gt 0 ]
