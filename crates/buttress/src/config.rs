@@ -6,7 +6,7 @@
 use std::fmt;
 
 #[cfg(feature = "config")]
-pub(crate) use self::read::{duration, lenient};
+pub(crate) use self::read::{duration, lenient, text};
 
 /// A setting from outside that cannot be used, with the field it stands in.
 ///
@@ -54,12 +54,31 @@ mod read {
 
     use serde::{Deserialize, Deserializer, de};
 
+    /// A value as it stands in a file, or the text of one; null is nothing.
+    ///
+    /// Read by `deserialize_any`, since readers of variables know no options.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Raw<T> {
+        Value(T),
+        Text(String),
+        Nothing,
+    }
+
     /// Reads an optional duration: `#[serde(default, deserialize_with = "duration")]`.
     pub(crate) fn duration<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<Duration>, D::Error> {
-        let text = Option::<String>::deserialize(from)?;
+        let text = text(from)?;
         text.map(|text| humantime::parse_duration(&text).map_err(de::Error::custom)).transpose()
+    }
+
+    /// Reads an optional text.
+    pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+        match Raw::<String>::deserialize(from)? {
+            Raw::Value(text) | Raw::Text(text) => Ok(Some(text)),
+            Raw::Nothing => Ok(None),
+        }
     }
 
     /// Reads an optional number or truth value, also from its text.
@@ -68,16 +87,10 @@ mod read {
         D: Deserializer<'de>,
         T: Deserialize<'de> + std::str::FromStr<Err: fmt::Display>,
     {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either<T> {
-            Value(T),
-            Text(String),
-        }
-        match Option::<Either<T>>::deserialize(from)? {
-            None => Ok(None),
-            Some(Either::Value(value)) => Ok(Some(value)),
-            Some(Either::Text(text)) => text.trim().parse().map(Some).map_err(de::Error::custom),
+        match Raw::<T>::deserialize(from)? {
+            Raw::Nothing => Ok(None),
+            Raw::Value(value) => Ok(Some(value)),
+            Raw::Text(text) => text.trim().parse().map(Some).map_err(de::Error::custom),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Dates as the JavaScript class `Date` reads and prints them.
 
-use super::js::{Js, text_to_number};
+use super::js::Js;
+use super::numbers::text_to_number;
 
 /// The farthest moment a `Date` can hold, in milliseconds from 1970.
 const FARTHEST_MS: f64 = 8.64e15;
@@ -12,7 +13,10 @@ pub(super) fn iso(ms: f64) -> Option<String> {
     if ms.is_nan() || ms.abs() > FARTHEST_MS {
         return None;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "checked to be far inside i64; a Date drops the fraction too")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "checked to be far inside i64; a Date drops the fraction too"
+    )]
     let ms = ms as i64;
     let (year, month, day) = civil_from_days(ms.div_euclid(MS_PER_DAY));
     let rest = ms.rem_euclid(MS_PER_DAY);
@@ -51,7 +55,7 @@ pub(super) fn iso_from_nanos(nanos: &Js) -> Option<String> {
                 None => text.parse::<i128>().ok()?,
             };
             iso((nanos / 1_000_000) as f64)
-        },
+        }
         Js::Undefined | Js::Null | Js::Bool(_) | Js::Arr(_) | Js::Obj(_) => None,
     }
 }
@@ -112,7 +116,8 @@ fn is_time(text: &str) -> bool {
         let digits = zone.replace(':', "");
         digits.len() == 4 && is_digits(&digits)
     });
-    let (clock, fraction) = clock.split_once('.').map_or((clock, None), |(clock, part)| (clock, Some(part)));
+    let (clock, fraction) =
+        clock.split_once('.').map_or((clock, None), |(clock, part)| (clock, Some(part)));
     let parts: Vec<&str> = clock.split(':').collect();
     let seconds = parts.get(2).is_none_or(|second| in_range(second, 0, 59));
     zone && (2..=3).contains(&parts.len())
@@ -139,7 +144,9 @@ fn is_digits(text: &str) -> bool {
 }
 
 fn in_range(text: &str, low: u32, high: u32) -> bool {
-    is_digits(text) && text.len() <= 2 && (f64::from(low)..=f64::from(high)).contains(&text_to_number(text))
+    is_digits(text)
+        && text.len() <= 2
+        && (f64::from(low)..=f64::from(high)).contains(&text_to_number(text))
 }
 
 /// Turns days since 1970 into year, month and day of the Gregorian calendar.
@@ -149,7 +156,8 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
@@ -183,16 +191,27 @@ mod tests {
         for ms in [0.0, 951_782_400_000.0, 1_767_225_600_252.0, -1.0, 253_402_300_800_000.0] {
             assert_eq!(ms_from_iso(&iso(ms).expect("a date")), Some(ms));
         }
-        assert_eq!(iso_from_nanos(&"1767225600252123456".into()).as_deref(), Some("2026-01-01T00:00:00.252Z"));
+        assert_eq!(
+            iso_from_nanos(&"1767225600252123456".into()).as_deref(),
+            Some("2026-01-01T00:00:00.252Z")
+        );
         assert_eq!(iso_from_nanos(&"".into()), None);
     }
 
     #[test]
     fn dates_are_told_from_other_text() {
-        for date in ["2026-01-01T00:00:00.100Z", "2026-01-01", "2026-01-01 10:00:00", "2026-01-01T00:00:00+02:00", "Thu, 01 Jan 2026 00:00:00 GMT"] {
+        for date in [
+            "2026-01-01T00:00:00.100Z",
+            "2026-01-01",
+            "2026-01-01 10:00:00",
+            "2026-01-01T00:00:00+02:00",
+            "Thu, 01 Jan 2026 00:00:00 GMT",
+        ] {
             assert!(is_date(&date.into()), "{date}");
         }
-        for other in ["", "soon", "2026-13-01", "2026-01-01T25:00", "\"2026-01-01\"", "1767225600000"] {
+        for other in
+            ["", "soon", "2026-13-01", "2026-01-01T25:00", "\"2026-01-01\"", "1767225600000"]
+        {
             assert!(!is_date(&other.into()), "{other}");
         }
     }

@@ -25,7 +25,7 @@ use tower::ServiceExt as _;
 use super::faults::{Fault, RetryAfter};
 use super::js::Js;
 use super::mapping::{self, Sender};
-use super::{PROJECT_ID, Shared, dates, otlp, reading};
+use super::{PROJECT_ID, Shared, dates, otlp, reading, refusal};
 
 /// The version that the server says it is.
 const VERSION: &str = "4.16.0";
@@ -56,9 +56,10 @@ pub(super) async fn serve(
 async fn answer_connection(stream: TcpStream, shared: Arc<Shared>) {
     let connection = Connection { shared, reset: Arc::default() };
     let reset = Arc::clone(&connection.reset);
-    let router = routes(connection).map_request(|request: http::Request<Incoming>| request.map(Body::new));
-    let mut connection =
-        http1::Builder::new().serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let router =
+        routes(connection).map_request(|request: http::Request<Incoming>| request.map(Body::new));
+    let mut connection = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let is_reset = tokio::select! {
         _ = &mut connection => false,
         () = reset.notified() => true,
@@ -94,7 +95,9 @@ fn routes(connection: Connection) -> Router {
         .route("/api/public/observations", get(gone))
         .route("/api/public/health", get(health))
         .route("/api/public/ready", get(health))
-        .method_not_allowed_fallback(async || answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"message": "Method not allowed"})))
+        .method_not_allowed_fallback(async || {
+            answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"message": "Method not allowed"}))
+        })
         .with_state(connection)
 }
 
@@ -102,7 +105,10 @@ fn answer(status: StatusCode, body: &Value) -> Response {
     let body = Body::from(body.to_string());
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json; charset=utf-8"),
+    );
     response
 }
 
@@ -120,7 +126,10 @@ async fn gone(State(connection): State<Connection>, headers: HeaderMap) -> Respo
     answer(StatusCode::NOT_FOUND, &json!({"message": message}))
 }
 
-async fn observations(State(connection): State<Connection>, request: axum::extract::Request) -> Response {
+async fn observations(
+    State(connection): State<Connection>,
+    request: axum::extract::Request,
+) -> Response {
     if let Err(refusal) = authorize(&connection.shared, request.headers()) {
         return refusal.response();
     }
@@ -128,9 +137,10 @@ async fn observations(State(connection): State<Connection>, request: axum::extra
     let page = connection.shared.read(|received| reading::page(received.observations(), query));
     match page {
         Ok(page) => answer(StatusCode::OK, &page),
-        Err(issue) => {
-            answer(StatusCode::BAD_REQUEST, &json!({"message": "Invalid request data", "error": [issue]}))
-        },
+        Err(issue) => answer(
+            StatusCode::BAD_REQUEST,
+            &json!({"message": "Invalid request data", "error": [issue]}),
+        ),
     }
 }
 
@@ -138,6 +148,8 @@ async fn ingest(State(connection): State<Connection>, request: axum::extract::Re
     let (parts, body) = request.into_parts();
     let shared = &connection.shared;
     let fault = shared.faults().next();
+    // From before the request can be seen, so that no release is missed.
+    let mut released = shared.released.subscribe();
     let number = shared.begin(&parts, fault.clone());
     if fault == Some(Fault::ResetBeforeBody) {
         return connection.reset().await;
@@ -147,7 +159,7 @@ async fn ingest(State(connection): State<Connection>, request: axum::extract::Re
     };
     shared.update(number, |request| request.wire_bytes = Some(body.len()));
     if fault == Some(Fault::Hang) {
-        shared.until_released().await;
+        released.changed().await.expect("the sender lives as long as the server");
     }
     let shown = match fault.as_ref().and_then(shown_answer) {
         None if shared.faults().is_too_large(body.len()) => shown_answer(&Fault::PayloadTooLarge),
@@ -163,7 +175,7 @@ async fn ingest(State(connection): State<Connection>, request: axum::extract::Re
     match fault {
         Some(Fault::ResetAfterStoring) => return connection.reset().await,
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
-        _ => {},
+        _ => {}
     }
     finish(shared, number, response)
 }
@@ -192,14 +204,14 @@ fn shown_answer(fault: &Fault) -> Option<Response> {
             let details = json!({"retryAfterSeconds": seconds, "limit": 1000, "remaining": 0});
             let body = json!({"message": "Rate limit exceeded", "code": "rate_limited", "details": details});
             later(answer(StatusCode::TOO_MANY_REQUESTS, &body), retry_after)
-        },
+        }
         Fault::InternalServerError => answer(
             StatusCode::INTERNAL_SERVER_ERROR,
             &json!({"message": "Internal Server Error", "error": "Failed to upload JSON to S3"}),
         ),
         Fault::ServiceUnavailable(retry_after) => {
             later(message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"), retry_after)
-        },
+        }
         Fault::InvalidCredentials => message(StatusCode::UNAUTHORIZED, INVALID_CREDENTIALS),
         Fault::IngestionSuspended => answer(
             StatusCode::FORBIDDEN,
@@ -209,20 +221,25 @@ fn shown_answer(fault: &Fault) -> Option<Response> {
             }),
         ),
         Fault::PayloadTooLarge => {
-            let mut response = Response::new(Body::from("<html><h1>413 Request Entity Too Large</h1></html>"));
+            let mut response =
+                Response::new(Body::from("<html><h1>413 Request Entity Too Large</h1></html>"));
             *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
             response
-        },
+        }
         Fault::Status(status) => {
             let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::from_u16(*status).expect("the test names a status of HTTP");
+            *response.status_mut() =
+                StatusCode::from_u16(*status).expect("the test names a status of HTTP");
             response
-        },
-        Fault::Hang | Fault::ResetBeforeBody | Fault::ResetAfterStoring | Fault::Slow(_) => return None,
+        }
+        Fault::Hang | Fault::ResetBeforeBody | Fault::ResetAfterStoring | Fault::Slow(_) => {
+            return None;
+        }
     })
 }
 
-const INVALID_CREDENTIALS: &str = "Invalid credentials. Confirm that you've configured the correct host.";
+const INVALID_CREDENTIALS: &str =
+    "Invalid credentials. Confirm that you've configured the correct host.";
 
 /// A refusal in the server's words.
 struct Refusal(StatusCode, Value);
@@ -240,14 +257,22 @@ fn refuse(error: &str) -> Refusal {
 /// Checks the header `Authorization`; answers the public key.
 fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<String, Refusal> {
     let refuse = |status, message: &str| Err(Refusal(status, json!({"message": message})));
-    let Some(authorization) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
+    let Some(authorization) =
+        headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok())
+    else {
         return refuse(StatusCode::UNAUTHORIZED, "No authorization header");
     };
     if let Some(public_key) = authorization.strip_prefix("Bearer ") {
         return if public_key == shared.public_key {
-            refuse(StatusCode::FORBIDDEN, "Access denied - insufficient permissions for this endpoint")
+            refuse(
+                StatusCode::FORBIDDEN,
+                "Access denied - insufficient permissions for this endpoint",
+            )
         } else {
-            refuse(StatusCode::UNAUTHORIZED, "Invalid public key. Confirm that you've configured the correct host.")
+            refuse(
+                StatusCode::UNAUTHORIZED,
+                "Invalid public key. Confirm that you've configured the correct host.",
+            )
         };
     }
     let Some(encoded) = authorization.strip_prefix("Basic ") else {
@@ -257,12 +282,14 @@ fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<String, Refusal> {
     let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
     match decoded.split_once(':') {
         // The key is found by its secret half; the public one is not compared.
-        Some((public_key, secret_key)) if !public_key.is_empty() && secret_key == shared.secret_key => {
+        Some((public_key, secret_key))
+            if !public_key.is_empty() && secret_key == shared.secret_key =>
+        {
             Ok(public_key.to_owned())
-        },
+        }
         Some((public_key, secret_key)) if !public_key.is_empty() && !secret_key.is_empty() => {
             refuse(StatusCode::UNAUTHORIZED, INVALID_CREDENTIALS)
-        },
+        }
         _ => refuse(
             StatusCode::UNAUTHORIZED,
             "Invalid authorization header. Confirm that you've configured the correct host.",
@@ -306,8 +333,14 @@ fn accept(shared: &Shared, number: usize, parts: &Parts, body: &Bytes) -> Result
     }))
 }
 
-fn decode(shared: &Shared, number: usize, headers: &HeaderMap, body: &Bytes) -> Result<Js, Refusal> {
-    let is_gzip = header_text(headers, "content-encoding").is_some_and(|encoding| encoding.contains("gzip"));
+fn decode(
+    shared: &Shared,
+    number: usize,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Js, Refusal> {
+    let is_gzip =
+        header_text(headers, "content-encoding").is_some_and(|encoding| encoding.contains("gzip"));
     let mut unpacked = Vec::new();
     let body: &[u8] = if is_gzip {
         flate2::read::MultiGzDecoder::new(&body[..])
@@ -334,12 +367,12 @@ fn check_refused_spans(shared: &Shared, resource_spans: &Js) -> Result<(), Refus
         let id = otlp::id(span.get("spanId")).unwrap_or_default();
         faults.is_refused(&span.get("name").to_text(), &id)
     };
-    otlp::refuse_if(resource_spans, is_refused).map_err(|error| refuse(&error))
+    refusal::refuse_if(resource_spans, is_refused).map_err(|error| refuse(&error))
 }
 
 fn check_ingestion_version(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(version) = header_text(headers, "x-langfuse-ingestion-version") else { return Ok(()) };
-    match super::js::parse_int(&version) {
+    match super::numbers::parse_int(&version) {
         Some(number) if number <= 4.0 => Ok(()),
         _ => Err(refuse(&format!(
             "Unsupported x-langfuse-ingestion-version: \"{version}\". Maximum supported: \"4\"."
@@ -355,4 +388,3 @@ fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
         .filter(|text| !text.is_empty())
         .map(str::to_owned)
 }
-

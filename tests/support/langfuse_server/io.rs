@@ -94,7 +94,8 @@ pub(super) fn extract(events: &Js, attributes: &Object) -> Result<InputOutput, U
 fn others(attributes: &Object) -> Object {
     let mut others = Object::new();
     for (key, value) in attributes.iter() {
-        let is_taken = IO_KEYS.contains(&key) || IO_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+        let is_taken =
+            IO_KEYS.contains(&key) || IO_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
         if !is_taken {
             others.define(key, value.text_or_json());
         }
@@ -123,7 +124,9 @@ fn find(events: &[Js], attributes: &Object) -> Result<Pair, Unreadable> {
 }
 
 fn from_events(events: &[Js]) -> Result<Option<Pair>, Unreadable> {
-    let named = |name: &'static str| events.iter().filter(move |event| event.get("name").as_str() == Some(name));
+    let named = |name: &'static str| {
+        events.iter().filter(move |event| event.get("name").as_str() == Some(name))
+    };
     for event in named("gen_ai.client.inference.operation.details") {
         if let Some(pair) = from_gen_ai_messages(&otlp::attributes(event.get("attributes"))?) {
             return Ok(Some(pair));
@@ -150,8 +153,11 @@ fn from_events(events: &[Js]) -> Result<Option<Pair>, Unreadable> {
         };
         return Ok(Some((input, output)));
     }
-    let content = |name| named(name).next().map(|event| event.get("attributes")).filter(|list| list.is_truthy());
-    let (prompt, completion) = (content("gen_ai.content.prompt"), content("gen_ai.content.completion"));
+    let content = |name| {
+        named(name).next().map(|event| event.get("attributes")).filter(|list| list.is_truthy())
+    };
+    let (prompt, completion) =
+        (content("gen_ai.content.prompt"), content("gen_ai.content.completion"));
     if prompt.is_none() && completion.is_none() {
         return Ok(None);
     }
@@ -173,7 +179,9 @@ fn message_role(event: &Js) -> Option<&str> {
 /// Pairs of attributes by convention, the strongest first. One of the two is enough.
 fn from_attributes(attributes: &Object) -> Option<Pair> {
     let get = |key: &str| attributes.get(key).clone();
-    let some = |input: Js, output: Js| (input.is_truthy() || output.is_truthy()).then_some((input, output));
+    let some = |input: Js, output: Js| {
+        (input.is_truthy() || output.is_truthy()).then_some((input, output))
+    };
     let pair = |input: &str, output: &str| some(get(input), get(output));
     let full_or = |key: &str, fallback: &str| {
         let value = get(key);
@@ -185,7 +193,8 @@ fn from_attributes(attributes: &Object) -> Option<Pair> {
     )
     .or_else(|| pair("prompt", "all_messages_events"))
     .or_else(|| {
-        let spoken = get("lk.input_text").or(|| get("lk.user_transcript").or(|| get("lk.chat_ctx")));
+        let spoken =
+            get("lk.input_text").or(|| get("lk.user_transcript").or(|| get("lk.chat_ctx")));
         let answer = get("lk.function_tool.output");
         some(spoken, if answer.is_truthy() { answer } else { get("lk.response.text") })
     })
@@ -255,9 +264,9 @@ fn set_path(target: &mut Js, path: &[&str], value: &Js) {
                 items[index] = empty;
             }
             set_path(&mut items[index], rest, value);
-        },
+        }
         Js::Obj(object) => set_path(object.slot(key, empty), rest, value),
-        Js::Undefined | Js::Null | Js::Bool(_) | Js::Num(_) | Js::Str(_) => {},
+        Js::Undefined | Js::Null | Js::Bool(_) | Js::Num(_) | Js::Str(_) => {}
     }
 }
 
@@ -273,7 +282,9 @@ fn from_gen_ai_messages(attributes: &Object) -> Option<Pair> {
     if input.is_truthy() && instructions.is_truthy() {
         input = with_system_message(input, instructions);
     }
-    let some = |input: Js, output: Js| (input.is_truthy() || output.is_truthy()).then_some((input, output));
+    let some = |input: Js, output: Js| {
+        (input.is_truthy() || output.is_truthy()).then_some((input, output))
+    };
     some(input, attributes.get("gen_ai.output.messages").clone()).or_else(|| {
         some(
             attributes.get("gen_ai.tool.call.arguments").clone(),
@@ -296,7 +307,8 @@ fn with_system_message(input: Js, instructions: &Js) -> Js {
     let mut message = Object::new();
     message.define("role", "system".into());
     message.define("content", Js::Str(content));
-    let merged = Js::Arr(std::iter::once(Js::Obj(message)).chain(messages.iter().cloned()).collect());
+    let merged =
+        Js::Arr(std::iter::once(Js::Obj(message)).chain(messages.iter().cloned()).collect());
     if input.as_str().is_some() { Js::Str(merged.to_json()) } else { merged }
 }
 

@@ -5,7 +5,9 @@
 //! first in an object. A test server that used Rust's own rules would accept spans that the
 //! real one changes.
 
-use std::fmt::Write as _;
+pub use super::json::ParseError;
+use super::json::{Parser, write_json_text};
+use super::numbers::{number_to_text, text_to_number, whole};
 
 /// A value of JavaScript.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,7 +25,7 @@ pub enum Js {
     /// Text.
     Str(String),
     /// An array.
-    Arr(Vec<Js>),
+    Arr(Vec<Self>),
     /// An object.
     Obj(Object),
 }
@@ -44,7 +46,10 @@ impl Object {
     /// Returns the value of `key`, or `undefined`.
     #[must_use]
     pub fn get(&self, key: &str) -> &Js {
-        self.entries.iter().find(|(known, _)| known == key).map_or(&Js::Undefined, |(_, value)| value)
+        self.entries
+            .iter()
+            .find(|(known, _)| known == key)
+            .map_or(&Js::Undefined, |(_, value)| value)
     }
 
     /// Tells whether `key` exists, with whatever value (the operator `in`).
@@ -79,7 +84,7 @@ impl Object {
     }
 
     /// Returns the place of `key`, which is defined as `initial` if it does not exist.
-    pub fn slot(&mut self, key: &str, initial: Js) -> &mut Js {
+    pub(super) fn slot(&mut self, key: &str, initial: Js) -> &mut Js {
         if !self.has(key) {
             self.define(key, initial);
         }
@@ -94,13 +99,13 @@ impl Object {
                 for (key, value) in object.iter() {
                     self.define(key, value.clone());
                 }
-            },
+            }
             Js::Arr(items) => {
                 for (index, value) in items.iter().enumerate() {
                     self.define(index.to_string(), value.clone());
                 }
-            },
-            Js::Undefined | Js::Null | Js::Bool(_) | Js::Num(_) | Js::Str(_) => {},
+            }
+            Js::Undefined | Js::Null | Js::Bool(_) | Js::Num(_) | Js::Str(_) => {}
         }
     }
 
@@ -156,9 +161,12 @@ impl Js {
     pub fn get(&self, key: &str) -> &Self {
         match self {
             Self::Obj(object) => object.get(key),
-            Self::Undefined | Self::Null | Self::Bool(_) | Self::Num(_) | Self::Str(_) | Self::Arr(_) => {
-                &Self::Undefined
-            },
+            Self::Undefined
+            | Self::Null
+            | Self::Bool(_)
+            | Self::Num(_)
+            | Self::Str(_)
+            | Self::Arr(_) => &Self::Undefined,
         }
     }
 
@@ -209,7 +217,9 @@ impl Js {
     pub fn text_or_json(&self) -> Self {
         match self {
             Self::Str(_) | Self::Undefined => self.clone(),
-            Self::Null | Self::Bool(_) | Self::Num(_) | Self::Arr(_) | Self::Obj(_) => Self::Str(self.to_json()),
+            Self::Null | Self::Bool(_) | Self::Num(_) | Self::Arr(_) | Self::Obj(_) => {
+                Self::Str(self.to_json())
+            }
         }
     }
 
@@ -268,7 +278,7 @@ impl Js {
                     item.write_json(json);
                 }
                 json.push(']');
-            },
+            }
             Self::Obj(object) => {
                 json.push('{');
                 let mut first = true;
@@ -282,7 +292,7 @@ impl Js {
                     value.write_json(json);
                 }
                 json.push('}');
-            },
+            }
         }
     }
 
@@ -310,10 +320,7 @@ impl Js {
     ///
     /// Says at which byte the text stops being JSON.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let mut parser = Parser { bytes: text.as_bytes(), at: 0, depth: 0 };
-        let value = parser.value()?;
-        parser.skip_space();
-        if parser.at == parser.bytes.len() { Ok(value) } else { Err(parser.error()) }
+        Parser::read(text)
     }
 
     /// Reads the JSON of a string; every other value, and text that is not JSON, stays as it is.
@@ -326,378 +333,10 @@ impl Js {
 /// Shows the JSON.
 impl std::fmt::Display for Js {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if *self == Self::Undefined { f.write_str("undefined") } else { f.write_str(&self.to_json()) }
-    }
-}
-
-/// The reason why a text is not JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParseError {
-    at: usize,
-}
-
-impl std::fmt::Display for ParseError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "not JSON at byte {}", self.at)
-    }
-}
-
-impl std::error::Error for ParseError {}
-
-/// Deeper nesting is refused, so that a hostile body cannot exhaust the stack.
-const DEEPEST: usize = 512;
-
-struct Parser<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    depth: usize,
-}
-
-impl Parser<'_> {
-    fn error(&self) -> ParseError {
-        ParseError { at: self.at }
-    }
-
-    fn skip_space(&mut self) {
-        while matches!(self.bytes.get(self.at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    fn take(&mut self, expected: u8) -> Result<(), ParseError> {
-        if self.bytes.get(self.at) == Some(&expected) {
-            self.at += 1;
-            Ok(())
+        if *self == Self::Undefined {
+            f.write_str("undefined")
         } else {
-            Err(self.error())
+            f.write_str(&self.to_json())
         }
-    }
-
-    fn word(&mut self, word: &str, value: Js) -> Result<Js, ParseError> {
-        for byte in word.bytes() {
-            self.take(byte)?;
-        }
-        Ok(value)
-    }
-
-    fn value(&mut self) -> Result<Js, ParseError> {
-        self.skip_space();
-        match self.bytes.get(self.at) {
-            Some(b'{') => self.nested(Self::object),
-            Some(b'[') => self.nested(Self::array),
-            Some(b'"') => self.text().map(Js::Str),
-            Some(b't') => self.word("true", Js::Bool(true)),
-            Some(b'f') => self.word("false", Js::Bool(false)),
-            Some(b'n') => self.word("null", Js::Null),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            _ => Err(self.error()),
-        }
-    }
-
-    fn nested(&mut self, read: fn(&mut Self) -> Result<Js, ParseError>) -> Result<Js, ParseError> {
-        if self.depth == DEEPEST {
-            return Err(self.error());
-        }
-        self.depth += 1;
-        self.at += 1;
-        let value = read(self);
-        self.depth -= 1;
-        value
-    }
-
-    fn object(&mut self) -> Result<Js, ParseError> {
-        let mut object = Object::new();
-        self.skip_space();
-        if self.take(b'}').is_ok() {
-            return Ok(Js::Obj(object));
-        }
-        loop {
-            self.skip_space();
-            let key = self.text()?;
-            self.skip_space();
-            self.take(b':')?;
-            let value = self.value()?;
-            object.define(key, value);
-            self.skip_space();
-            if self.take(b'}').is_ok() {
-                return Ok(Js::Obj(object));
-            }
-            self.take(b',')?;
-        }
-    }
-
-    fn array(&mut self) -> Result<Js, ParseError> {
-        let mut items = Vec::new();
-        self.skip_space();
-        if self.take(b']').is_ok() {
-            return Ok(Js::Arr(items));
-        }
-        loop {
-            items.push(self.value()?);
-            self.skip_space();
-            if self.take(b']').is_ok() {
-                return Ok(Js::Arr(items));
-            }
-            self.take(b',')?;
-        }
-    }
-
-    fn digits(&mut self) -> Result<usize, ParseError> {
-        let start = self.at;
-        while matches!(self.bytes.get(self.at), Some(b'0'..=b'9')) {
-            self.at += 1;
-        }
-        if self.at > start { Ok(self.at - start) } else { Err(self.error()) }
-    }
-
-    fn number(&mut self) -> Result<Js, ParseError> {
-        let start = self.at;
-        let _sign = self.take(b'-');
-        let leading_zero = self.bytes.get(self.at) == Some(&b'0');
-        if self.digits()? > 1 && leading_zero {
-            return Err(self.error());
-        }
-        if self.take(b'.').is_ok() {
-            self.digits()?;
-        }
-        if self.take(b'e').or_else(|_| self.take(b'E')).is_ok() {
-            let _sign = self.take(b'-').or_else(|_| self.take(b'+'));
-            self.digits()?;
-        }
-        let digits = std::str::from_utf8(&self.bytes[start..self.at]).map_err(|_| self.error())?;
-        digits.parse().map(Js::Num).map_err(|_| self.error())
-    }
-
-    fn text(&mut self) -> Result<String, ParseError> {
-        self.take(b'"')?;
-        let mut text = Vec::new();
-        loop {
-            let byte = *self.bytes.get(self.at).ok_or_else(|| self.error())?;
-            self.at += 1;
-            match byte {
-                b'"' => return String::from_utf8(text).map_err(|_| self.error()),
-                b'\\' => {
-                    let escaped = self.escape()?;
-                    text.extend_from_slice(escaped.encode_utf8(&mut [0; 4]).as_bytes());
-                },
-                0..0x20 => return Err(self.error()),
-                _ => text.push(byte),
-            }
-        }
-    }
-
-    fn escape(&mut self) -> Result<char, ParseError> {
-        let kind = *self.bytes.get(self.at).ok_or_else(|| self.error())?;
-        self.at += 1;
-        Ok(match kind {
-            b'"' | b'\\' | b'/' => char::from(kind),
-            b'b' => '\u{8}',
-            b'f' => '\u{c}',
-            b'n' => '\n',
-            b'r' => '\r',
-            b't' => '\t',
-            b'u' => {
-                let unit = self.utf16_unit()?;
-                return self.paired(unit);
-            },
-            _ => return Err(self.error()),
-        })
-    }
-
-    /// Joins a surrogate with its other half. A lone one has no place in a Rust string.
-    fn paired(&mut self, unit: u16) -> Result<char, ParseError> {
-        if !(0xD800..0xDC00).contains(&unit) || !self.bytes[self.at..].starts_with(b"\\u") {
-            return Ok(char::from_u32(u32::from(unit)).unwrap_or(char::REPLACEMENT_CHARACTER));
-        }
-        let after_first = self.at;
-        self.at += 2;
-        let second = self.utf16_unit()?;
-        let mut joined = char::decode_utf16([unit, second]);
-        if let Some(Ok(character)) = joined.next() {
-            return Ok(character);
-        }
-        self.at = after_first;
-        Ok(char::REPLACEMENT_CHARACTER)
-    }
-
-    fn utf16_unit(&mut self) -> Result<u16, ParseError> {
-        let digits = self.bytes.get(self.at..self.at + 4).ok_or_else(|| self.error())?;
-        let digits = std::str::from_utf8(digits).map_err(|_| self.error())?;
-        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(self.error());
-        }
-        self.at += 4;
-        u16::from_str_radix(digits, 16).map_err(|_| self.error())
-    }
-}
-
-fn write_json_text(text: &str, json: &mut String) {
-    json.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\u{8}' => json.push_str("\\b"),
-            '\u{c}' => json.push_str("\\f"),
-            '\n' => json.push_str("\\n"),
-            '\r' => json.push_str("\\r"),
-            '\t' => json.push_str("\\t"),
-            '\0'..='\u{1f}' => {
-                write!(json, "\\u{:04x}", u32::from(character)).expect("writing to a String cannot fail");
-            },
-            _ => json.push(character),
-        }
-    }
-    json.push('"');
-}
-
-/// Returns the integer that a number is, as far as doubles hold integers exactly.
-fn whole(number: f64) -> Option<i64> {
-    let is_whole = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
-    #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number inside i64")]
-    is_whole.then_some(number as i64)
-}
-
-/// Prints a number by the rules of ECMAScript (`Number::toString` with radix 10).
-#[must_use]
-pub fn number_to_text(number: f64) -> String {
-    if number.is_nan() {
-        return "NaN".to_owned();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
-    }
-    if number == 0.0 {
-        return "0".to_owned();
-    }
-    // Rust prints the shortest digits that read back as the same number, as ECMAScript asks.
-    let scientific = format!("{:e}", number.abs());
-    let (mantissa, exponent) = scientific.split_once('e').expect("the format e writes an exponent");
-    let digits: String = mantissa.chars().filter(|digit| *digit != '.').collect();
-    let exponent: i32 = exponent.parse().expect("the exponent is an integer");
-    // The number is 0.digits times ten to the power of `point`.
-    let point = exponent + 1;
-    let count = i32::try_from(digits.len()).expect("a double has at most 17 digits");
-    let mut text = String::new();
-    if number < 0.0 {
-        text.push('-');
-    }
-    let zeros = |count: i32| "0".repeat(usize::try_from(count).unwrap_or(0));
-    match point {
-        _ if point > 21 || point <= -6 => {
-            let (first, rest) = digits.split_at(1);
-            text.push_str(first);
-            if !rest.is_empty() {
-                text.push('.');
-                text.push_str(rest);
-            }
-            write!(text, "e{exponent:+}").expect("writing to a String cannot fail");
-        },
-        _ if point >= count => {
-            text.push_str(&digits);
-            text.push_str(&zeros(point - count));
-        },
-        _ if point > 0 => {
-            let (whole, part) = digits.split_at(usize::try_from(point).unwrap_or(0));
-            text.push_str(whole);
-            text.push('.');
-            text.push_str(part);
-        },
-        _ => {
-            text.push_str("0.");
-            text.push_str(&zeros(-point));
-            text.push_str(&digits);
-        },
-    }
-    text
-}
-
-/// Reads a number from text, as `Number(text)` does: NaN for text that is none.
-#[must_use]
-pub fn text_to_number(text: &str) -> f64 {
-    let text = text.trim();
-    let radix = |prefix: [&str; 2], radix| {
-        prefix
-            .iter()
-            .find_map(|prefix| text.strip_prefix(prefix))
-            .map(|digits| u64::from_str_radix(digits, radix).map_or(f64::NAN, |number| number as f64))
-    };
-    if text.is_empty() {
-        return 0.0;
-    }
-    if let Some(number) =
-        radix(["0x", "0X"], 16).or_else(|| radix(["0o", "0O"], 8)).or_else(|| radix(["0b", "0B"], 2))
-    {
-        return number;
-    }
-    match text.trim_start_matches(['+', '-']) {
-        "Infinity" if text.starts_with('-') => f64::NEG_INFINITY,
-        "Infinity" => f64::INFINITY,
-        // Rust reads the words inf and nan, JavaScript does not.
-        plain if plain.starts_with(|first: char| first.is_ascii_digit() || first == '.') => {
-            text.parse().unwrap_or(f64::NAN)
-        },
-        _ => f64::NAN,
-    }
-}
-
-/// Reads the leading integer of a text, as `parseInt(text, 10)` does.
-#[must_use]
-pub fn parse_int(text: &str) -> Option<f64> {
-    let text = text.trim_start();
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let end = digits.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(digits.len());
-    let number: f64 = digits[..end].parse().ok()?;
-    Some(if negative { -number } else { number })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_print_as_in_javascript() {
-        let cases = [
-            (0.1, "0.1"),
-            (1e21, "1e+21"),
-            (123_456_789_012_345_680_000.0, "123456789012345680000"),
-            (1e-6, "0.000001"),
-            (1e-7, "1e-7"),
-            (1.5e-9, "1.5e-9"),
-            (-0.0, "0"),
-            (-2.5, "-2.5"),
-            (9_223_372_036_854_775_807.0, "9223372036854776000"),
-            (100.0, "100"),
-            (5e-324, "5e-324"),
-            (1.797_693_134_862_315_7e308, "1.7976931348623157e+308"),
-        ];
-        for (number, text) in cases {
-            assert_eq!(number_to_text(number), text);
-        }
-    }
-
-    #[test]
-    fn json_round_trips_and_orders_index_keys_first() {
-        let text = r#"{"b":1,"10":2,"2":[true,null,"\u0001\ud83d\ude00\n"],"a":{"x":1e21}}"#;
-        let value = Js::parse(text).expect("the text is JSON");
-        assert_eq!(value.to_json(), "{\"2\":[true,null,\"\\u0001😀\\n\"],\"10\":2,\"b\":1,\"a\":{\"x\":1e+21}}");
-        for broken in ["", "{x", "[1,]", "01", "1.", "\"\t\"", "nul", "{} x", "\"\\u12g4\""] {
-            assert!(Js::parse(broken).is_err(), "{broken:?} must not parse");
-        }
-    }
-
-    #[test]
-    fn text_becomes_a_number_as_in_javascript() {
-        assert_eq!(text_to_number(" 12 "), 12.0);
-        assert_eq!(text_to_number(""), 0.0);
-        assert_eq!(text_to_number("0x1F"), 31.0);
-        assert_eq!(text_to_number("-Infinity"), f64::NEG_INFINITY);
-        assert!(text_to_number("inf").is_nan());
-        assert!(text_to_number("1a").is_nan());
-        assert_eq!(parse_int("12.9x"), Some(12.0));
-        assert_eq!(parse_int("x"), None);
     }
 }

@@ -74,7 +74,12 @@ const GENERATION_KEYS: [&str; 7] = [
 ];
 
 /// Tells the type of an observation; `SPAN` when nothing tells it.
-pub(super) fn of(attributes: &Object, resource: &Object, scope: &Js, span_name: &Js) -> &'static str {
+pub(super) fn of(
+    attributes: &Object,
+    resource: &Object,
+    scope: &Js,
+    span_name: &Js,
+) -> &'static str {
     if is_old_python_generation(attributes, resource, scope) {
         return "GENERATION";
     }
@@ -91,7 +96,12 @@ fn is_old_python_generation(attributes: &Object, resource: &Object, scope: &Js) 
     let is_python_sdk = attributes.get("langfuse.observation.type").as_str() == Some("span")
         && scope.get("name").as_str() == Some("langfuse-sdk")
         && resource.get("telemetry.sdk.language").as_str() == Some("python");
-    let mut version = scope.get("version").as_str().unwrap_or_default().split('.').map(|part| part.parse::<u32>());
+    let mut version = scope
+        .get("version")
+        .as_str()
+        .unwrap_or_default()
+        .split('.')
+        .map(|part| part.parse::<u32>());
     let is_later = match (version.next(), version.next()) {
         (Some(Ok(major)), _) if major > 3 => true,
         (Some(Ok(3)), Some(Ok(minor))) => minor > 3,
@@ -116,8 +126,12 @@ fn by_vercel_operation(attributes: &Object) -> Option<&'static str> {
         "ai.streamObject.doStream",
     ];
     const EMBEDDINGS: [&str; 2] = ["ai.embedMany.doEmbed", "ai.embed.doEmbed"];
-    const MODELS: [&str; 4] =
-        ["langfuse.observation.model.name", "ai.model.id", "gen_ai.request.model", "gen_ai.response.model"];
+    const MODELS: [&str; 4] = [
+        "langfuse.observation.model.name",
+        "ai.model.id",
+        "gen_ai.request.model",
+        "gen_ai.response.model",
+    ];
     let name = attributes.get("operation.name").as_str().unwrap_or_default();
     let id = attributes.get("ai.operationId").as_str().unwrap_or_default();
     let is_one_of = |operations: &[&str]| {
@@ -134,7 +148,8 @@ fn by_vercel_operation(attributes: &Object) -> Option<&'static str> {
 }
 
 fn by_tool_call(attributes: &Object) -> Option<&'static str> {
-    const TOOLS: [&str; 4] = ["gen_ai.tool.name", "gen_ai.tool.call.id", "flue.tool.name", "flue.tool.call_id"];
+    const TOOLS: [&str; 4] =
+        ["gen_ai.tool.name", "gen_ai.tool.call.id", "flue.tool.name", "flue.tool.call_id"];
     const AGENTS: [&str; 2] = ["flue.task.id", "flue.task.agent"];
     let has = |keys: &[&str]| keys.iter().any(|key| says_something(attributes.get(key)));
     if has(&TOOLS) {

@@ -94,22 +94,37 @@ fn event(context: &SpanContext<'_>, sender: &Sender) -> Result<Object, Unreadabl
     event.set("name", name(span.get("name"), attributes));
     event.set("type", kind);
     event.set("environment", environment(attributes, resource));
-    event.set("version", first(&[attributes.get("langfuse.version"), resource.get("service.version")]));
+    event.set(
+        "version",
+        first(&[attributes.get("langfuse.version"), resource.get("service.version")]),
+    );
     event.set("completionStartTime", completion_start(attributes, &start));
     event.set("startTimeISO", start);
     event.set("endTimeISO", end);
-    event.set("level", level(attributes.get("langfuse.observation.level"), span.get("status").get("code")));
+    event.set(
+        "level",
+        level(attributes.get("langfuse.observation.level"), span.get("status").get("code")),
+    );
     event.set(
         "statusMessage",
-        first(&[attributes.get("langfuse.observation.status_message"), span.get("status").get("message")]),
+        first(&[
+            attributes.get("langfuse.observation.status_message"),
+            span.get("status").get("message"),
+        ]),
     );
     let (prompt_name, prompt_version) =
         if kind == "GENERATION" { prompt(attributes) } else { (Js::Null, Js::Null) };
     event.set("promptName", prompt_name);
     event.set("promptVersion", prompt_version);
     event.set("modelParameters", usage::model_parameters(attributes));
-    event.set("modelName", if is_agent_summary { Js::Undefined } else { usage::model_name(attributes) });
-    event.set("providedUsageDetails", if is_agent_summary { Js::Undefined } else { usage::usage_details(attributes) });
+    event.set(
+        "modelName",
+        if is_agent_summary { Js::Undefined } else { usage::model_name(attributes) },
+    );
+    event.set(
+        "providedUsageDetails",
+        if is_agent_summary { Js::Undefined } else { usage::usage_details(attributes) },
+    );
     event.set(
         "providedCostDetails",
         if is_agent_summary { Js::Obj(Object::new()) } else { usage::cost_details(attributes) },
@@ -120,7 +135,10 @@ fn event(context: &SpanContext<'_>, sender: &Sender) -> Result<Object, Unreadabl
     event.set("traceName", first(&[attributes.get("langfuse.trace.name")]));
     event.set("userId", first_text(attributes, &USER_ID_KEYS));
     event.set("sessionId", first_text(attributes, &SESSION_ID_KEYS));
-    event.set("release", first(&[attributes.get("langfuse.release"), resource.get("langfuse.release")]));
+    event.set(
+        "release",
+        first(&[attributes.get("langfuse.release"), resource.get("langfuse.release")]),
+    );
     event.set("input", io.input);
     event.set("output", io.output);
     event.set("metadataFlattened", flattened(&metadata));
@@ -163,7 +181,10 @@ fn first(candidates: &[&Js]) -> Js {
 
 /// The first attribute that counts as true, as text.
 pub(super) fn first_text(attributes: &Object, keys: &[&str]) -> Js {
-    keys.iter().map(|key| attributes.get(key)).find(|value| value.is_truthy()).map_or(Js::Undefined, Js::text_or_json)
+    keys.iter()
+        .map(|key| attributes.get(key))
+        .find(|value| value.is_truthy())
+        .map_or(Js::Undefined, Js::text_or_json)
 }
 
 const USER_ID_KEYS: [&str; 5] = [
@@ -203,7 +224,7 @@ fn times(span: &Js) -> (String, String) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let now = dates::iso(now.as_secs_f64() * 1e3).unwrap_or_default();
             (now.clone(), now)
-        },
+        }
     }
 }
 
@@ -225,7 +246,8 @@ fn name(span_name: &Js, attributes: &Object) -> Js {
     }
     if attributes.has("ai.operationId") {
         let function = attributes.get("ai.telemetry.functionId");
-        let prefix = if function.is_truthy() { format!("{}:", function.to_text()) } else { String::new() };
+        let prefix =
+            if function.is_truthy() { format!("{}:", function.to_text()) } else { String::new() };
         return Js::Str(prefix + &attributes.get("ai.operationId").to_text());
     }
     span_name.clone()
@@ -289,7 +311,10 @@ fn completion_start(attributes: &Object, start: &str) -> Js {
     {
         return quoted;
     }
-    let delay = first(&[attributes.get("ai.response.msToFirstChunk"), attributes.get("ai.stream.msToFirstChunk")]);
+    let delay = first(&[
+        attributes.get("ai.response.msToFirstChunk"),
+        attributes.get("ai.stream.msToFirstChunk"),
+    ]);
     if !delay.is_truthy() {
         return Js::Null;
     }
@@ -332,7 +357,8 @@ fn is_true(value: &Js) -> bool {
 /// and the scope, then the metadata of the observation, then that of the trace. Later ones win.
 fn metadata(context: &SpanContext<'_>, other_attributes: Object) -> Object {
     let mut metadata = Object::new();
-    let is_langfuse_sdk = context.scope.get("name").as_str().is_some_and(|name| name.starts_with("langfuse-sdk"));
+    let is_langfuse_sdk =
+        context.scope.get("name").as_str().is_some_and(|name| name.starts_with("langfuse-sdk"));
     if !is_langfuse_sdk {
         metadata.define("attributes", Js::Obj(other_attributes));
     }
@@ -367,7 +393,7 @@ fn domain_metadata(attributes: &Object, prefix: &str) -> Object {
     for (key, value) in attributes.iter().filter(|(key, _)| !EXCLUDED.contains(key)) {
         for prefix in [prefix, "langfuse.metadata", "ai.telemetry.metadata"] {
             match key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')) {
-                None | Some("") => {},
+                None | Some("") => {}
                 Some(name) => flat.assign(name, value.clone()),
             }
         }
@@ -394,7 +420,7 @@ fn flatten(prefix: &str, object: &Object, names: &mut Vec<Js>, values: &mut Vec<
             _ => {
                 names.push(path.into());
                 values.push(if value.is_nullish() { Js::Null } else { value.text_or_json() });
-            },
+            }
         }
     }
 }

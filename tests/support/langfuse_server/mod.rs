@@ -9,10 +9,14 @@ mod faults;
 mod http_api;
 mod io;
 pub mod js;
+mod json;
 mod kind;
 pub mod mapping;
+mod numbers;
 pub mod otlp;
+mod protobuf;
 mod reading;
+mod refusal;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -63,7 +67,8 @@ struct Running {
     thread: Option<JoinHandle<()>>,
 }
 
-const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const ANY_PORT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 impl LangfuseServer {
     /// Starts a server on a free port, on the runtime of the caller.
@@ -81,9 +86,10 @@ impl LangfuseServer {
     ///
     /// Panics if the address is taken.
     pub async fn start_on(address: SocketAddr) -> Self {
-        let server = Self::stopped(address);
         let listener = listen(address).await;
-        Self { address: local_address(&listener), ..server }.run(listener)
+        let server = Self::stopped(local_address(&listener));
+        server.run_here(listener);
+        server
     }
 
     /// Starts a server on a free port, on a thread of its own. It goes on answering while the
@@ -121,11 +127,6 @@ impl LangfuseServer {
         Self { shared: Arc::new(shared), address, running: Mutex::new(None) }
     }
 
-    fn run(self, listener: TcpListener) -> Self {
-        self.run_here(listener);
-        self
-    }
-
     fn run_here(&self, listener: TcpListener) {
         let (stop, stopped) = watch::channel(false);
         let (ending, ended) = watch::channel(());
@@ -138,15 +139,16 @@ impl LangfuseServer {
         let (ending, ended) = watch::channel(());
         let (bound, address) = std::sync::mpsc::channel();
         let (shared, wanted) = (Arc::clone(&self.shared), self.address);
-        let thread = std::thread::Builder::new().name("langfuse-server".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime can be built").block_on(async move {
-                let listener = listen(wanted).await;
-                // The other end waits for this address.
-                bound.send(local_address(&listener)).expect("the starter is waiting");
-                http_api::serve(listener, shared, stopped, ending).await;
+        let thread =
+            std::thread::Builder::new().name("langfuse-server".to_owned()).spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime can be built").block_on(async move {
+                    let listener = listen(wanted).await;
+                    // The other end waits for this address.
+                    bound.send(local_address(&listener)).expect("the starter is waiting");
+                    http_api::serve(listener, shared, stopped, ending).await;
+                });
             });
-        });
         let thread = Some(thread.expect("a thread can be started"));
         *lock(&self.running) = Some(Running { stop, ended, thread });
         address.recv().expect("the server could listen")
@@ -275,7 +277,9 @@ impl LangfuseServer {
     /// Returns the observation with an id.
     #[must_use]
     pub fn observation(&self, span_id: &str) -> Option<Observation> {
-        self.shared.read(|received| received.observations().iter().find(|row| row.id() == span_id).cloned())
+        self.shared.read(|received| {
+            received.observations().iter().find(|row| row.id() == span_id).cloned()
+        })
     }
 
     /// Returns the observations with a name.
@@ -288,7 +292,12 @@ impl LangfuseServer {
     #[must_use]
     pub fn trace(&self, trace_id: &str) -> Vec<Observation> {
         self.shared.read(|received| {
-            received.observations().iter().filter(|row| row.trace_id() == trace_id).cloned().collect()
+            received
+                .observations()
+                .iter()
+                .filter(|row| row.trace_id() == trace_id)
+                .cloned()
+                .collect()
         })
     }
 
@@ -323,7 +332,8 @@ impl LangfuseServer {
     ///
     /// Panics if they are not there in time.
     pub async fn wait_for(&self, observations: usize, timeout: Duration) -> Vec<Observation> {
-        self.wait_until(timeout, move |received| received.observations().len() >= observations).await;
+        self.wait_until(timeout, move |received| received.observations().len() >= observations)
+            .await;
         self.observations()
     }
 
@@ -332,7 +342,11 @@ impl LangfuseServer {
     /// # Panics
     ///
     /// Panics if it does not hold in time.
-    pub async fn wait_until(&self, timeout: Duration, holds: impl FnMut(&Received) -> bool + Send + 'static) {
+    pub async fn wait_until(
+        &self,
+        timeout: Duration,
+        holds: impl FnMut(&Received) -> bool + Send + 'static,
+    ) {
         let shared = Arc::clone(&self.shared);
         // On a thread of the runtime's own, which keeps a paused clock from running ahead.
         let waiting = tokio::task::spawn_blocking(move || shared.wait_until(timeout, holds));
@@ -401,16 +415,15 @@ impl Shared {
         self.change(|received| update(&mut received.requests[number]));
     }
 
-    async fn until_released(&self) {
-        let mut released = self.released.subscribe();
-        // The sender lives in self, so it cannot be gone.
-        let _ = released.changed().await;
-    }
-
     /// Answers a summary of what was received if the condition does not hold in time.
-    fn wait_until(&self, timeout: Duration, mut holds: impl FnMut(&Received) -> bool) -> Result<(), String> {
+    fn wait_until(
+        &self,
+        timeout: Duration,
+        mut holds: impl FnMut(&Received) -> bool,
+    ) -> Result<(), String> {
         let received = lock(&self.received);
-        let waited = self.changed.wait_timeout_while(received, timeout, |received| !holds(received));
+        let waited =
+            self.changed.wait_timeout_while(received, timeout, |received| !holds(received));
         let (received, result) = waited.unwrap_or_else(PoisonError::into_inner);
         if result.timed_out() { Err(summary(&received)) } else { Ok(()) }
     }
@@ -418,8 +431,13 @@ impl Shared {
 
 fn summary(received: &Received) -> String {
     let names: Vec<&str> = received.observations().iter().map(Observation::name).collect();
-    let statuses: Vec<Option<u16>> = received.requests().iter().map(|request| request.status).collect();
-    format!("{} observations {names:?}, {} requests answered {statuses:?}", names.len(), statuses.len())
+    let statuses: Vec<Option<u16>> =
+        received.requests().iter().map(|request| request.status).collect();
+    format!(
+        "{} observations {names:?}, {} requests answered {statuses:?}",
+        names.len(),
+        statuses.len()
+    )
 }
 
 /// A test that failed while it held the lock leaves data that others may still read.
@@ -428,7 +446,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn listen(address: SocketAddr) -> TcpListener {
-    TcpListener::bind(address).await.unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"))
+    TcpListener::bind(address)
+        .await
+        .unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"))
 }
 
 fn local_address(listener: &TcpListener) -> SocketAddr {

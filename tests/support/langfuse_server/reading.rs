@@ -10,7 +10,8 @@ use super::{PROJECT_ID, dates};
 /// Answers one page, the newest observations first, or the issue that makes the query invalid.
 pub(super) fn page(observations: &[Observation], query: &str) -> Result<Value, Value> {
     let query = Query::read(query)?;
-    let mut rows: Vec<&Observation> = observations.iter().filter(|row| query.selects(row)).collect();
+    let mut rows: Vec<&Observation> =
+        observations.iter().filter(|row| query.selects(row)).collect();
     rows.sort_by(|one, other| place(other).cmp(&place(one)));
     if let Some(cursor) = &query.cursor {
         rows.retain(|row| place(row) < (cursor.0.as_str(), cursor.1.as_str(), cursor.2.as_str()));
@@ -62,19 +63,32 @@ impl Query {
                 "expandMetadata" => read.expanded = list(),
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| *limit <= 1000);
-                    read.limit = limit.ok_or_else(|| issue(name, "Too big: expected number to be <=1000"))?;
-                },
+                    read.limit = limit
+                        .ok_or_else(|| issue(name, "Too big: expected number to be <=1000"))?;
+                }
                 "cursor" => {
-                    read.cursor = Some(read_cursor(&value).ok_or_else(|| issue(name, "Invalid cursor format"))?);
-                },
+                    read.cursor = Some(
+                        read_cursor(&value).ok_or_else(|| issue(name, "Invalid cursor format"))?,
+                    );
+                }
                 "parseIoAsJson" if value == "true" => {
                     return Err(issue(name, "parseIoAsJson=true is no longer supported"));
-                },
-                "traceId" | "name" | "type" | "level" | "userId" | "sessionId" | "version" | "environment"
-                | "parentObservationId" | "isRootObservation" | "fromStartTime" | "toStartTime" => {
+                }
+                "traceId"
+                | "name"
+                | "type"
+                | "level"
+                | "userId"
+                | "sessionId"
+                | "version"
+                | "environment"
+                | "parentObservationId"
+                | "isRootObservation"
+                | "fromStartTime"
+                | "toStartTime" => {
                     read.filters.push((name.to_owned(), value));
-                },
-                _ => {},
+                }
+                _ => {}
             }
         }
         Ok(read)
@@ -119,7 +133,7 @@ fn decoded(text: &str) -> String {
                     .ok()
                     .and_then(|digits| u8::from_str_radix(digits, 16).ok())
                     .unwrap_or(b'%')
-            },
+            }
             other => other,
         });
     }
@@ -143,7 +157,9 @@ fn shape(row: &Observation, query: &Query) -> Value {
     set("parentObservationId", json!(row.parent_id()));
     set("type", json!(row.kind()));
     if query.has("basic") {
-        for name in ["name", "level", "statusMessage", "version", "environment", "userId", "sessionId"] {
+        for name in
+            ["name", "level", "statusMessage", "version", "environment", "userId", "sessionId"]
+        {
             set(name, text(name));
         }
         set("bookmarked", json!(false));

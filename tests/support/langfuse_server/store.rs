@@ -182,7 +182,7 @@ impl Received {
                 None => {
                     self.places.insert(key, self.observations.len());
                     self.observations.push(observation);
-                },
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Model, parameters, usage and cost of a generation.
 
-use super::js::{Js, Object, parse_int};
+use super::js::{Js, Object};
 use super::mapping::first_text;
+use super::numbers::parse_int;
 
 const MODEL_KEYS: [&str; 7] = [
     "langfuse.observation.model.name",
@@ -22,7 +23,7 @@ pub(super) fn model_name(attributes: &Object) -> Js {
     match first_text(attributes, &MODEL_KEYS) {
         Js::Undefined if attributes.get("genkit:metadata:subtype").as_str() == Some("model") => {
             first_text(attributes, &["genkit:name"])
-        },
+        }
         name => name,
     }
 }
@@ -31,19 +32,25 @@ pub(super) fn model_name(attributes: &Object) -> Js {
 pub(super) fn model_parameters(attributes: &Object) -> Js {
     let parsed = |key: &str| {
         let json = attributes.get(key);
-        if json.is_truthy() { Js::parse(&json.to_text()).ok().map(|value| with_plain_values(&value)) } else { None }
+        if json.is_truthy() {
+            Js::parse(&json.to_text()).ok().map(|value| with_plain_values(&value))
+        } else {
+            None
+        }
     };
-    if let Some(parameters) = parsed("langfuse.observation.model.parameters").filter(Js::is_truthy) {
+    if let Some(parameters) = parsed("langfuse.observation.model.parameters").filter(Js::is_truthy)
+    {
         return parameters;
     }
-    if let Some(parameters) = parsed("llm.invocation_parameters").or_else(|| parsed("model_config")) {
+    if let Some(parameters) = parsed("llm.invocation_parameters").or_else(|| parsed("model_config"))
+    {
         return parameters;
     }
     let mut parameters = Object::new();
     for prefix in ["gen_ai.request.", "llm.invocation_parameters."] {
         for (key, value) in attributes.iter() {
             match key.strip_prefix(prefix) {
-                None | Some("model") => {},
+                None | Some("model") => {}
                 Some(name) => parameters.assign(name, value.clone()),
             }
         }
@@ -60,7 +67,10 @@ fn with_plain_values(parameters: &Js) -> Js {
     entries.spread(parameters);
     let mut plain = Object::new();
     for (key, value) in entries.iter() {
-        plain.define(key, if matches!(value, Js::Num(_)) { value.clone() } else { value.text_or_json() });
+        plain.define(
+            key,
+            if matches!(value, Js::Num(_)) { value.clone() } else { value.text_or_json() },
+        );
     }
     Js::Obj(plain)
 }
@@ -131,7 +141,9 @@ fn openai_usage(raw: &Object, [input_key, output_key]: [&str; 2]) -> Option<Obje
     let mut output = count(raw.get(output_key))?;
     let total = count(raw.get("total_tokens"))?;
     let mut details = Object::new();
-    for (key, prefix, sum) in [(&input_details, "input", &mut input), (&output_details, "output", &mut output)] {
+    for (key, prefix, sum) in
+        [(&input_details, "input", &mut input), (&output_details, "output", &mut output)]
+    {
         let parts = raw.get(key);
         if !parts.is_nullish() {
             for (name, part) in parts.as_object()?.iter().filter(|(_, part)| !part.is_nullish()) {
@@ -150,7 +162,11 @@ fn openai_usage(raw: &Object, [input_key, output_key]: [&str; 2]) -> Option<Obje
 /// A whole number from zero up to the largest that a double holds exactly.
 fn count(value: &Js) -> Option<f64> {
     match value {
-        Js::Num(number) if number.fract() == 0.0 && (0.0..=9_007_199_254_740_991.0).contains(number) => Some(*number),
+        Js::Num(number)
+            if number.fract() == 0.0 && (0.0..=9_007_199_254_740_991.0).contains(number) =>
+        {
+            Some(*number)
+        }
         _ => None,
     }
 }
@@ -185,7 +201,8 @@ const AUDIO: [&str; 1] = ["completion_details.audio"];
 fn gen_ai_usage(attributes: &Object) -> Object {
     let mut raw = Object::new();
     for (key, value) in attributes.iter().filter(|(key, _)| *key != "gen_ai.usage.cost") {
-        let name = key.strip_prefix("gen_ai.usage.").or_else(|| key.strip_prefix("llm.token_count."));
+        let name =
+            key.strip_prefix("gen_ai.usage.").or_else(|| key.strip_prefix("llm.token_count."));
         let number = value.to_number();
         if let Some(name) = name
             && !number.is_nan()
@@ -194,7 +211,9 @@ fn gen_ai_usage(attributes: &Object) -> Object {
         }
     }
     let figure = |names: &[&str]| {
-        names.iter().find_map(|name| if let Js::Num(number) = raw.get(name) { Some(*number) } else { None })
+        names
+            .iter()
+            .find_map(|name| if let Js::Num(number) = raw.get(name) { Some(*number) } else { None })
     };
     let figures: [(&str, Option<f64>); 7] = [
         ("input", figure(&INPUT)),
@@ -205,12 +224,15 @@ fn gen_ai_usage(attributes: &Object) -> Object {
         ("output_reasoning_tokens", figure(&REASONING)),
         ("output_audio_tokens", figure(&AUDIO)),
     ];
-    let known: [&[&str]; 7] = [&INPUT, &OUTPUT, &TOTAL, &CACHE_READ, &CACHE_WRITE, &REASONING, &AUDIO];
+    let known: [&[&str]; 7] =
+        [&INPUT, &OUTPUT, &TOTAL, &CACHE_READ, &CACHE_WRITE, &REASONING, &AUDIO];
     let mut usage = Object::new();
-    for (key, value) in raw.iter().filter(|(key, _)| !known.iter().any(|names| names.contains(key))) {
+    for (key, value) in raw.iter().filter(|(key, _)| !known.iter().any(|names| names.contains(key)))
+    {
         usage.assign(key.strip_prefix("details.").unwrap_or(key), value.clone());
     }
-    let sum = |indexes: [usize; 2]| indexes.iter().filter_map(|index| figures[*index].1).sum::<f64>();
+    let sum =
+        |indexes: [usize; 2]| indexes.iter().filter_map(|index| figures[*index].1).sum::<f64>();
     for (index, (name, figure)) in figures.iter().enumerate() {
         if let Some(figure) = figure {
             let counted_twice = match index {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{AfterLease, Circuit, CircuitBreakerLayer, HalfOpen, Window, settings::Settings};
 use crate::ConfigError;
 #[cfg(feature = "config")]
-use crate::config::{duration, lenient};
+use crate::config::{duration, lenient, text};
 
 /// Settings of a [`CircuitBreakerLayer`] from outside; what is absent has the layer's default.
 ///
@@ -16,6 +16,7 @@ use crate::config::{duration, lenient};
 #[non_exhaustive]
 pub struct CircuitBreakerConfig {
     /// The circuit's name; not used by [`Circuit::reconfigure`].
+    #[cfg_attr(feature = "config", serde(deserialize_with = "text"))]
     pub name: Option<String>,
     /// Opens after so many failures in a row.
     #[cfg_attr(feature = "config", serde(deserialize_with = "lenient"))]
@@ -57,6 +58,7 @@ pub struct CircuitBreakerConfig {
     #[cfg_attr(feature = "config", serde(deserialize_with = "duration"))]
     pub max_open: Option<Duration>,
     /// How half-open probes are judged: `consecutive` or `rate`.
+    #[cfg_attr(feature = "config", serde(deserialize_with = "text"))]
     pub half_open: Option<String>,
     /// How many probes may be on their way, or are judged together.
     #[cfg_attr(feature = "config", serde(deserialize_with = "lenient"))]
@@ -68,6 +70,7 @@ pub struct CircuitBreakerConfig {
     #[cfg_attr(feature = "config", serde(deserialize_with = "duration"))]
     pub half_open_lease: Option<Duration>,
     /// What follows it: `open`, `closed` or `renew`.
+    #[cfg_attr(feature = "config", serde(deserialize_with = "text"))]
     pub after_lease: Option<String>,
     /// Counts a call that was dropped after at least this time as a failure.
     #[cfg_attr(feature = "config", serde(deserialize_with = "duration"))]

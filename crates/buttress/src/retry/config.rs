@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{ExponentialBackoff, Jitter, OverCap, RetryLayer};
 use crate::{
     ConfigError,
-    config::{duration, lenient},
+    config::{duration, lenient, text},
 };
 
 /// Settings of a [`RetryLayer`] from outside; what is absent has the layer's default.
@@ -34,6 +34,7 @@ pub struct RetryConfig {
     #[serde(deserialize_with = "duration")]
     pub max: Option<Duration>,
     /// `none`, `full`, `equal`, `decorrelated` or `proportional`.
+    #[serde(deserialize_with = "text")]
     pub jitter: Option<String>,
     /// The share that proportional jitter may take off.
     #[serde(deserialize_with = "lenient")]
@@ -45,6 +46,7 @@ pub struct RetryConfig {
     #[serde(deserialize_with = "duration")]
     pub max_retry_after: Option<Duration>,
     /// What happens with a longer one: `stop`, `backoff` or `clamp`.
+    #[serde(deserialize_with = "text")]
     pub over_cap: Option<String>,
     /// Clamps a `Retry-After` into the computed delay and that much more.
     #[serde(deserialize_with = "duration")]
