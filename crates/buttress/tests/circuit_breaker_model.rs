@@ -1,5 +1,6 @@
 //! The breaker against a plain, slow model of its rules, over random sequences of events.
 #![cfg(all(feature = "full", feature = "test-util"))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     future::Future,

@@ -13,9 +13,8 @@ use tower::Layer;
 
 /// Runs what must panic and returns its message.
 fn message<T>(build: impl FnOnce() -> T) -> String {
-    let payload = match std::panic::catch_unwind(AssertUnwindSafe(build)) {
-        Ok(_) => panic!("nothing was refused"),
-        Err(payload) => payload,
+    let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(build)) else {
+        panic!("nothing was refused")
     };
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned()).expect("a panic with a text")
@@ -128,7 +127,8 @@ fn from_toml<C: DeserializeOwned, T: TryFrom<C, Error = ConfigError>>(
 /// Reads settings as environment variables give them: every value is text.
 fn from_variables<C: DeserializeOwned>(pairs: &[(&str, &str)]) -> C {
     let map: HashMap<&str, &str> = pairs.iter().copied().collect();
-    C::deserialize(MapDeserializer::<_, serde::de::value::Error>::new(map.into_iter())).unwrap()
+    C::deserialize(MapDeserializer::<_, serde::de::value::Error>::new(map.into_iter()))
+        .expect("variables are read")
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! The rules are those of the server's direct path ("events only", the default of version 4),
 //! field by field, for spans of any sender. What only the adapters for other frameworks add
-//! (Vercel AI SDK, Genkit, LiveKit, Flue, Pydantic AI, experiments, definitions of tools) is left
+//! (Vercel AI SDK, Genkit, LiveKit, Flue, Pydantic AI, experiments, lists of tools and calls) is left
 //! out: no span of ours carries it.
 
 use std::time::{SystemTime, UNIX_EPOCH};

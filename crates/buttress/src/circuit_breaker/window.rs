@@ -135,9 +135,6 @@ impl Results {
             let place = place(newest.saturating_add(step), ring.len());
             totals.subtract(std::mem::take(&mut ring[place]));
         }
-        if steps == ring.len() as u64 {
-            *totals = Totals::default();
-        }
         *newest = current;
     }
 }
