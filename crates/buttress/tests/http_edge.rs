@@ -1,5 +1,6 @@
 //! The HTTP edge over real sockets: bodies of failed answers, and errors as answers.
 #![cfg(all(feature = "full", feature = "test-util"))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{convert::Infallible, time::Duration};
 

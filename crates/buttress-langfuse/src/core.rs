@@ -1,0 +1,102 @@
+//! What layers and span processors share with the handle.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+use crate::{
+    encode::Encoded,
+    filter::SpanFilter,
+    notice::notice,
+    sink::{FlushError, Sink, Stats, TraceDefaults},
+    terminal::TerminalTree,
+    trace::TraceContext,
+    traces::Traces,
+};
+
+/// Every core that is in use, for code that has a span but no handle.
+static LIVE: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
+
+/// The way of a span from its end to the sink.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) traces: Traces,
+    pub(crate) filter: SpanFilter,
+    pub(crate) defaults: TraceContext,
+    pub(crate) sample_rate: f64,
+    pub(crate) as_root: bool,
+    sink: Arc<dyn Sink>,
+    printer: Option<TerminalTree>,
+    /// Whether the last handle was dropped while spans may still come.
+    abandoned: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        sink: Arc<dyn Sink>,
+        defaults: TraceDefaults,
+        printer: Option<TerminalTree>,
+    ) -> Arc<Self> {
+        let core = Arc::new(Self {
+            traces: Traces::new(),
+            defaults: TraceContext::of(&defaults),
+            filter: SpanFilter { targets: defaults.targets },
+            sample_rate: defaults.sample_rate,
+            as_root: defaults.as_root,
+            sink,
+            printer,
+            abandoned: AtomicBool::new(false),
+        });
+        let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+        live.retain(|core| core.strong_count() > 0);
+        live.push(Arc::downgrade(&core));
+        core
+    }
+
+    /// Returns the cores that are in use.
+    pub(crate) fn live() -> Vec<Arc<Self>> {
+        let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+        live.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Hands a mapped span on.
+    pub(crate) fn accept(&self, span: &Span) {
+        if self.abandoned.swap(false, Ordering::Relaxed) {
+            notice(format_args!(
+                "a span ended after the last handle was dropped and may not be delivered; \
+                 keep the `Langfuse` value until the program ends"
+            ));
+        }
+        self.sink.accept(Encoded::new(span));
+        if let Some(printer) = &self.printer {
+            printer.collect(span.clone());
+        }
+    }
+
+    pub(crate) fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.sink.flush(timeout)
+    }
+
+    pub(crate) fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.sink.shutdown(timeout)
+    }
+
+    /// Remembers that nobody is left to shut delivery down again.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.sink.stats()
+    }
+
+    pub(crate) const fn printer(&self) -> Option<&TerminalTree> {
+        self.printer.as_ref()
+    }
+}

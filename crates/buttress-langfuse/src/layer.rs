@@ -1,0 +1,264 @@
+//! The tracing layer: tracing-opentelemetry over a provider of our own.
+//!
+//! tracing-opentelemetry keeps its data in the span under a private type and panics when it finds
+//! that of another such layer there. So before the first real span, when the subscriber is
+//! registered, a span of no meaning is tried: does another layer answer for it, and does it get
+//! through the filters at all?
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use buttress::telemetry;
+use opentelemetry::{
+    Context as OtelContext, InstrumentationScope, KeyValue,
+    trace::{
+        Link, SpanContext, SpanKind, TraceContextExt as _, TraceId, TraceState, TracerProvider as _,
+    },
+};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{
+        SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, SpanLimits,
+    },
+};
+use tracing::{
+    Dispatch, Level, Metadata, Subscriber,
+    callsite::{Callsite, Identifier},
+    field::FieldSet,
+    level_filters::{LevelFilter, STATIC_MAX_LEVEL},
+    metadata::Kind,
+    span::{Attributes, Id},
+    subscriber::Interest,
+};
+use tracing_opentelemetry::{OpenTelemetryLayer, get_otel_context};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, Filter},
+    registry::LookupSpan,
+};
+
+use crate::{core::Core, notice::notice, processor::LangfuseSpanProcessor};
+
+/// The scope of our spans; one that began with `langfuse-sdk` would lose attributes.
+pub(crate) const SCOPE: &str = "buttress";
+
+/// A field that is recorded twice takes two places, and what comes past the limit is lost.
+const MAX_ATTRIBUTES: u32 = 1_024;
+
+/// Makes the layer.
+pub(crate) fn build<S>(core: &Arc<Core>) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + 'static,
+{
+    let standing = Arc::new(Standing::default());
+    let bridge = OpenTelemetryLayer::<S, SdkTracer>::new(tracer(core))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_level(false)
+        .with_target(true)
+        .with_error_fields_to_exceptions(false)
+        .with_error_records_to_exceptions(false);
+    bridge.with_filter(Gate(standing.clone())).and_then(Check(standing))
+}
+
+fn tracer(core: &Arc<Core>) -> SdkTracer {
+    let limits = SpanLimits { max_attributes_per_span: MAX_ATTRIBUTES, ..SpanLimits::default() };
+    let provider = SdkTracerProvider::builder()
+        .with_span_processor(LangfuseSpanProcessor::new(core.clone(), true))
+        .with_sampler(RecordAll)
+        .with_span_limits(limits)
+        // The resource is written by delivery, once for each request.
+        .with_resource(Resource::builder_empty().build())
+        .build();
+    let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION"));
+    provider.tracer_with_scope(scope.build())
+}
+
+/// Records every span, and passes on what the caller of this process decided for others.
+#[derive(Debug, Clone)]
+struct RecordAll;
+
+impl ShouldSample for RecordAll {
+    fn should_sample(
+        &self,
+        parent: Option<&OtelContext>,
+        _: TraceId,
+        _: &str,
+        _: &SpanKind,
+        _: &[KeyValue],
+        _: &[Link],
+    ) -> SamplingResult {
+        let parent = parent.map(|parent| parent.span().span_context().clone());
+        let parent = parent.filter(SpanContext::is_valid);
+        let decision = match &parent {
+            Some(parent) if !parent.is_sampled() => SamplingDecision::RecordOnly,
+            _ => SamplingDecision::RecordAndSample,
+        };
+        let trace_state = parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone());
+        SamplingResult { decision, attributes: Vec::new(), trace_state }
+    }
+}
+
+// ===== the check =====
+
+/// What the check found out about one layer.
+#[derive(Debug, Default)]
+struct Standing {
+    refused: AtomicBool,
+    reached: AtomicBool,
+}
+
+/// Why a layer does nothing.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    SecondLayer,
+    OpenTelemetryLayer,
+}
+
+impl Standing {
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn refuse(&self, why: Refusal) {
+        if self.refused.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match why {
+            Refusal::SecondLayer => notice(format_args!(
+                "a second Langfuse layer in the same subscriber is refused and does nothing; \
+                 the first one sends every span"
+            )),
+            Refusal::OpenTelemetryLayer => notice(format_args!(
+                "the layer is refused and does nothing, because the subscriber has a layer of \
+                 tracing-opentelemetry already; add `langfuse.span_processor()` to that layer's \
+                 tracer provider instead"
+            )),
+        }
+    }
+}
+
+/// Keeps spans from the bridge of a refused layer, and the tried span from every bridge of ours.
+#[derive(Debug)]
+struct Gate(Arc<Standing>);
+
+impl<S> Filter<S> for Gate {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        !self.0.is_refused() && !is_tried(metadata)
+    }
+
+    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
+        // Callsites are asked after the check, so a layer that passed need not be asked again.
+        if self.0.is_refused() { Interest::sometimes() } else { Interest::always() }
+    }
+}
+
+/// Marks a tried span as seen by a layer of ours.
+#[derive(Debug)]
+struct Seen(Arc<Standing>);
+
+/// Checks the subscriber that the layer becomes a part of.
+#[derive(Debug)]
+struct Check(Arc<Standing>);
+
+impl<S> Layer<S> for Check
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        let reached = self.try_span(dispatch, &OURS);
+        // Spans around ours collide just as well, where the other layer filters ours out.
+        self.try_span(dispatch, &OTHERS);
+        let is_refused = self.0.is_refused();
+        if !is_refused && (!reached || STATIC_MAX_LEVEL < LevelFilter::INFO) {
+            notice(format_args!(
+                "spans of the target `{target}` are filtered out, so no trace is sent; let them \
+                 through with the directive `{target}=info`, for example RUST_LOG={target}=info",
+                target = telemetry::TARGET
+            ));
+        }
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if !is_tried(attributes.metadata()) {
+            return;
+        }
+        let Some(span) = context.span(id) else { return };
+        self.0.reached.store(true, Ordering::Relaxed);
+        let mut extensions = span.extensions_mut();
+        match extensions.get_mut::<Seen>() {
+            Some(Seen(first)) if !Arc::ptr_eq(first, &self.0) => {
+                self.0.refuse(Refusal::SecondLayer);
+            }
+            Some(_) => {}
+            None => extensions.insert(Seen(self.0.clone())),
+        }
+    }
+}
+
+impl Check {
+    /// Tries a span; answers whether it reached this layer.
+    fn try_span(&self, dispatch: &Dispatch, metadata: &'static Metadata<'static>) -> bool {
+        if self.0.is_refused() || !dispatch.enabled(metadata) {
+            return false;
+        }
+        self.0.reached.store(false, Ordering::Relaxed);
+        let no_values: [(&tracing::field::Field, Option<&dyn tracing::Value>); 0] = [];
+        let values = metadata.fields().value_set(&no_values);
+        let id = dispatch.new_span(&Attributes::new_root(metadata, &values));
+        let reached = self.0.reached.load(Ordering::Relaxed);
+        if reached && get_otel_context(&id, dispatch).is_some() {
+            // The span stays open: closed, it would show up in the other layer's backend.
+            self.0.refuse(Refusal::OpenTelemetryLayer);
+        } else {
+            dispatch.try_close(id);
+        }
+        reached
+    }
+}
+
+// ===== the span that is tried =====
+
+const TRIED: &str = "langfuse_layer_check";
+
+/// Tells whether a span is the one that is tried.
+pub(crate) fn is_probe(name: &str) -> bool {
+    name == TRIED
+}
+
+fn is_tried(metadata: &Metadata<'_>) -> bool {
+    let callsite = metadata.callsite();
+    callsite == Identifier(&OURS_CALLSITE) || callsite == Identifier(&OTHERS_CALLSITE)
+}
+
+static OURS: Metadata<'static> = tried(telemetry::TARGET, Level::INFO, &OURS_CALLSITE);
+static OURS_CALLSITE: TriedCallsite = TriedCallsite(&OURS);
+static OTHERS: Metadata<'static> = tried(TRIED, Level::ERROR, &OTHERS_CALLSITE);
+static OTHERS_CALLSITE: TriedCallsite = TriedCallsite(&OTHERS);
+
+const fn tried(
+    target: &'static str,
+    level: Level,
+    callsite: &'static TriedCallsite,
+) -> Metadata<'static> {
+    let fields = FieldSet::new(&[], Identifier(callsite));
+    Metadata::new(TRIED, target, level, None, None, None, fields, Kind::SPAN)
+}
+
+/// A callsite that is never registered: the list of callsites is locked during the check.
+#[derive(Debug)]
+struct TriedCallsite(&'static Metadata<'static>);
+
+impl Callsite for TriedCallsite {
+    fn set_interest(&self, _: Interest) {}
+
+    fn metadata(&self) -> &Metadata<'_> {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests;

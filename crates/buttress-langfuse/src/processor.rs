@@ -1,0 +1,174 @@
+//! The span processor: what ends is mapped, encoded and handed on.
+
+use std::{sync::Arc, time::Duration};
+
+use opentelemetry::{
+    Context, KeyValue, SpanId, TraceId,
+    trace::{Status, TraceContextExt as _},
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::{OTelSdkError, OTelSdkResult},
+    trace::{Span, SpanData, SpanProcessor},
+};
+
+use crate::{
+    core::Core,
+    draft::Draft,
+    filter::is_ours,
+    layer::is_probe,
+    level::Level,
+    mapping::{Surroundings, map},
+    sink::FlushError,
+    trace::TraceContext,
+    traces::Started,
+};
+
+/// How long a provider that flushes without a limit of its own waits.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sends the spans of an OpenTelemetry provider to Langfuse.
+///
+/// Made by [`Langfuse::span_processor`](crate::Langfuse::span_processor). It sends what
+/// [`Langfuse::layer`](crate::Langfuse::layer) sends, and leaves the provider's other processors
+/// alone. Shutting the provider down flushes; delivery itself ends with the handle.
+#[derive(Debug)]
+pub struct LangfuseSpanProcessor {
+    core: Arc<Core>,
+    /// Whether the provider is of our own making: then nobody else decided what to record.
+    own_provider: bool,
+}
+
+impl LangfuseSpanProcessor {
+    pub(crate) const fn new(core: Arc<Core>, own_provider: bool) -> Self {
+        Self { core, own_provider }
+    }
+
+    fn flush(&self, timeout: Duration) -> OTelSdkResult {
+        if self.own_provider {
+            return Ok(());
+        }
+        self.core.flush(timeout).map_err(|error| match error {
+            FlushError::TimedOut { .. } => OTelSdkError::Timeout(timeout),
+            FlushError::Closed => OTelSdkError::AlreadyShutdown,
+            FlushError::Undelivered { .. } => OTelSdkError::InternalFailure(error.to_string()),
+        })
+    }
+}
+
+impl SpanProcessor for LangfuseSpanProcessor {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        if let Some(data) = span.exported_data() {
+            self.core.start(&data, context);
+        }
+    }
+
+    fn on_end(&self, span: SpanData) {
+        // A provider of the user's may record what its sampler does not want exported.
+        let wanted = self.own_provider || span.span_context.is_sampled();
+        self.core.end(&span, wanted);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.flush(FLUSH_TIMEOUT)
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.flush(timeout)
+    }
+
+    fn set_resource(&mut self, _resource: &Resource) {}
+}
+
+impl Core {
+    /// Notes a span that starts.
+    fn start(&self, span: &SpanData, context: &Context) {
+        if is_probe(&span.name) {
+            return;
+        }
+        self.traces.start(Started {
+            trace: span.span_context.trace_id(),
+            span: span.span_context.span_id(),
+            parent: span.parent_span_id,
+            parent_is_remote: span.parent_span_is_remote,
+            sent: self.filter.sends(&span.name, &span.attributes),
+            name: span.name.clone().into_owned(),
+            says: said(&span.attributes),
+            scope: context.get::<Arc<TraceContext>>().cloned(),
+        });
+    }
+
+    /// Maps a span that ended and hands it on.
+    fn end(&self, span: &SpanData, wanted: bool) {
+        let trace_id = span.span_context.trace_id();
+        let ended = self.traces.end(trace_id, span.span_context.span_id());
+        let sent = wanted && self.filter.sends(&span.name, &span.attributes);
+        if !sent || is_probe(&span.name) {
+            // A span that is not sent may still say something about its trace.
+            self.traces.learn(trace_id, &said(&span.attributes), false);
+            return;
+        }
+        let draft = Draft::read(&span.attributes, &ended.updates);
+        let ours = is_ours(&span.name, &span.attributes);
+        let failed = !ours && matches!(span.status, Status::Error { .. });
+        let eventful = failed || draft.level >= Some(Level::Warning);
+        if eventful || !draft.trace.is_empty() {
+            self.traces.learn(trace_id, &draft.trace, eventful);
+        }
+        if !(eventful || ended.eventful || self.samples(trace_id)) {
+            return;
+        }
+        let mut trace = self.defaults.clone();
+        for known in [&ended.trace, &ended.scope].into_iter().flatten() {
+            trace.merge(known);
+        }
+        trace.merge(&draft.trace);
+        let has_parent = span.parent_span_id != SpanId::INVALID;
+        let cut_off = ended.above.is_none() && (ended.known || span.parent_span_is_remote);
+        let around = Surroundings {
+            trace: &trace,
+            parent: ended.above.unwrap_or(span.parent_span_id),
+            app_root: has_parent && cut_off,
+            as_root: self.as_root,
+            ours,
+        };
+        self.accept(&map(span, draft, around));
+    }
+
+    /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.
+    fn samples(&self, trace: TraceId) -> bool {
+        if self.sample_rate >= 1.0 {
+            return true;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of 2^63 fits, and the cast saturates"
+        )]
+        let bound = (self.sample_rate.max(0.0) * (1_u64 << 63) as f64) as u64;
+        let mut low = [0; 8];
+        low.copy_from_slice(&trace.to_bytes()[8..]);
+        u64::from_be_bytes(low) >> 1 < bound
+    }
+}
+
+/// Reads what attributes say about the trace.
+fn said(attributes: &[KeyValue]) -> TraceContext {
+    let mut says = TraceContext::default();
+    for attribute in attributes {
+        if TraceContext::knows(attribute.key.as_str()) {
+            says.read(attribute.key.as_str(), &attribute.value);
+        }
+    }
+    says
+}
+
+/// Returns the ids of the span that is current for OpenTelemetry.
+pub(crate) fn current_ids(context: &Context) -> Option<(TraceId, SpanId)> {
+    let span = context.span();
+    let span = span.span_context();
+    span.is_valid().then(|| (span.trace_id(), span.span_id()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Where mapped spans go, and what the whole process says about them.
+
+use std::{error::Error, fmt, time::Duration};
+
+use crate::encode::Encoded;
+
+/// Takes encoded spans: delivery to Langfuse, the terminal, or both.
+pub(crate) trait Sink: Send + Sync + fmt::Debug {
+    /// Takes one span; never blocks on the network.
+    fn accept(&self, span: Encoded);
+
+    /// Waits until everything accepted so far is delivered.
+    ///
+    /// # Errors
+    ///
+    /// Fails when something is still here when the time is over, or cannot be delivered.
+    fn flush(&self, timeout: Duration) -> Result<(), FlushError>;
+
+    /// Delivers what is left and stops; a second call answers as the first did or `Ok`.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`flush`](Self::flush) does.
+    fn shutdown(&self, timeout: Duration) -> Result<(), FlushError>;
+
+    /// Returns the counts since the start.
+    fn stats(&self) -> Stats;
+}
+
+/// Counts of spans since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Spans that ended and were taken.
+    pub accepted: u64,
+    /// Spans that Langfuse acknowledged.
+    pub delivered: u64,
+    /// Spans that were given up because there was no room for them.
+    pub dropped: u64,
+    /// Spans that Langfuse refuses, kept aside for inspection.
+    pub set_aside: u64,
+    /// Spans that wait for delivery.
+    pub pending: u64,
+}
+
+/// Says why not everything was delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The time was over first; delivery goes on unless this was the shutdown.
+    TimedOut {
+        /// Spans that were still waiting.
+        pending: usize,
+    },
+    /// Langfuse cannot be reached or refuses; what waits is kept.
+    Undelivered {
+        /// Spans that were still waiting.
+        pending: usize,
+        /// What the last try ended with.
+        reason: String,
+    },
+    /// Delivery has been shut down.
+    Closed,
+}
+
+impl fmt::Display for FlushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut { pending } => {
+                write!(f, "time is over with {pending} spans waiting for delivery")
+            }
+            Self::Undelivered { pending, reason } => {
+                write!(f, "{pending} spans are not delivered: {reason}")
+            }
+            Self::Closed => f.write_str("delivery has been shut down"),
+        }
+    }
+}
+
+impl Error for FlushError {}
+
+/// What the configuration says about every trace.
+#[derive(Debug, Clone)]
+pub(crate) struct TraceDefaults {
+    /// Langfuse's environment, such as `production`.
+    pub(crate) environment: Option<String>,
+    /// The release of the program.
+    pub(crate) release: Option<String>,
+    /// The version of the traced logic.
+    pub(crate) version: Option<String>,
+    /// The share of traces that is kept, 0 to 1.
+    pub(crate) sample_rate: f64,
+    /// Targets whose spans are sent beside our own.
+    pub(crate) targets: Vec<String>,
+    /// The name of the service in the resource.
+    pub(crate) service_name: String,
+    /// Whether an app root also claims to be the root of the trace on v3 servers.
+    pub(crate) as_root: bool,
+}
+
+impl Default for TraceDefaults {
+    fn default() -> Self {
+        Self {
+            environment: None,
+            release: None,
+            version: None,
+            sample_rate: 1.0,
+            targets: Vec::new(),
+            service_name: "unknown_service".to_owned(),
+            as_root: false,
+        }
+    }
+}
+
+/// Where a person looks a trace up.
+#[derive(Debug, Clone)]
+pub(crate) struct ProjectLink {
+    /// The address of Langfuse, with or without a slash at its end.
+    pub(crate) base_url: String,
+    /// The project's id, where it is known.
+    pub(crate) project_id: Option<String>,
+}

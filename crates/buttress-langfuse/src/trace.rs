@@ -1,0 +1,208 @@
+//! What belongs to a whole trace and therefore stands on each of its spans.
+
+use opentelemetry::{Array, Value};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use serde_json::Value as Json;
+
+use crate::{attribute, sink::TraceDefaults, value};
+
+/// Older servers lose a trace whose name is longer, counted in UTF-16.
+const LONGEST_NAME: usize = 1_000;
+/// Langfuse cuts longer environments.
+const LONGEST_ENVIRONMENT: usize = 40;
+
+/// The trace-level attributes that somebody has set.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct TraceContext {
+    pub(crate) name: Option<String>,
+    pub(crate) session: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) environment: Option<String>,
+    pub(crate) release: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) public: Option<bool>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) metadata: Vec<(String, AnyValue)>,
+}
+
+impl TraceContext {
+    /// Takes over what the configuration says.
+    pub(crate) fn of(defaults: &TraceDefaults) -> Self {
+        Self {
+            environment: defaults.environment.as_deref().and_then(environment),
+            release: defaults.release.clone().filter(|text| !text.is_empty()),
+            version: defaults.version.clone().filter(|text| !text.is_empty()),
+            ..Self::default()
+        }
+    }
+
+    /// Tells whether nothing is set.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Tells whether [`read`](Self::read) would take the key.
+    pub(crate) fn knows(key: &str) -> bool {
+        key.starts_with("langfuse.") || key == attribute::SESSION || key == attribute::USER
+    }
+
+    /// Takes an attribute that says something about the trace; answers whether it was one.
+    pub(crate) fn read(&mut self, key: &str, value: &Value) -> bool {
+        match key {
+            attribute::TRACE_NAME => set_text(&mut self.name, value),
+            attribute::SESSION | "langfuse.session.id" => set_text(&mut self.session, value),
+            attribute::USER | "langfuse.user.id" => set_text(&mut self.user, value),
+            attribute::RELEASE => set_text(&mut self.release, value),
+            attribute::VERSION => set_text(&mut self.version, value),
+            attribute::ENVIRONMENT => {
+                if let Some(environment) = environment(&value.as_str()) {
+                    self.environment = Some(environment);
+                }
+            }
+            attribute::TRACE_PUBLIC | "langfuse.public" => {
+                self.public = Some(value.as_str() == "true");
+            }
+            attribute::TRACE_TAGS | "langfuse.tags" => {
+                for tag in tags(value) {
+                    self.tag(&tag);
+                }
+            }
+            attribute::TRACE_METADATA => self.read_metadata(&value.as_str()),
+            _ => {
+                let Some(key) = key.strip_prefix(attribute::TRACE_METADATA_PREFIX) else {
+                    return false;
+                };
+                if let Some(value) = value::any(value) {
+                    self.set_metadata(key, value);
+                }
+            }
+        }
+        true
+    }
+
+    /// Adds a tag that is not there yet.
+    pub(crate) fn tag(&mut self, tag: &str) {
+        if !tag.is_empty() && self.tags.iter().all(|known| known != tag) {
+            self.tags.push(tag.to_owned());
+        }
+    }
+
+    /// Sets one entry of the trace's metadata.
+    pub(crate) fn set_metadata(&mut self, key: &str, value: AnyValue) {
+        match self.metadata.iter_mut().find(|(known, _)| known == key) {
+            Some((_, known)) => *known = value,
+            None => self.metadata.push((key.to_owned(), value)),
+        }
+    }
+
+    fn read_metadata(&mut self, text: &str) {
+        if let Ok(Json::Object(entries)) = serde_json::from_str(text) {
+            for (key, value) in &entries {
+                if let Some(value) = value::from_json(value) {
+                    self.set_metadata(key, value);
+                }
+            }
+        }
+    }
+
+    /// Takes over what `newer` says, which wins.
+    pub(crate) fn merge(&mut self, newer: &Self) {
+        let texts = [
+            (&mut self.name, &newer.name),
+            (&mut self.session, &newer.session),
+            (&mut self.user, &newer.user),
+            (&mut self.environment, &newer.environment),
+            (&mut self.release, &newer.release),
+            (&mut self.version, &newer.version),
+        ];
+        for (known, newer) in texts {
+            if newer.is_some() {
+                known.clone_from(newer);
+            }
+        }
+        self.public = newer.public.or(self.public);
+        for tag in &newer.tags {
+            self.tag(tag);
+        }
+        for (key, value) in &newer.metadata {
+            self.set_metadata(key, value.clone());
+        }
+    }
+
+    /// Writes all but the metadata, which has room to wait.
+    pub(crate) fn write(&self, attributes: &mut Vec<KeyValue>) {
+        let texts = [
+            (attribute::TRACE_NAME, &self.name),
+            (attribute::SESSION, &self.session),
+            (attribute::USER, &self.user),
+            (attribute::ENVIRONMENT, &self.environment),
+            (attribute::RELEASE, &self.release),
+            (attribute::VERSION, &self.version),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                attributes.push(value::attribute(key, value::text(shortened(key, text))));
+            }
+        }
+        if let Some(public) = self.public {
+            attributes.push(value::attribute(attribute::TRACE_PUBLIC, value::boolean(public)));
+        }
+        if let Some(tags) = value::list(self.tags.iter().map(value::text).collect()) {
+            attributes.push(value::attribute(attribute::TRACE_TAGS, tags));
+        }
+    }
+
+    /// Writes the metadata.
+    pub(crate) fn write_metadata(&self, attributes: &mut Vec<KeyValue>) {
+        attributes.extend(self.metadata.iter().map(|(key, value)| {
+            value::attribute([attribute::TRACE_METADATA_PREFIX, key].concat(), value.clone())
+        }));
+    }
+}
+
+fn set_text(place: &mut Option<String>, value: &Value) {
+    let text = value.as_str();
+    if !text.is_empty() {
+        *place = Some(text.into_owned());
+    }
+}
+
+fn shortened<'a>(key: &str, text: &'a str) -> &'a str {
+    if key != attribute::TRACE_NAME || text.len() <= LONGEST_NAME {
+        return text;
+    }
+    let mut units = 0;
+    let end = text.char_indices().find(|(_, char)| {
+        units += char.len_utf16();
+        units > LONGEST_NAME
+    });
+    end.map_or(text, |(end, _)| &text[..end])
+}
+
+/// Reads tags in each form that Langfuse takes: a list, a JSON list, or words between commas.
+fn tags(value: &Value) -> Vec<String> {
+    if let Value::Array(Array::String(tags)) = value {
+        return tags.iter().map(|tag| tag.as_str().to_owned()).collect();
+    }
+    let text = value.as_str();
+    if let Ok(Json::Array(tags)) = serde_json::from_str(&text) {
+        return tags
+            .iter()
+            .map(|tag| tag.as_str().map_or(tag.to_string(), str::to_owned))
+            .collect();
+    }
+    text.split(',').map(|tag| tag.trim().to_owned()).collect()
+}
+
+/// Writes an environment as every server accepts it; nothing where none would.
+fn environment(text: &str) -> Option<String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let mut rest = lower.as_str();
+    // The prefix is Langfuse's own; a server that is older than the rule refuses it.
+    while let Some(stripped) = rest.strip_prefix("langfuse") {
+        rest = stripped.strip_prefix(['-', '_']).unwrap_or(stripped);
+    }
+    let allowed = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
+    let valid = !rest.is_empty() && rest.chars().all(allowed);
+    valid.then(|| rest.chars().take(LONGEST_ENVIRONMENT).collect())
+}

@@ -1,0 +1,320 @@
+//! What is known about the traces that have an open span in this process.
+//!
+//! Langfuse's fourth version keeps no row for a trace: its name, session and user stand on every
+//! observation. So what any span of a trace says about it is kept here, as long as one of its
+//! spans is open, and written on each span that ends afterwards.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use opentelemetry::{KeyValue, SpanId, TraceId};
+
+use crate::trace::TraceContext;
+
+const SHARDS: usize = 16;
+/// How many traces are kept at a time; the oldest are forgotten first.
+const CAPACITY: usize = 100_000;
+/// How many spans of one trace are kept before those that ended are forgotten.
+const SPANS_PER_TRACE: usize = 10_000;
+
+/// The open traces of this process.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    shards: [Mutex<Shard>; SHARDS],
+    capacity_per_shard: usize,
+}
+
+/// A span that starts.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) trace: TraceId,
+    pub(crate) span: SpanId,
+    pub(crate) parent: SpanId,
+    pub(crate) parent_is_remote: bool,
+    /// Whether the span is one that is sent.
+    pub(crate) sent: bool,
+    pub(crate) name: String,
+    /// What the span says about its trace.
+    pub(crate) says: TraceContext,
+    /// What the scope around the span says about its traces.
+    pub(crate) scope: Option<Arc<TraceContext>>,
+}
+
+/// What is known about a span that ends.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Whether the span was seen when it started.
+    pub(crate) known: bool,
+    /// The nearest span above it that is sent.
+    pub(crate) above: Option<SpanId>,
+    /// What was added to the span from outside.
+    pub(crate) updates: Vec<KeyValue>,
+    /// What is known about the trace.
+    pub(crate) trace: Option<Arc<TraceContext>>,
+    /// What the scope around the span says about its traces.
+    pub(crate) scope: Option<Arc<TraceContext>>,
+    /// Whether something failed in the trace before.
+    pub(crate) eventful: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    traces: HashMap<TraceId, Trace>,
+    /// Traces by age; those that ended since are skipped.
+    ages: VecDeque<(TraceId, u64)>,
+    next: u64,
+}
+
+#[derive(Debug, Default)]
+struct Trace {
+    /// Tells a trace from an earlier one of the same id.
+    serial: u64,
+    open: usize,
+    /// Whether another process began the trace, which then names it.
+    joined: bool,
+    eventful: bool,
+    context: Arc<TraceContext>,
+    spans: HashMap<SpanId, Note>,
+}
+
+#[derive(Debug, Default)]
+struct Note {
+    open: bool,
+    sent: bool,
+    above: Option<SpanId>,
+    updates: Vec<KeyValue>,
+    scope: Option<Arc<TraceContext>>,
+}
+
+// ===== impl Traces =====
+
+impl Traces {
+    pub(crate) fn new() -> Self {
+        Self::with_capacity(CAPACITY)
+    }
+
+    fn with_capacity(capacity: usize) -> Self {
+        let capacity_per_shard = capacity.div_ceil(SHARDS);
+        Self { shards: std::array::from_fn(|_| Mutex::default()), capacity_per_shard }
+    }
+
+    /// Notes a span that starts.
+    pub(crate) fn start(&self, started: Started) {
+        self.shard(started.trace).start(started, self.capacity_per_shard);
+    }
+
+    /// Takes what is known about a span that ends, and forgets the trace with its last span.
+    pub(crate) fn end(&self, trace: TraceId, span: SpanId) -> Ended {
+        self.shard(trace).end(trace, span)
+    }
+
+    /// Adds to a trace what one of its spans said at its end.
+    pub(crate) fn learn(&self, trace: TraceId, says: &TraceContext, eventful: bool) {
+        if let Some(trace) = self.shard(trace).traces.get_mut(&trace) {
+            trace.eventful |= eventful;
+            if !says.is_empty() {
+                Arc::make_mut(&mut trace.context).merge(says);
+            }
+        }
+    }
+
+    /// Finds the span itself or the nearest one above it that is sent and still open.
+    pub(crate) fn nearest_sent(&self, trace: TraceId, span: SpanId) -> Option<SpanId> {
+        let shard = self.shard(trace);
+        let spans = &shard.traces.get(&trace)?.spans;
+        let mut candidate = Some(span);
+        while let Some(span) = candidate {
+            let note = spans.get(&span)?;
+            if note.sent && note.open {
+                return Some(span);
+            }
+            candidate = note.above;
+        }
+        None
+    }
+
+    /// Adds attributes to a span that is still open.
+    pub(crate) fn update(&self, trace: TraceId, span: SpanId, attribute: KeyValue) {
+        if let Some(trace) = self.shard(trace).traces.get_mut(&trace)
+            && let Some(note) = trace.spans.get_mut(&span)
+            && note.open
+        {
+            note.updates.push(attribute);
+        }
+    }
+
+    fn shard(&self, trace: TraceId) -> MutexGuard<'_, Shard> {
+        // Ids are random, so their last byte spreads them evenly.
+        let last = trace.to_bytes()[15];
+        let shard = &self.shards[usize::from(last) % SHARDS];
+        // What a panicking thread left is still a map of whole entries.
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// ===== impl Shard =====
+
+impl Shard {
+    fn start(&mut self, started: Started, capacity: usize) {
+        if !self.traces.contains_key(&started.trace) {
+            self.admit(started.trace, capacity);
+        }
+        let Some(trace) = self.traces.get_mut(&started.trace) else { return };
+        trace.start(started);
+    }
+
+    fn admit(&mut self, id: TraceId, capacity: usize) {
+        while self.traces.len() >= capacity.max(1) && self.forget_oldest() {}
+        // Traces that ended left their places in the list of ages.
+        if self.ages.len() > 2 * self.traces.len() + 64 {
+            let traces = &self.traces;
+            self.ages
+                .retain(|(id, serial)| traces.get(id).is_some_and(|trace| trace.serial == *serial));
+        }
+        self.next += 1;
+        self.ages.push_back((id, self.next));
+        self.traces.insert(id, Trace { serial: self.next, ..Trace::default() });
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        while let Some((id, serial)) = self.ages.pop_front() {
+            if self.traces.get(&id).is_some_and(|trace| trace.serial == serial) {
+                self.traces.remove(&id);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn end(&mut self, id: TraceId, span: SpanId) -> Ended {
+        let Some(trace) = self.traces.get_mut(&id) else { return Ended::default() };
+        let ended = trace.end(span);
+        if trace.open == 0 {
+            self.traces.remove(&id);
+        }
+        ended
+    }
+}
+
+// ===== impl Trace =====
+
+impl Trace {
+    fn start(&mut self, started: Started) {
+        self.joined |= started.parent_is_remote;
+        let above = self.above(&started);
+        if !started.says.is_empty() {
+            Arc::make_mut(&mut self.context).merge(&started.says);
+        }
+        let is_root = started.sent && above.is_none() && !self.joined;
+        if is_root && self.context.name.is_none() {
+            Arc::make_mut(&mut self.context).name = Some(started.name);
+        }
+        if self.spans.len() >= SPANS_PER_TRACE.max(2 * self.open) {
+            self.spans.retain(|_, note| note.open);
+        }
+        let note = Note {
+            open: true,
+            sent: started.sent,
+            above,
+            updates: Vec::new(),
+            scope: started.scope,
+        };
+        let replaced = self.spans.insert(started.span, note);
+        if replaced.is_none_or(|note| !note.open) {
+            self.open += 1;
+        }
+    }
+
+    /// Finds the nearest span above a new one that is sent from this process.
+    fn above(&self, started: &Started) -> Option<SpanId> {
+        if started.parent_is_remote {
+            return None;
+        }
+        let parent = self.spans.get(&started.parent)?;
+        if parent.sent { Some(started.parent) } else { parent.above }
+    }
+
+    fn end(&mut self, span: SpanId) -> Ended {
+        let Some(note) = self.spans.get_mut(&span).filter(|note| note.open) else {
+            return Ended { trace: Some(self.context.clone()), ..Ended::default() };
+        };
+        // The note stays as long as the trace, for children that start after their parent's end.
+        note.open = false;
+        self.open -= 1;
+        Ended {
+            known: true,
+            above: note.above,
+            updates: std::mem::take(&mut note.updates),
+            trace: Some(self.context.clone()),
+            scope: note.scope.take(),
+            eventful: self.eventful,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(trace: u128, span: u64, parent: u64) -> Started {
+        Started {
+            trace: TraceId::from(trace),
+            span: SpanId::from(span),
+            parent: SpanId::from(parent),
+            parent_is_remote: false,
+            sent: true,
+            name: format!("span {span}"),
+            says: TraceContext::default(),
+            scope: None,
+        }
+    }
+
+    fn name(ended: &Ended) -> Option<&str> {
+        ended.trace.as_ref()?.name.as_deref()
+    }
+
+    #[test]
+    fn a_trace_is_forgotten_with_its_last_span() {
+        let traces = Traces::new();
+        traces.start(started(1, 1, 0));
+        traces.start(started(1, 2, 1));
+        let child = traces.end(TraceId::from(1), SpanId::from(2));
+        assert_eq!((name(&child), child.above), (Some("span 1"), Some(SpanId::from(1))));
+        assert_eq!(name(&traces.end(TraceId::from(1), SpanId::from(1))), Some("span 1"));
+        assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().traces.is_empty()));
+        assert!(!traces.end(TraceId::from(1), SpanId::from(1)).known);
+    }
+
+    #[test]
+    fn a_child_that_starts_after_its_parent_ended_still_hangs_below_it() {
+        let traces = Traces::new();
+        traces.start(started(1, 1, 0));
+        traces.start(started(1, 2, 1));
+        traces.end(TraceId::from(1), SpanId::from(1));
+        traces.start(started(1, 3, 1));
+        assert_eq!(traces.end(TraceId::from(1), SpanId::from(3)).above, Some(SpanId::from(1)));
+    }
+
+    #[test]
+    fn the_oldest_traces_are_forgotten_when_there_are_too_many() {
+        let traces = Traces::with_capacity(SHARDS * 2);
+        // All ids end in the same byte, so that they share a shard.
+        for trace in 1..=3_u128 {
+            traces.start(started(trace << 8, 1, 0));
+        }
+        let known = |trace: u128| traces.end(TraceId::from(trace << 8), SpanId::from(1)).known;
+        assert_eq!([known(1), known(2), known(3)], [false, true, true]);
+    }
+
+    #[test]
+    fn the_list_of_ages_does_not_grow_with_traces_that_ended() {
+        let traces = Traces::new();
+        for trace in 1..=10_000_u128 {
+            traces.start(started(trace << 8, 1, 0));
+            traces.end(TraceId::from(trace << 8), SpanId::from(1));
+        }
+        assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().ages.len() <= 66));
+    }
+}
