@@ -1,0 +1,148 @@
+//! The command line.
+
+use buttress::Order;
+use clap::{Parser, ValueEnum};
+
+use crate::llm::Faults;
+
+/// What follows the options in `--help`.
+const MORE: &str = "\
+Environment:
+  OPENAI_BASE_URL       An OpenAI-compatible endpoint, such as http://localhost:11434/v1
+                        [default: https://api.openai.com/v1 where OPENAI_API_KEY is set]
+  OPENAI_API_KEY        Its key, where it wants one
+  OPENAI_MODEL          The model to ask [default: gpt-4.1]
+  OPENAI_BACKUP_MODEL   The model to fall back to
+                        [default: gpt-4.1-mini; none where OPENAI_MODEL is set]
+  LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY, LANGFUSE_BASE_URL
+                        Where to send the traces; without keys they stay here
+  NO_COLOR              Set to anything: no colours
+
+Without OPENAI_BASE_URL and OPENAI_API_KEY, or with --faults or --seed, an embedded server on a
+local port plays the language model and fails on purpose. It needs no network.
+
+Exit codes:
+  0    a report was written, if need be with findings missing
+  1    something unexpected went wrong
+  2    wrong use: a flag, a ticker or a setting
+  3    the model endpoint cannot be used: unreachable, wrong key, or every analyst failed
+  130  interrupted with Ctrl-C";
+
+/// Four analysts look at a stock and ask a language model to phrase what they found.
+///
+/// Each is an agent of its own with retries, a timeout, a circuit breaker shared by all who call
+/// the same model, and a weaker model to fall back to. The report says what is missing, the trace
+/// what went wrong on the way.
+#[derive(Debug, Parser)]
+#[command(name = "research-swarm", after_help = MORE, after_long_help = MORE, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The stock to look at: AAPL, AMZN, GOOG, IBM or MSFT.
+    #[arg(default_value = "AAPL")]
+    pub(crate) ticker: String,
+
+    /// How often the embedded server fails [default: some].
+    #[arg(long, value_name = "WEATHER")]
+    pub(crate) faults: Option<Weather>,
+
+    /// The seed of the embedded server's faults [default: 7].
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// How the layers of each agent nest.
+    #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
+    pub(crate) order: Nesting,
+
+    /// Print the report and the trace as one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How often the embedded server fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Weather {
+    /// Never.
+    None,
+    /// Now and then.
+    #[default]
+    Some,
+    /// The first model nearly always, the backup model often.
+    Storm,
+}
+
+/// How the layers of each agent nest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Nesting {
+    /// Fallback chain, and in it for each model retry, breaker, timeout.
+    #[default]
+    Default,
+    /// Breaker, retry, timeout, fallback chain: what the design that buttress came from has.
+    Seed,
+}
+
+const DEFAULT_SEED: u64 = 7;
+
+// ===== impl Cli =====
+
+impl Cli {
+    /// Returns whether the embedded server was asked for by name.
+    pub(crate) const fn wants_embedded_server(&self) -> bool {
+        self.faults.is_some() || self.seed.is_some()
+    }
+
+    /// Returns what the embedded server is to do.
+    pub(crate) fn faults(&self) -> Faults {
+        Faults::new(self.faults.unwrap_or_default(), self.seed.unwrap_or(DEFAULT_SEED))
+    }
+}
+
+// ===== impl Nesting =====
+
+impl From<Nesting> for Order {
+    fn from(nesting: Nesting) -> Self {
+        match nesting {
+            Nesting::Default => Self::Default,
+            Nesting::Seed => Self::Seed,
+        }
+    }
+}
+
+// ===== impl Weather =====
+
+impl Weather {
+    /// Returns the word of the command line.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Some => "some",
+            Self::Storm => "storm",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_seed_alone_asks_for_the_embedded_server() {
+        assert!(!Cli::parse_from(["research-swarm", "MSFT"]).wants_embedded_server());
+        assert!(Cli::parse_from(["research-swarm", "--seed", "3"]).wants_embedded_server());
+    }
+
+    #[test]
+    fn help_names_every_ticker_and_exit_code() {
+        let help = Cli::command().render_long_help().to_string();
+        for word in
+            crate::prices::tickers().into_iter().chain(["\n  0 ", "\n  1 ", "\n  2 ", "\n  3 "])
+        {
+            assert!(help.contains(word), "{word} is missing");
+        }
+    }
+}

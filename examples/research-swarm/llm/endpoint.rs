@@ -1,0 +1,181 @@
+//! Where the language model is.
+
+use std::fmt;
+
+use http::{HeaderValue, Uri};
+
+const OPENAI: &str = "https://api.openai.com/v1";
+const MODEL: &str = "gpt-4.1";
+const BACKUP_MODEL: &str = "gpt-4.1-mini";
+
+/// An OpenAI-compatible endpoint and the models to ask there.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    base_url: String,
+    chat: Uri,
+    /// Marked as sensitive, so `Debug` does not show it.
+    authorization: Option<HeaderValue>,
+    model: String,
+    backup_model: Option<String>,
+}
+
+/// What the environment says about the endpoint, unchecked; an empty variable is none.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) base_url: Option<String>,
+    pub(crate) api_key: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) backup_model: Option<String>,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InvalidSetting(String);
+
+// ===== impl Settings =====
+
+impl Settings {
+    /// Reads the variables that OpenAI's own clients read.
+    pub(crate) fn from_env() -> Self {
+        let read = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        Self {
+            base_url: read("OPENAI_BASE_URL"),
+            api_key: read("OPENAI_API_KEY"),
+            model: read("OPENAI_MODEL"),
+            backup_model: read("OPENAI_BACKUP_MODEL"),
+        }
+    }
+
+    /// Returns the endpoint, or none where the settings name none.
+    pub(crate) fn endpoint(self) -> Result<Option<Endpoint>, InvalidSetting> {
+        let base_url = match (self.base_url, &self.api_key) {
+            (Some(base_url), _) => base_url,
+            (None, Some(_)) => OPENAI.to_owned(),
+            (None, None) => return Ok(None),
+        };
+        let backup_model = match (&self.model, self.backup_model) {
+            // Only OpenAI's own default has a weaker model that surely exists.
+            (None, None) => Some(BACKUP_MODEL.to_owned()),
+            (_, backup_model) => backup_model,
+        };
+        let model = self.model.unwrap_or_else(|| MODEL.to_owned());
+        Endpoint::new(&base_url, self.api_key.as_deref(), model, backup_model).map(Some)
+    }
+}
+
+// ===== impl Endpoint =====
+
+impl Endpoint {
+    pub(crate) fn new(
+        base_url: &str,
+        api_key: Option<&str>,
+        model: String,
+        backup_model: Option<String>,
+    ) -> Result<Self, InvalidSetting> {
+        let base_url = base_url.trim().trim_end_matches('/').to_owned();
+        let chat = chat_address(&base_url).ok_or_else(|| {
+            InvalidSetting(format!(
+                "OPENAI_BASE_URL must be an address such as {OPENAI}, not {base_url:?}"
+            ))
+        })?;
+        let authorization = api_key.map(bearer).transpose()?;
+        Ok(Self { base_url, chat, authorization, model, backup_model })
+    }
+
+    /// Returns the address that the user gave.
+    pub(crate) fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// Returns the address of chat completions.
+    pub(crate) const fn chat(&self) -> &Uri {
+        &self.chat
+    }
+
+    /// Returns the header that carries the key.
+    pub(crate) const fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
+    /// Returns the model that is asked first.
+    pub(crate) fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Returns the model to fall back to.
+    pub(crate) fn backup_model(&self) -> Option<&str> {
+        self.backup_model.as_deref()
+    }
+}
+
+fn chat_address(base_url: &str) -> Option<Uri> {
+    let chat: Uri = format!("{base_url}/chat/completions").parse().ok()?;
+    let known_scheme = matches!(chat.scheme_str(), Some("http" | "https"));
+    (known_scheme && chat.host().is_some_and(|host| !host.is_empty())).then_some(chat)
+}
+
+fn bearer(api_key: &str) -> Result<HeaderValue, InvalidSetting> {
+    let mut header = HeaderValue::from_str(&format!("Bearer {}", api_key.trim()))
+        .map_err(|_| InvalidSetting("OPENAI_API_KEY holds characters no key has".to_owned()))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+// ===== impl InvalidSetting =====
+
+impl fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidSetting {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(value: &str) -> Option<String> {
+        Some(value.to_owned())
+    }
+
+    #[test]
+    fn nothing_set_is_no_endpoint() {
+        let model_alone = Settings { model: text("llama3"), ..Settings::default() };
+        assert!(model_alone.endpoint().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_key_alone_means_openai_with_its_models() {
+        let settings = Settings { api_key: text("sk-secret"), ..Settings::default() };
+        let endpoint = settings.endpoint().unwrap().unwrap();
+        assert_eq!(endpoint.chat(), "https://api.openai.com/v1/chat/completions");
+        assert_eq!((endpoint.model(), endpoint.backup_model()), (MODEL, Some(BACKUP_MODEL)));
+        assert!(!format!("{endpoint:?}").contains("sk-secret"));
+    }
+
+    #[test]
+    fn a_model_of_ones_own_has_no_backup_but_a_named_one() {
+        let mut settings = Settings {
+            base_url: text("http://localhost:11434/v1/"),
+            model: text("llama3"),
+            ..Settings::default()
+        };
+        let endpoint = settings.clone().endpoint().unwrap().unwrap();
+        assert_eq!(endpoint.chat(), "http://localhost:11434/v1/chat/completions");
+        assert_eq!(endpoint.backup_model(), None);
+        assert!(endpoint.authorization().is_none());
+
+        settings.backup_model = text("phi4");
+        assert_eq!(settings.endpoint().unwrap().unwrap().backup_model(), Some("phi4"));
+    }
+
+    #[test]
+    fn a_wrong_address_is_named() {
+        for wrong in ["localhost", "ftp://example.org/v1", "http://", "http:///v1"] {
+            let settings = Settings { base_url: text(wrong), ..Settings::default() };
+            let error = settings.endpoint().unwrap_err();
+            assert!(error.to_string().starts_with("OPENAI_BASE_URL must be"), "{wrong}: {error}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Live progress on stderr: what the layers of each agent are doing, as they do it.
+//!
+//! A small `tracing` layer listens to the same spans and log lines that become the trace. On a
+//! terminal it redraws one line per analyst; elsewhere it writes one line per event.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use buttress::telemetry;
+use tokio::time::Instant;
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
+use tracing_subscriber::{
+    Layer,
+    layer::Context,
+    registry::{LookupSpan, SpanRef},
+};
+
+use crate::{
+    analysts::Analyst,
+    style::{Paint, Style},
+};
+
+/// What is known about the run so far, and where to show it.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress(Arc<Mutex<Board>>);
+
+#[derive(Debug)]
+struct Board {
+    started: Instant,
+    style: Style,
+    in_place: bool,
+    rows: Vec<Row>,
+    /// Circuits that are not closed, with their state.
+    circuits: Vec<(String, String)>,
+    /// How many lines are on the terminal from the last time.
+    drawn: usize,
+}
+
+#[derive(Debug)]
+struct Row {
+    analyst: Analyst,
+    state: State,
+    calls: u32,
+    retries: u32,
+    fell_back: bool,
+    note: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Asking(String),
+    Done(Duration),
+    Failed(Duration),
+}
+
+/// Which row of the board a span belongs to.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    row: usize,
+    is_agent: bool,
+}
+
+// ===== impl Progress =====
+
+impl Progress {
+    /// Shows the progress on stderr.
+    pub(crate) fn on_stderr() -> Self {
+        let rows = Analyst::ALL.map(Row::new).into();
+        let in_place = io::stderr().is_terminal();
+        Self(Arc::new(Mutex::new(Board {
+            started: Instant::now(),
+            style: Style::of(&io::stderr()),
+            in_place,
+            rows,
+            circuits: Vec::new(),
+            drawn: 0,
+        })))
+    }
+
+    /// Shows that a circuit has changed its state.
+    pub(crate) fn circuit(&self, name: &str, state: &impl fmt::Display) {
+        let state = state.to_string();
+        let mut board = self.board();
+        board.circuits.retain(|(known, _)| known != name);
+        board.say(None, &format!("circuit {name} is {state}"));
+        if state != "closed" {
+            board.circuits.push((name.to_owned(), state));
+        }
+        board.draw();
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        // A poisoned board is only a picture that is half drawn.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, row: usize, change: impl FnOnce(&mut Row, Duration)) {
+        let mut board = self.board();
+        let elapsed = board.started.elapsed();
+        if let Some(row) = board.rows.get_mut(row) {
+            change(row, elapsed);
+        }
+        board.draw();
+    }
+
+    fn say(&self, row: Option<usize>, line: &str) {
+        self.board().say(row, line);
+    }
+}
+
+impl<S> Layer<S> for Progress
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id).filter(is_ours) else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let place = match span.name() {
+            telemetry::span::AGENT => row_of(&fields).map(|row| Place { row, is_agent: true }),
+            _ => place_above(&span),
+        };
+        let Some(place) = place else { return };
+        span.extensions_mut().insert(place);
+        self.started(span.name(), place.row, &fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id).filter(is_ours) else { return };
+        let Some(place) = span.extensions().get::<Place>().copied() else { return };
+        if !place.is_agent {
+            return;
+        }
+        let mut fields = Fields::default();
+        values.record(&mut fields);
+        if let Some(outcome) = fields.outcome {
+            self.ended(place.row, &outcome);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if event.metadata().target() != telemetry::LOG_TARGET {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let Some(message) = fields.message else { return };
+        let place = context.event_span(event).and_then(|span| place_here(&span));
+        if let Some(place) = place {
+            self.update(place.row, |row, _| row.note.clone_from(&message));
+        }
+        self.say(place.map(|place| place.row), &message);
+    }
+}
+
+impl Progress {
+    fn started(&self, span: &str, row: usize, fields: &Fields) {
+        match span {
+            telemetry::span::LLM_CALL => {
+                let model = fields.model.clone().unwrap_or_default();
+                self.say(Some(row), &format!("asks {model}"));
+                self.update(row, |row, _| {
+                    row.calls += 1;
+                    row.state = State::Asking(model);
+                });
+            }
+            telemetry::span::RETRY_ATTEMPT if fields.attempt > Some(1) => {
+                self.update(row, |row, _| row.retries += 1);
+            }
+            telemetry::span::FALLBACK_ATTEMPT if fields.agent_index > Some(0) => {
+                self.update(row, |row, _| row.fell_back = true);
+            }
+            _ => {}
+        }
+    }
+
+    fn ended(&self, row: usize, outcome: &str) {
+        self.update(row, |row, elapsed| {
+            row.state = match outcome {
+                telemetry::outcome::SUCCESS => State::Done(elapsed),
+                _ => State::Failed(elapsed),
+            };
+        });
+        let board = self.board();
+        let summary = board.rows[row].to_string();
+        board.say(Some(row), &summary);
+    }
+}
+
+fn is_ours<'a, S: LookupSpan<'a>>(span: &SpanRef<'a, S>) -> bool {
+    span.metadata().target() == telemetry::TARGET
+}
+
+fn row_of(fields: &Fields) -> Option<usize> {
+    let id = fields.agent_id.as_deref()?;
+    Analyst::ALL.iter().position(|analyst| analyst.name() == id)
+}
+
+/// Finds the row of the agent above a span that is not an agent itself.
+fn place_above<'a, S: LookupSpan<'a>>(span: &SpanRef<'a, S>) -> Option<Place> {
+    span.parent().and_then(|parent| place_here(&parent))
+}
+
+fn place_here<'a, S: LookupSpan<'a>>(span: &SpanRef<'a, S>) -> Option<Place> {
+    span.scope()
+        .find_map(|span| span.extensions().get::<Place>().copied())
+        .map(|place| Place { is_agent: false, ..place })
+}
+
+// ===== impl Board =====
+
+impl Board {
+    /// Writes a line where lines stay; on a terminal the rows show the same.
+    fn say(&self, row: Option<usize>, line: &str) {
+        if self.in_place {
+            return;
+        }
+        let who = row.and_then(|row| self.rows.get(row)).map(|row| row.analyst.name());
+        let seconds = self.started.elapsed().as_secs_f64();
+        let who = who.map(|who| format!("{who}: ")).unwrap_or_default();
+        // Progress that nobody can read is no reason to stop.
+        writeln!(io::stderr(), "{seconds:6.2}s  {who}{line}").ok();
+    }
+
+    /// Redraws the rows on a terminal.
+    fn draw(&mut self) {
+        if !self.in_place {
+            return;
+        }
+        // Without wrapping a long note is cut off at the edge, and each row stays one line.
+        let mut text = String::from("\x1b[?7l");
+        if self.drawn > 0 {
+            text.push_str(&format!("\x1b[{}A", self.drawn));
+        }
+        for row in &self.rows {
+            text.push_str(&format!("\r\x1b[2K{}\n", row.show(self.style)));
+        }
+        let circuits: Vec<_> =
+            self.circuits.iter().map(|(name, state)| format!("{name} {state}")).collect();
+        let breaker = if circuits.is_empty() { "closed".to_owned() } else { circuits.join(", ") };
+        let paint = if circuits.is_empty() { Paint::Dim } else { Paint::Red };
+        let circuits = self.style.paint(paint, format_args!("circuits: {breaker}"));
+        text.push_str(&format!("\r\x1b[2K{circuits}\n"));
+        text.push_str("\x1b[?7h");
+        self.drawn = self.rows.len() + 1;
+        io::stderr().write_all(text.as_bytes()).ok();
+    }
+}
+
+// ===== impl Row =====
+
+impl Row {
+    fn new(analyst: Analyst) -> Self {
+        Self {
+            analyst,
+            state: State::Waiting,
+            calls: 0,
+            retries: 0,
+            fell_back: false,
+            note: String::new(),
+        }
+    }
+
+    fn show(&self, style: Style) -> String {
+        let (paint, mark) = match &self.state {
+            State::Waiting => (Paint::Dim, ' '),
+            State::Asking(_) => (Paint::Plain, '>'),
+            State::Done(_) => (Paint::Green, '+'),
+            State::Failed(_) => (Paint::Red, 'x'),
+        };
+        let note = match self.state {
+            State::Done(_) => "",
+            _ => &self.note,
+        };
+        format!(
+            "{} {:<12} {}  {}",
+            style.paint(paint, mark),
+            self.analyst,
+            style.paint(paint, format_args!("{self}")),
+            style.paint(Paint::Dim, note)
+        )
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.state {
+            State::Waiting => f.write_str("waits")?,
+            State::Asking(model) => write!(f, "asks {model}")?,
+            State::Done(elapsed) => write!(f, "done after {:.1} s", elapsed.as_secs_f64())?,
+            State::Failed(elapsed) => write!(f, "failed after {:.1} s", elapsed.as_secs_f64())?,
+        }
+        if self.calls > 0 {
+            write!(f, ", {} call{}", self.calls, plural(self.calls))?;
+        }
+        match self.retries {
+            0 => {}
+            1 => f.write_str(", 1 retry")?,
+            retries => write!(f, ", {retries} retries")?,
+        }
+        if self.fell_back { f.write_str(", fallback") } else { Ok(()) }
+    }
+}
+
+const fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// The fields that progress looks at.
+#[derive(Debug, Default)]
+struct Fields {
+    agent_id: Option<String>,
+    model: Option<String>,
+    outcome: Option<String>,
+    message: Option<String>,
+    attempt: Option<i64>,
+    agent_index: Option<i64>,
+}
+
+impl Visit for Fields {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        match field.name() {
+            "attempt" => self.attempt = Some(value),
+            "agent_index" => self.agent_index = Some(value),
+            _ => {}
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let slot = match field.name() {
+            telemetry::key::AGENT_ID => &mut self.agent_id,
+            "gen_ai.request.model" => &mut self.model,
+            telemetry::key::OUTCOME => &mut self.outcome,
+            "message" => &mut self.message,
+            _ => return,
+        };
+        *slot = Some(value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = Some(format!("{value:?}"));
+        }
+    }
+}

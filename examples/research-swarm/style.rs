@@ -1,0 +1,57 @@
+//! Colours, where a person on a terminal wants them.
+
+use std::{fmt, io::IsTerminal};
+
+/// Whether to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Style {
+    coloured: bool,
+}
+
+/// A colour or weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paint {
+    Plain,
+    Bold,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+}
+
+// ===== impl Style =====
+
+impl Style {
+    /// Colours on a terminal, unless `NO_COLOR` is set (<https://no-color.org>) or the terminal
+    /// knows no colours.
+    pub(crate) fn of(stream: &impl IsTerminal) -> Self {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self { coloured: stream.is_terminal() && !forbidden && !dumb }
+    }
+
+    /// Puts a colour around a text.
+    pub(crate) fn paint(self, paint: Paint, text: impl fmt::Display) -> String {
+        let code = match paint {
+            Paint::Plain => return text.to_string(),
+            Paint::Bold => 1,
+            Paint::Dim => 2,
+            Paint::Red => 31,
+            Paint::Green => 32,
+            Paint::Yellow => 33,
+        };
+        if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_colours_the_text_is_untouched() {
+        assert_eq!(Style { coloured: false }.paint(Paint::Red, "text"), "text");
+        assert_eq!(Style { coloured: true }.paint(Paint::Red, "text"), "\x1b[31mtext\x1b[0m");
+        assert_eq!(Style { coloured: true }.paint(Paint::Plain, "text"), "text");
+    }
+}

@@ -1,0 +1,329 @@
+//! The swarm: four analysts side by side, each an agent of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use buttress::{
+    Circuit, CircuitBreakerLayer, Classify as _, Error, ExponentialBackoff, Failure,
+    FaultTolerantAgent, Order, Outcome, RetryLayer, telemetry,
+};
+use tokio::task::JoinSet;
+use tracing::{Instrument as _, Span, field::Empty};
+
+use crate::{
+    analysts::{Analyst, Facts},
+    llm::{ChatClassifier, ChatModel, Endpoint, HttpClient, Question, Reply},
+    prices::Prices,
+    progress::Progress,
+};
+
+type Agent = FaultTolerantAgent<ChatModel, Question, ChatClassifier>;
+
+/// How patient the agents are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For one attempt.
+    timeout: Duration,
+    /// Before the second attempt.
+    base_delay: Duration,
+    /// The failures in a row that open a circuit.
+    failures: u32,
+    /// Until an open circuit is tried again.
+    open_for: Duration,
+}
+
+/// Four analysts and the models that phrase for them.
+#[derive(Debug)]
+pub(crate) struct Swarm {
+    agents: Vec<(Analyst, Agent)>,
+    /// Kept, since dropping a subscription ends it.
+    _subscriptions: Vec<buttress::circuit_breaker::Subscription>,
+}
+
+/// What the analysts found.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) missing: Vec<Missing>,
+}
+
+/// What one analyst found.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) analyst: Analyst,
+    pub(crate) text: String,
+    /// The model that phrased it.
+    pub(crate) model: Option<String>,
+    pub(crate) facts: Facts,
+}
+
+/// Why one analyst's finding is missing.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub(crate) analyst: Analyst,
+    pub(crate) failure: Failure,
+    /// None where the last answer was a failure by itself.
+    pub(crate) error: Option<Error>,
+}
+
+/// How much of the report is there, by the seed's thresholds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Degradation {
+    Full,
+    Degraded,
+    Minimal,
+}
+
+// ===== impl Patience =====
+
+impl Patience {
+    /// The defaults of the library: a real model may think for a while.
+    pub(crate) const REAL: Self = Self {
+        timeout: Duration::from_secs(30),
+        base_delay: Duration::from_secs(1),
+        failures: 5,
+        open_for: Duration::from_secs(30),
+    };
+
+    /// For the embedded server, which answers in milliseconds or not at all.
+    pub(crate) const EMBEDDED: Self = Self {
+        timeout: Duration::from_secs(1),
+        base_delay: Duration::from_millis(50),
+        failures: 2,
+        open_for: Duration::from_secs(5),
+    };
+}
+
+// ===== impl Swarm =====
+
+impl Swarm {
+    /// Builds an agent for each analyst; they share one circuit for each model.
+    pub(crate) fn new(
+        endpoint: &Arc<Endpoint>,
+        patience: Patience,
+        order: Order,
+        progress: &Progress,
+    ) -> Self {
+        let client = HttpClient::new();
+        let model = |name: &str| ChatModel::new(client.clone(), Arc::clone(endpoint), name);
+        let circuit = |name: &str| {
+            let layer = CircuitBreakerLayer::new(name).consecutive_failures(patience.failures);
+            layer.open_for(patience.open_for).circuit()
+        };
+        let primary = circuit(endpoint.model());
+        let backup = endpoint.backup_model().map(|name| (name, circuit(name)));
+
+        let agents = Analyst::ALL.map(|analyst| {
+            let mut agent = FaultTolerantAgent::builder(analyst.name())
+                .classify(ChatClassifier::new())
+                .timeout(patience.timeout)
+                .retry(RetryLayer::new(3).backoff(ExponentialBackoff::new(patience.base_delay)))
+                .circuit(primary.clone())
+                .order(order);
+            if let Some((name, circuit)) = &backup {
+                agent = agent.fallback_with_circuit(*name, model(name), circuit.clone());
+            }
+            (analyst, agent.service(model(endpoint.model())))
+        });
+        let circuits = std::iter::once(&primary).chain(backup.iter().map(|(_, circuit)| circuit));
+        Self {
+            agents: agents.into(),
+            _subscriptions: circuits.map(|circuit| show(circuit, progress)).collect(),
+        }
+    }
+
+    /// Lets every analyst look at the prices and have the finding phrased.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future stops every analyst.
+    pub(crate) async fn run(&self, prices: &Prices) -> Survey {
+        let span = open_span(prices.ticker());
+        let run = Run { span: span.clone(), ended: false };
+        let mut analysts = JoinSet::new();
+        for (analyst, agent) in &self.agents {
+            let facts = analyst.analyse(prices);
+            let question = Question::new(analyst.name(), prices.ticker(), facts.sentences());
+            let answer = ask(*analyst, agent.clone(), question, facts);
+            analysts.spawn(answer.instrument(span.clone()));
+        }
+        let mut survey = Survey { findings: Vec::new(), missing: Vec::new() };
+        while let Some(result) = analysts.join_next().await {
+            match result.expect("an agent catches the panics of its models") {
+                Ok(finding) => survey.findings.push(finding),
+                Err(missing) => survey.missing.push(missing),
+            }
+        }
+        survey.sort();
+        run.end(&survey);
+        survey
+    }
+}
+
+fn show(circuit: &Circuit, progress: &Progress) -> buttress::circuit_breaker::Subscription {
+    let progress = progress.clone();
+    let name = circuit.name().to_owned();
+    circuit.subscribe(move |transition| progress.circuit(&name, &transition.to))
+}
+
+async fn ask(
+    analyst: Analyst,
+    agent: Agent,
+    question: Question,
+    facts: Facts,
+) -> Result<Finding, Missing> {
+    let answer = match agent.invoke(question).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let failure = error.failure().clone();
+            return Err(Missing { analyst, failure, error: Some(error) });
+        }
+    };
+    // Where no other agent was left to ask, a refusal such as a 401 comes through as it is.
+    match (ChatClassifier::new().classify(Ok(&answer)), Reply::read(answer.body())) {
+        (Outcome::Failure(failure), _) => Err(Missing { analyst, failure, error: None }),
+        (_, Some(Reply { text, model, .. })) => Ok(Finding { analyst, text, model, facts }),
+        (_, None) => unreachable!("the classifier takes only readable answers as a success"),
+    }
+}
+
+// ===== impl Survey =====
+
+impl Survey {
+    /// Returns the share of the analysts that answered.
+    pub(crate) fn success_rate(&self) -> f64 {
+        let total = self.findings.len() + self.missing.len();
+        if total == 0 { 1.0 } else { self.findings.len() as f64 / total as f64 }
+    }
+
+    pub(crate) fn degradation(&self) -> Degradation {
+        Degradation::of(self.success_rate())
+    }
+
+    fn sort(&mut self) {
+        let place = |analyst: Analyst| Analyst::ALL.iter().position(|known| *known == analyst);
+        self.findings.sort_by_key(|finding| place(finding.analyst));
+        self.missing.sort_by_key(|missing| place(missing.analyst));
+    }
+}
+
+// ===== impl Degradation =====
+
+impl Degradation {
+    const fn of(success_rate: f64) -> Self {
+        if success_rate < 0.5 {
+            Self::Minimal
+        } else if success_rate < 0.8 {
+            Self::Degraded
+        } else {
+            Self::Full
+        }
+    }
+
+    pub(crate) const fn level(self) -> u8 {
+        match self {
+            Self::Full => 0,
+            Self::Degraded => 1,
+            Self::Minimal => 2,
+        }
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Degraded => "degraded",
+            Self::Minimal => "minimal",
+        }
+    }
+}
+
+/// The span of the whole run; dropped before its end, the run was interrupted.
+struct Run {
+    span: Span,
+    ended: bool,
+}
+
+fn open_span(ticker: &str) -> Span {
+    let agents = i64::try_from(Analyst::ALL.len()).expect("there are four");
+    tracing::info_span!(
+        target: telemetry::TARGET,
+        "research_swarm_with_degradation",
+        observation_type = "chain",
+        metadata = serde_json::json!({ "ticker": ticker }).to_string(),
+        required_agents_count = 0_i64,
+        optional_agents_count = agents,
+        total_agents = agents,
+        degradation_level = Empty,
+        success_rate = Empty,
+        successful_agents = Empty,
+        failed_agents = Empty,
+        outcome = Empty,
+        level = Empty,
+        status_message = Empty,
+    )
+}
+
+impl Run {
+    fn end(mut self, survey: &Survey) {
+        self.ended = true;
+        let span = &self.span;
+        let failed: Vec<_> = survey.missing.iter().map(|missing| missing.analyst.name()).collect();
+        let (level, rate) = (survey.degradation(), survey.success_rate());
+        span.record("degradation_level", i64::from(level.level()));
+        span.record("success_rate", rate);
+        span.record("successful_agents", i64::try_from(survey.findings.len()).unwrap_or(i64::MAX));
+        span.record("failed_agents", serde_json::json!(failed).to_string());
+        span.in_scope(|| {
+            tracing::info!(
+                target: telemetry::SCORE_TARGET,
+                name = "degradation_level",
+                value = f64::from(level.level()),
+                comment = format!("Success rate: {:.1}%", rate * 100.0),
+            );
+        });
+        let outcome = if survey.findings.is_empty() {
+            self.status(telemetry::level::ERROR, "Every analyst failed");
+            telemetry::outcome::FAILURE
+        } else {
+            if !failed.is_empty() {
+                let message = format!("{}, without {}", level.as_str(), failed.join(", "));
+                self.status(telemetry::level::WARNING, &message);
+            }
+            telemetry::outcome::SUCCESS
+        };
+        self.span.record(telemetry::key::OUTCOME, outcome);
+    }
+
+    fn status(&self, level: &'static str, message: &str) {
+        self.span.record(telemetry::key::LEVEL, level);
+        self.span.record(telemetry::key::STATUS_MESSAGE, message);
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.status(telemetry::level::WARNING, "The run was interrupted");
+            self.span.record(telemetry::key::OUTCOME, telemetry::outcome::CANCELLED);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thresholds_are_the_seeds() {
+        assert_eq!(Degradation::of(1.0), Degradation::Full);
+        assert_eq!(Degradation::of(0.8), Degradation::Full);
+        assert_eq!(Degradation::of(0.75), Degradation::Degraded);
+        assert_eq!(Degradation::of(0.5), Degradation::Degraded);
+        assert_eq!(Degradation::of(0.25), Degradation::Minimal);
+    }
+
+    #[test]
+    fn an_empty_survey_divides_nothing_by_zero() {
+        let survey = Survey { findings: Vec::new(), missing: Vec::new() };
+        assert_eq!(survey.degradation(), Degradation::Full);
+    }
+}

@@ -1,0 +1,322 @@
+//! Drives the program as a user does: real processes, real sockets, no network beyond this
+//! machine.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Output, Stdio},
+    thread,
+};
+
+use serde_json::Value;
+
+/// Makes a command with nothing of the surroundings that could change what it does.
+fn swarm(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_research-swarm"));
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if ["LANGFUSE_", "OPENAI_", "OTEL_", "RUST_LOG", "NO_COLOR"]
+            .iter()
+            .any(|prefix| name_text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    swarm(arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("the program ends by itself")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs with `--json` and reads the one document on stdout.
+fn run_json(arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
+    let output = run(&arguments);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    serde_json::from_slice(&output.stdout).expect("stdout is one JSON document")
+}
+
+/// Returns every observation of the trace, parents first.
+fn observations(document: &Value) -> Vec<&Value> {
+    fn walk<'a>(observation: &'a Value, into: &mut Vec<&'a Value>) {
+        into.push(observation);
+        for child in observation["children"].as_array().into_iter().flatten() {
+            walk(child, into);
+        }
+    }
+    let mut all = Vec::new();
+    for root in document["trace"].as_array().expect("the trace is a list of roots") {
+        walk(root, &mut all);
+    }
+    all
+}
+
+fn named<'a>(observations: &[&'a Value], name: &str) -> Vec<&'a Value> {
+    observations.iter().copied().filter(|observation| observation["name"] == name).collect()
+}
+
+fn analysts(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|entry| entry["analyst"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn without_arguments_it_writes_a_report_and_the_trace() {
+    let output = run(&[]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.starts_with("AAPL  123 monthly closes, Jan 2000 to Mar 2010\n"), "{text}");
+    assert!(text.contains("\nTrend  phrased by embedded-"), "{text}");
+    assert!(text.contains("Degradation: "), "{text}");
+    assert!(text.contains("research_swarm_with_degradation"), "{text}");
+    assert!(text.contains("agent_seasonality"), "{text}");
+    // Neither stream is a terminal here.
+    assert!(!text.contains('\x1b') && !stderr(&output).contains('\x1b'));
+    assert!(stderr(&output).contains("trend: asks embedded-large"), "{}", stderr(&output));
+}
+
+#[test]
+fn in_fair_weather_every_analyst_is_answered_at_once() {
+    let document = run_json(&["--faults", "none", "msft"]);
+    let report = &document["report"];
+    assert_eq!(report["ticker"], "MSFT");
+    assert_eq!(report["degradation"]["name"], "full");
+    assert_eq!(analysts(&report["findings"]), ["trend", "volatility", "drawdown", "seasonality"]);
+    assert!(analysts(&report["missing"]).is_empty());
+    // Python: p[-1] / max(p) - 1.
+    let drawdown = report["findings"][2]["facts"]["current_drawdown"].as_f64().unwrap();
+    assert!((drawdown + 0.333_641_832_484_960_6).abs() < 1e-9);
+
+    let observations = observations(&document);
+    let calls = named(&observations, "llm_call");
+    assert_eq!(calls.len(), 4);
+    for call in calls {
+        assert_eq!(call["type"], "generation");
+        assert_eq!(call["gen_ai.response.model"], "embedded-large");
+        assert!(call["gen_ai.usage.input_tokens"].as_i64().unwrap() > 0, "{call}");
+    }
+    assert!(observations.iter().all(|o| o["level"] == "DEFAULT"), "{observations:#?}");
+}
+
+#[test]
+fn a_storm_ends_with_a_report_and_its_trace_tells_of_retries_a_fallback_and_an_open_circuit() {
+    let document = run_json(&["--faults", "storm", "--seed", "7"]);
+    let report = &document["report"];
+    let answered = analysts(&report["findings"]).len();
+    assert!(answered > 0);
+    assert_eq!(answered + analysts(&report["missing"]).len(), 4);
+    let rate = report["degradation"]["success_rate"].as_f64().unwrap();
+    assert!((rate - answered as f64 / 4.0).abs() < 1e-9);
+
+    let observations = observations(&document);
+    let root = observations[0];
+    assert_eq!(root["name"], "research_swarm_with_degradation");
+    assert_eq!(root["type"], "chain");
+    assert_eq!(root["children"].as_array().unwrap().len(), 4);
+
+    let second_attempts = named(&observations, "retry_attempt")
+        .into_iter()
+        .filter(|attempt| attempt["metadata"]["attempt"] == 2);
+    assert!(second_attempts.count() > 0);
+    let rescued = named(&observations, "fallback_chain")
+        .into_iter()
+        .filter(|chain| chain["metadata"]["fallback_succeeded"] == true)
+        .inspect(|chain| assert_eq!(chain["level"], "WARNING"));
+    assert!(rescued.count() > 0);
+    let opened = named(&observations, "circuit_breaker.opened");
+    assert!(!opened.is_empty());
+    assert_eq!(opened[0]["metadata"]["circuit_key"], "embedded-large");
+    let rejected = observations.iter().filter(|o| o["metadata"]["outcome"] == "rejected");
+    assert!(rejected.count() > 0, "nobody ran into the open circuit");
+}
+
+#[test]
+fn a_storm_shows_in_the_text_as_well() {
+    let output = run(&["--faults", "storm", "--seed", "7"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    for word in ["retry_attempt", "fallback_attempt", "circuit_breaker.opened", "WARNING", "ERROR"]
+    {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+    assert!(stderr(&output).contains("circuit embedded-large is open"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_seeds_order_puts_the_breaker_around_the_chain() {
+    let document = run_json(&["--order", "seed", "--faults", "none"]);
+    assert_eq!(analysts(&document["report"]["findings"]).len(), 4);
+    let observations = observations(&document);
+    let agent = named(&observations, "agent_trend")[0];
+    let names: Vec<_> = std::iter::successors(Some(agent), |o| o["children"].get(0))
+        .map(|o| o["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "agent_trend",
+            "circuit_breaker_call",
+            "retry_execution",
+            "retry_attempt",
+            "timeout_protected_call",
+            "fallback_chain",
+            "fallback_attempt",
+            "llm_call",
+        ]
+    );
+}
+
+#[test]
+fn an_unknown_ticker_is_wrong_use_and_the_known_ones_are_named() {
+    let output = run(&["TSLA"]);
+    assert_eq!(code(&output), 2);
+    assert_eq!(
+        stderr(&output),
+        "error: no prices of \"TSLA\"; known are AAPL, AMZN, GOOG, IBM, MSFT\n"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn an_unknown_flag_or_setting_is_wrong_use() {
+    assert_eq!(code(&run(&["--fautls", "storm"])), 2);
+    let output = swarm(&[]).env("OPENAI_BASE_URL", "localhost").output().unwrap();
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).starts_with("error: OPENAI_BASE_URL must be"), "{}", stderr(&output));
+}
+
+#[test]
+fn help_documents_the_exit_codes() {
+    let output = run(&["--help"]);
+    assert_eq!(code(&output), 0);
+    assert!(stdout(&output).contains("Exit codes:"));
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn an_unreachable_endpoint_is_named() {
+    let output = swarm(&["--json"]).env("OPENAI_BASE_URL", "http://127.0.0.1:1").output().unwrap();
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    let last = last_line(&output);
+    assert!(last.starts_with("error: cannot connect to http://127.0.0.1:1: "), "{last}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_refused_key_is_named_and_never_shown() {
+    let endpoint = Server::start(|stream| {
+        let body = r#"{"error":{"message":"Incorrect API key provided: sk-wrong.","type":"invalid_request_error","code":"invalid_api_key"}}"#;
+        read_request(stream);
+        write!(
+            stream,
+            "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+    });
+    let output = swarm(&[])
+        .env("OPENAI_BASE_URL", &endpoint.base_url)
+        .env("OPENAI_API_KEY", "sk-wrong")
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    let expected = format!("error: {} refuses the key in OPENAI_API_KEY", endpoint.base_url);
+    assert_eq!(last_line(&output), expected);
+    assert!(!stdout(&output).contains("sk-wrong"));
+}
+
+#[test]
+fn the_embedded_server_can_be_asked_for_beside_a_real_endpoint() {
+    let output = swarm(&["--faults", "none", "--json"])
+        .env("OPENAI_BASE_URL", "http://127.0.0.1:1")
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+}
+
+/// A model that never answers keeps the program busy until it is interrupted.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_it_at_once() {
+    let (asked, was_asked) = std::sync::mpsc::channel();
+    let endpoint = Server::start(move |stream| {
+        read_request(stream);
+        asked.send(()).unwrap();
+        // Until the client goes away.
+        drop(stream.read(&mut [0; 1]));
+    });
+    let mut child = swarm(&[])
+        .env("OPENAI_BASE_URL", &endpoint.base_url)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    was_asked.recv().unwrap();
+    interrupt(&child);
+    let lines: Vec<_> =
+        BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap).collect();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{lines:#?}");
+    assert_eq!(lines.last().unwrap(), "interrupted");
+}
+
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+}
+
+fn last_line(output: &Output) -> String {
+    stderr(output).lines().last().unwrap_or_default().to_owned()
+}
+
+/// Answers every connection in the same way, for as long as the process of the tests lives.
+struct Server {
+    base_url: String,
+}
+
+impl Server {
+    fn start(answer: impl Fn(&mut TcpStream) + Clone + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.unwrap(), answer.clone());
+                thread::spawn(move || answer(&mut stream));
+            }
+        });
+        Self { base_url }
+    }
+}
+
+/// Reads the head and body of one request, so that closing afterwards resets nothing.
+fn read_request(stream: &TcpStream) {
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let line = line.trim_end().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).unwrap();
+}
