@@ -7,21 +7,23 @@ use buttress::{
     FaultTolerantAgent, RetryLayer,
     test_util::{Answer, Scripted},
 };
-use buttress_langfuse::{FlushError, Langfuse};
+use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder};
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn langfuse(server: &LangfuseServer) -> Langfuse {
+fn builder(server: &LangfuseServer) -> LangfuseBuilder {
     Langfuse::builder()
         .public_key(server.public_key())
         .secret_key(server.secret_key())
         .base_url(format!("{}/", server.base_url()))
         .flush_interval(Duration::from_millis(20))
         .retry_backoff(Duration::from_millis(5), Duration::from_millis(50))
-        .start()
-        .unwrap()
+}
+
+fn langfuse(server: &LangfuseServer) -> Langfuse {
+    builder(server).start().unwrap()
 }
 
 /// Runs calls of an agent that fails once in each, under its own runtime.
@@ -81,7 +83,7 @@ fn a_storm_of_faults_loses_no_span() {
     }
     langfuse.flush(PATIENCE).unwrap();
     let stats = langfuse.stats();
-    assert_eq!((stats.delivered, stats.dropped, stats.set_aside), (50 * SPANS as u64, 0, 0));
+    assert_eq!((stats.delivered, stats.dropped, stats.refused), (50 * SPANS as u64, 0, 0));
     assert_eq!(server.observations().len(), 50 * SPANS);
     let refused = server.requests().len();
     assert!(refused > 10, "only {refused} requests were made");
@@ -108,14 +110,66 @@ fn an_outage_is_waited_for_and_shutdown_says_what_is_left() {
 }
 
 #[test]
-fn a_refused_span_is_set_aside_and_the_others_arrive() {
+fn who_waits_for_delivery_ends_the_pause_between_two_tries() {
+    let server = LangfuseServer::start_blocking();
+    let pause = Duration::from_secs(3_600);
+    let langfuse = builder(&server).retry_backoff(pause, pause).start().unwrap();
+    server.fail_next(Fault::InternalServerError);
+    calls(&langfuse, 1);
+    server.wait_until_blocking(PATIENCE, |received| {
+        received.requests().first().is_some_and(|request| request.status == Some(500))
+    });
+    langfuse.flush(PATIENCE).unwrap();
+    assert_eq!(server.observations().len(), SPANS);
+}
+
+#[test]
+fn who_waits_does_not_end_a_pause_that_the_server_asked_for() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = langfuse(&server);
+    server.fail_next(Fault::TooManyRequests(RetryAfter::Seconds(3_600)));
+    calls(&langfuse, 1);
+    server.wait_until_blocking(PATIENCE, |received| {
+        received.requests().first().is_some_and(|request| request.status == Some(429))
+    });
+    let error = langfuse.flush(Duration::from_millis(100)).unwrap_err();
+    assert!(matches!(error, FlushError::Undelivered { pending: SPANS, .. }), "{error:?}");
+    assert_eq!(server.requests().len(), 1);
+    // The last handle would wait for it.
+    drop(langfuse.shutdown(Duration::ZERO));
+}
+
+#[test]
+fn flush_and_shutdown_deliver_inside_either_runtime_and_a_dropped_handle_does() {
+    let server = LangfuseServer::start_blocking();
+    let mut delivered = 0;
+    for runtime in [
+        tokio::runtime::Builder::new_current_thread().build().unwrap(),
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap(),
+    ] {
+        let (flushed, dropped) = (langfuse(&server), langfuse(&server));
+        calls(&flushed, 1);
+        calls(&dropped, 1);
+        runtime.block_on(async {
+            flushed.flush(PATIENCE).unwrap();
+            flushed.shutdown(PATIENCE).unwrap();
+            flushed.shutdown(PATIENCE).unwrap();
+            drop(dropped);
+        });
+        delivered += 2 * SPANS;
+        assert_eq!(server.observations().len(), delivered);
+    }
+}
+
+#[test]
+fn a_refused_span_is_given_up_and_the_others_arrive() {
     let server = LangfuseServer::start_blocking();
     server.refuse_span("timeout_protected_call");
     let langfuse = langfuse(&server);
     calls(&langfuse, 1);
     langfuse.shutdown(PATIENCE).unwrap();
     let stats = langfuse.stats();
-    assert_eq!((stats.delivered, stats.set_aside), (SPANS as u64 - 2, 2));
+    assert_eq!((stats.delivered, stats.refused), (SPANS as u64 - 2, 2));
     assert_eq!(server.observations().len(), SPANS - 2);
 }
 

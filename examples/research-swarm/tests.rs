@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
     thread,
 };
 
+use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use serde_json::Value;
 
 /// Makes a command with nothing of the surroundings that could change what it does.
@@ -154,6 +156,36 @@ fn a_storm_shows_in_the_text_as_well() {
         assert!(text.contains(word), "{word} is missing in\n{text}");
     }
     assert!(stderr(&output).contains("circuit embedded-large is open"), "{}", stderr(&output));
+}
+
+#[test]
+fn every_span_of_a_storm_reaches_langfuse_through_a_storm_of_its_own() {
+    let langfuse = LangfuseServer::start_blocking();
+    let faults =
+        [(Fault::InternalServerError, 0.25), (Fault::TooManyRequests(RetryAfter::Missing), 0.25)];
+    // These two come in any case; the dice are thrown for what follows.
+    langfuse.fail_with(faults.iter().map(|(fault, _)| Some(fault.clone())));
+    langfuse.random_faults(7, faults);
+    let output = swarm(&["--faults", "storm", "--seed", "7", "--json"])
+        .env("LANGFUSE_PUBLIC_KEY", langfuse.public_key())
+        .env("LANGFUSE_SECRET_KEY", langfuse.secret_key())
+        .env("LANGFUSE_BASE_URL", langfuse.base_url())
+        .env("LANGFUSE_FLUSH_AT", "8")
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(!stderr(&output).contains("not complete"), "{}", stderr(&output));
+    let document = serde_json::from_slice(&output.stdout).unwrap();
+    let ids = |list: Vec<String>| list.into_iter().collect::<BTreeSet<_>>();
+    let seen = ids(observations(&document)
+        .iter()
+        .map(|one| one["id"].as_str().unwrap().to_owned())
+        .collect());
+    let delivered = ids(langfuse.observations().iter().map(|one| one.id().to_owned()).collect());
+    assert!(seen.len() > 50, "a storm has many spans, not {}", seen.len());
+    assert_eq!(seen, delivered);
+    let refused = langfuse.requests().iter().filter(|request| request.fault.is_some()).count();
+    assert!(refused >= 2, "Langfuse had a storm too");
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use http::Uri;
 
+#[cfg(feature = "collector")]
+use crate::delivery::Collector;
 use crate::{
-    delivery::{Delivery, Endpoint, Limits},
+    delivery::{Delivery, Destination, Endpoint, Limits},
     langfuse::Langfuse,
     notice::notice,
     sink::{ProjectLink, TraceDefaults},
@@ -46,10 +48,13 @@ pub struct LangfuseBuilder {
     secret_key: Option<String>,
     base_url: String,
     export_path: String,
-    enabled: bool,
+    /// The variable that switches traces off.
+    disabled_by: Option<&'static str>,
     limits: Limits,
     defaults: TraceDefaults,
     terminal: Option<TerminalTree>,
+    #[cfg(feature = "collector")]
+    collector: Option<Collector>,
 }
 
 /// A variable whose value cannot be used.
@@ -67,6 +72,9 @@ pub enum StartError {
     BaseUrl,
     /// A key holds what no header can.
     Key,
+    /// The settings of the collector cannot be used.
+    #[cfg(feature = "collector")]
+    Collector(String),
     /// The delivery's thread could not be made.
     Thread(std::io::Error),
 }
@@ -79,10 +87,12 @@ impl Langfuse {
             secret_key: None,
             base_url: CLOUD.to_owned(),
             export_path: EXPORT_PATH.to_owned(),
-            enabled: true,
+            disabled_by: None,
             limits: Limits::default(),
             defaults: TraceDefaults::default(),
             terminal: None,
+            #[cfg(feature = "collector")]
+            collector: None,
         }
     }
 
@@ -90,7 +100,8 @@ impl Langfuse {
     ///
     /// `LANGFUSE_PUBLIC_KEY`, `_SECRET_KEY`, `_BASE_URL` (then `_HOST`), `_TRACING_ENVIRONMENT`,
     /// `_RELEASE`, `_SAMPLE_RATE`, `_FLUSH_AT`, `_FLUSH_INTERVAL` and `_TIMEOUT` in seconds,
-    /// `_TRACING_ENABLED`, `_OTEL_TRACES_EXPORT_PATH`. An empty variable counts as absent.
+    /// `_TRACING_ENABLED`, `_OTEL_TRACES_EXPORT_PATH`; of OpenTelemetry's own `OTEL_SERVICE_NAME`
+    /// and `OTEL_SDK_DISABLED`. An empty variable counts as absent.
     ///
     /// # Errors
     ///
@@ -151,17 +162,20 @@ impl Langfuse {
         if let Some(time) = seconds("LANGFUSE_TIMEOUT")? {
             builder.limits.timeout = time;
         }
+        if let Some(name) = get("OTEL_SERVICE_NAME") {
+            builder.defaults.service_name = name;
+        }
         if let Some(text) = get("LANGFUSE_TRACING_ENABLED") {
-            builder.enabled = match text.trim().to_ascii_lowercase().as_str() {
-                "true" | "1" => true,
-                "false" | "0" => false,
-                _ => {
-                    return Err(ConfigError {
-                        variable: "LANGFUSE_TRACING_ENABLED",
-                        message: "must be true or false",
-                    });
-                }
+            let variable = "LANGFUSE_TRACING_ENABLED";
+            builder.disabled_by = match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "1" => None,
+                "false" | "0" => Some(variable),
+                _ => return Err(ConfigError { variable, message: "must be true or false" }),
             };
+        }
+        // OpenTelemetry's specification: anything but "true" is false.
+        if get("OTEL_SDK_DISABLED").is_some_and(|text| text.trim().eq_ignore_ascii_case("true")) {
+            builder.disabled_by = Some("OTEL_SDK_DISABLED");
         }
         Ok(builder)
     }
@@ -291,6 +305,13 @@ impl LangfuseBuilder {
         self
     }
 
+    /// Sends the spans to an OTLP endpoint of one's own instead of Langfuse; no keys are needed.
+    #[cfg(feature = "collector")]
+    pub fn collector(mut self, collector: Collector) -> Self {
+        self.collector = Some(collector);
+        self
+    }
+
     /// Starts delivery; without keys, or switched off, collects the spans in a [`TerminalTree`].
     ///
     /// One line on stderr says when nothing is sent.
@@ -298,28 +319,47 @@ impl LangfuseBuilder {
     /// # Errors
     ///
     /// What keeps delivery from starting.
-    pub fn start(self) -> Result<Langfuse, StartError> {
-        let (Some(public), Some(secret), true) = (&self.public_key, &self.secret_key, self.enabled)
-        else {
-            if self.enabled {
-                notice(format_args!(
-                    "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not both set: \
-                     traces are not sent to Langfuse"
-                ));
-            } else {
-                notice(format_args!(
-                    "LANGFUSE_TRACING_ENABLED is false: traces are not sent to Langfuse"
-                ));
-            }
-            let tree = self.terminal.unwrap_or_default();
-            let sink = Arc::new(tree.clone());
-            return Ok(Langfuse::assemble_for_terminal(sink, self.defaults, tree));
+    pub fn start(mut self) -> Result<Langfuse, StartError> {
+        if let Some(variable) = self.disabled_by {
+            notice(format_args!("{variable} switches tracing off: traces are not sent"));
+            return Ok(self.start_for_terminal());
+        }
+        let Some(destination) = self.destination()? else {
+            notice(format_args!(
+                "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not both set: \
+                 traces are not sent to Langfuse"
+            ));
+            return Ok(self.start_for_terminal());
         };
-        let uri = self.uri()?;
-        let endpoint = Endpoint::new(uri, public, secret, &self.defaults).ok_or(StartError::Key)?;
-        let delivery = Delivery::start(endpoint, self.limits).map_err(StartError::Thread)?;
-        let link = ProjectLink { base_url: self.base_url.clone(), project_id: None };
-        Ok(Langfuse::assemble(Arc::new(delivery), self.defaults, self.terminal, Some(link)))
+        let link = match &destination {
+            Destination::Langfuse(_) => {
+                Some(ProjectLink { base_url: self.base_url.clone(), project_id: None })
+            }
+            #[cfg(feature = "collector")]
+            Destination::Collector { .. } => None,
+        };
+        let delivery = Delivery::start(destination, self.limits)?;
+        Ok(Langfuse::assemble(Arc::new(delivery), self.defaults, self.terminal, link))
+    }
+
+    fn start_for_terminal(self) -> Langfuse {
+        let tree = self.terminal.unwrap_or_default();
+        let sink = Arc::new(tree.clone());
+        Langfuse::assemble_for_terminal(sink, self.defaults, tree)
+    }
+
+    /// Returns where spans go; nowhere without keys.
+    fn destination(&mut self) -> Result<Option<Destination>, StartError> {
+        #[cfg(feature = "collector")]
+        if let Some(collector) = self.collector.take() {
+            let service_name = self.defaults.service_name.clone();
+            return Ok(Some(Destination::Collector { collector, service_name }));
+        }
+        let (Some(public), Some(secret)) = (&self.public_key, &self.secret_key) else {
+            return Ok(None);
+        };
+        let endpoint = Endpoint::new(self.uri()?, public, secret, &self.defaults);
+        Ok(Some(Destination::Langfuse(endpoint.ok_or(StartError::Key)?)))
     }
 
     fn uri(&self) -> Result<Uri, StartError> {
@@ -364,6 +404,8 @@ impl fmt::Display for StartError {
         match self {
             Self::BaseUrl => f.write_str("the address of Langfuse must be one of http or https"),
             Self::Key => f.write_str("a key of Langfuse holds characters that no header can"),
+            #[cfg(feature = "collector")]
+            Self::Collector(problem) => write!(f, "the collector cannot be used: {problem}"),
             Self::Thread(_) => f.write_str("the thread of the delivery could not be started"),
         }
     }
@@ -373,7 +415,7 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Thread(error) => Some(error),
-            Self::BaseUrl | Self::Key => None,
+            _ => None,
         }
     }
 }

@@ -4,6 +4,10 @@
 //! Langfuse understands, encoded, and sent from a thread of its own, which tries again for as long
 //! as the process runs. Without keys nothing is sent and a [`TerminalTree`] collects the same spans.
 //!
+//! | feature | adds | further crates | default |
+//! |---|---|---|---|
+//! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
+//!
 //! Spans wait in memory: what is not delivered when the process is killed is lost.
 
 mod attribute;
@@ -29,6 +33,8 @@ mod trace;
 mod traces;
 mod value;
 
+#[cfg(feature = "collector")]
+pub use self::delivery::Collector;
 pub use self::{
     config::{ConfigError, LangfuseBuilder, StartError},
     current::{CurrentSpan, current},

@@ -4,6 +4,9 @@ use std::{error::Error, fmt, time::Duration};
 
 use crate::encode::Encoded;
 
+/// The name that OpenTelemetry gives to a service without one.
+pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
+
 /// Takes encoded spans: delivery to Langfuse, the terminal, or both.
 pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Takes one span; never blocks on the network.
@@ -37,8 +40,8 @@ pub struct Stats {
     pub delivered: u64,
     /// Spans that were given up because there was no room for them.
     pub dropped: u64,
-    /// Spans that Langfuse refuses, kept aside for inspection.
-    pub set_aside: u64,
+    /// Spans that Langfuse refuses for good, each found alone in its batch; they are not kept.
+    pub refused: u64,
     /// Spans that wait for delivery.
     pub pending: u64,
 }
@@ -106,7 +109,7 @@ impl Default for TraceDefaults {
             version: None,
             sample_rate: 1.0,
             targets: Vec::new(),
-            service_name: "unknown_service".to_owned(),
+            service_name: UNKNOWN_SERVICE.to_owned(),
             as_root: false,
         }
     }

@@ -180,6 +180,32 @@ impl ErrorKind {
     }
 }
 
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout { after } => write!(f, "timed out after {after:?}"),
+            Self::CircuitOpen { key, reason, retry_after } => {
+                match reason {
+                    OpenReason::Open => write!(f, "circuit {key:?} is open")?,
+                    OpenReason::HalfOpenFull => write!(f, "circuit {key:?} is testing recovery")?,
+                    OpenReason::ForcedOpen => write!(f, "circuit {key:?} is forced open")?,
+                }
+                match retry_after {
+                    Some(wait) => write!(f, ", retry in {wait:.1?}"),
+                    None => Ok(()),
+                }
+            }
+            Self::FallbackExhausted { failures } => {
+                write!(f, "all {} agents failed", failures.len())
+            }
+            Self::BudgetExhausted { limit } => write!(f, "the call's {limit} ran out"),
+            Self::Panicked => f.write_str("the agent panicked"),
+            Self::Interrupted { items } => write!(f, "the stream was cut after {items} items"),
+            Self::Service => f.write_str("the agent failed"),
+        }
+    }
+}
+
 // ===== impl Error =====
 
 impl Error {
@@ -341,29 +367,7 @@ impl fmt::Display for Error {
         if let Some(agent) = &self.0.agent {
             write!(f, "agent {agent:?}: ")?;
         }
-        match &self.0.kind {
-            ErrorKind::Timeout { after } => write!(f, "timed out after {after:?}"),
-            ErrorKind::CircuitOpen { key, reason, retry_after } => {
-                match reason {
-                    OpenReason::Open => write!(f, "circuit {key:?} is open")?,
-                    OpenReason::HalfOpenFull => write!(f, "circuit {key:?} is testing recovery")?,
-                    OpenReason::ForcedOpen => write!(f, "circuit {key:?} is forced open")?,
-                }
-                match retry_after {
-                    Some(wait) => write!(f, ", retry in {wait:.1?}"),
-                    None => Ok(()),
-                }
-            }
-            ErrorKind::FallbackExhausted { failures } => {
-                write!(f, "all {} agents failed", failures.len())
-            }
-            ErrorKind::BudgetExhausted { limit } => write!(f, "the call's {limit} ran out"),
-            ErrorKind::Panicked => f.write_str("the agent panicked"),
-            ErrorKind::Interrupted { items } => {
-                write!(f, "the stream was cut after {items} items")
-            }
-            ErrorKind::Service => f.write_str("the agent failed"),
-        }
+        self.0.kind.fmt(f)
     }
 }
 

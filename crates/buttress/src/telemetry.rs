@@ -87,12 +87,12 @@ pub(crate) use internal::{Labels, Telemetry, describe, json, record_failure, rec
 
 /// What layers use to write the contract.
 mod internal {
-    use std::{any::Any, error::Error as _, fmt, sync::Arc};
+    use std::{any::Any, fmt, sync::Arc};
 
     use tracing::Span;
 
     use super::{key, level, outcome};
-    use crate::{Error, Failure};
+    use crate::{BoxError, Error, ErrorKind, Failure};
 
     /// What every span of a layer carries: the setters `agent_id` and `metadata` of each layer.
     #[derive(Debug, Clone, Default)]
@@ -196,9 +196,10 @@ mod internal {
         span.record(key::STATUS_MESSAGE, tracing::field::display(message));
     }
 
-    /// Shows an error as spans and log lines want it: ours together with what caused it.
+    /// Shows an error as spans and log lines want it: in one line with all that caused it.
     ///
-    /// `Display` of our own error leaves the source out, and in a span nobody walks the chain.
+    /// `Display` of our own error names the agent, which spans have a field for, and leaves the
+    /// cause out, which nobody looks up from a span.
     pub(crate) const fn describe<E: fmt::Display + 'static>(error: &E) -> Described<'_, E> {
         Described(error)
     }
@@ -208,13 +209,66 @@ mod internal {
 
     impl<E: fmt::Display + 'static> fmt::Display for Described<'_, E> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{}", self.0)?;
-            let ours = (self.0 as &dyn Any).downcast_ref::<Error>();
-            match ours.and_then(|ours| ours.source()) {
-                Some(source) => write!(f, ": {source}"),
-                None => Ok(()),
+            let any = self.0 as &dyn Any;
+            if let Some(ours) = any.downcast_ref::<Error>() {
+                tell(ours, f)
+            } else if let Some(boxed) = any.downcast_ref::<BoxError>() {
+                tell_chain(&**boxed, f)
+            } else {
+                write!(f, "{}", self.0)
             }
         }
+    }
+
+    fn tell(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = std::error::Error::source(error);
+        match (error.kind(), source) {
+            (ErrorKind::Service, Some(source)) => tell_chain(source, f),
+            (kind @ ErrorKind::FallbackExhausted { failures }, _) => {
+                write!(f, "{kind}")?;
+                for (place, failed) in failures.iter().enumerate() {
+                    f.write_str(if place == 0 { ": " } else { "; " })?;
+                    write!(f, "{}: ", failed.agent)?;
+                    match &failed.error {
+                        Some(error) => tell_chain(&**error, f)?,
+                        None => write!(f, "{}", failed.failure)?,
+                    }
+                }
+                Ok(())
+            }
+            // What it panicked with may show the request.
+            (kind @ ErrorKind::Panicked, _) | (kind, None) => write!(f, "{kind}"),
+            (kind, Some(source)) => {
+                write!(f, "{kind}: ")?;
+                tell_chain(source, f)
+            }
+        }
+    }
+
+    /// The longest chain of causes that is told; one that is longer may be a circle.
+    const LONGEST_CHAIN: usize = 16;
+
+    fn tell_chain(
+        error: &(dyn std::error::Error + 'static),
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let mut told = String::new();
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        for error in causes.take(LONGEST_CHAIN) {
+            if let Some(ours) = error.downcast_ref::<Error>() {
+                return tell(ours, f);
+            }
+            let text = error.to_string();
+            // Many errors repeat what caused them.
+            if told.is_empty() {
+                f.write_str(&text)?;
+                told = text;
+            } else if !told.contains(&text) {
+                write!(f, ": {text}")?;
+                told = text;
+            }
+        }
+        Ok(())
     }
 
     /// The little JSON that spans need: a list of flat objects.

@@ -10,13 +10,14 @@ use std::{
 
 use buttress::{
     AgentLayer, BoxError, CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, Error, ErrorKind,
-    Failure, FailureKind, FallbackLayer, FaultTolerantAgent, Order, RetryLayer, TimeoutLayer,
+    Failure, FailureKind, FallbackLayer, FaultTolerantAgent, Order, RetryBudget, RetryLayer,
+    TimeoutLayer,
     circuit_breaker::State,
     test_util::{Answer, Readiness, Scripted},
 };
 use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt, buffer::BufferLayer, load_shed::LoadShedLayer,
-    util::BoxCloneSyncService,
+    Layer, Service, ServiceBuilder, ServiceExt, buffer::BufferLayer, limit::ConcurrencyLimit,
+    load_shed::LoadShedLayer, util::BoxCloneSyncService,
 };
 
 type Agent = BoxCloneSyncService<&'static str, &'static str, Error>;
@@ -102,6 +103,94 @@ async fn a_dropped_call_drops_the_agents_call_and_is_no_failure() {
         }
         assert_eq!((inner.calls(), inner.dropped()), (1, 1), "{name}");
     }
+}
+
+/// Polls a call up to so many times, with some time after each poll, and drops it.
+///
+/// Returns how often it was polled, if it ended before.
+async fn drop_after<T>(polls: usize, call: impl Future<Output = T>) -> Option<usize> {
+    let mut call = Box::pin(call);
+    let mut cx = Context::from_waker(Waker::noop());
+    for polled in 1..=polls {
+        if call.as_mut().poll(&mut cx).is_ready() {
+            return Some(polled);
+        }
+        tokio::time::advance(Duration::from_millis(10)).await;
+    }
+    None
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_may_be_dropped_at_each_of_its_awaits() {
+    let slow = |answer: Answer<&'static str>| answer.after(Duration::from_millis(25));
+    for order in [Order::Default, Order::Seed] {
+        let mut polls = 0;
+        loop {
+            // Not ready at once, then a failure, a delay, a hang that runs out of time, and a
+            // fallback that is not ready at once either.
+            let primary = script([slow(Answer::error("reset")), Answer::hang()])
+                .readiness(Readiness::After(2));
+            let backup = script([slow(Answer::ok("backup"))]).readiness(Readiness::After(2));
+            let budget = RetryBudget::share(0.5).at_least(1);
+            let agent = FaultTolerantAgent::builder("research")
+                .order(order)
+                .timeout(Duration::from_millis(60))
+                .retry(
+                    RetryLayer::new(2).backoff([Duration::from_millis(20)]).budget(budget.clone()),
+                )
+                .fallback("backup", backup.clone())
+                .service(primary.clone());
+            let ended = drop_after(polls, agent.invoke("AAPL")).await;
+            for service in [&primary, &backup] {
+                assert_eq!(service.calls(), service.finished() + service.dropped(), "{order:?}");
+            }
+            assert_eq!(budget.available(), 1, "{order:?}, dropped after {polls} polls");
+            let circuit = agent.circuit().snapshot();
+            let counted = u64::from(circuit.consecutive_failures) + circuit.cancelled;
+            assert!(counted <= 2, "{order:?}, dropped after {polls} polls: {circuit:?}");
+            if ended.is_some() {
+                break;
+            }
+            polls += 1;
+        }
+        assert!(polls > 10, "{order:?} has more awaits than {polls}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_dropped_at_any_await_gives_its_permit_back() {
+    for polls in 0.. {
+        let layer = CircuitBreakerLayer::new("model").open_for(Duration::from_secs(10));
+        let circuit = layer.circuit();
+        circuit.trip();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let slow = Answer::ok("fine").after(Duration::from_millis(25));
+        let agent = layer.layer(script([slow]).readiness(Readiness::After(2)));
+        let ended = drop_after(polls, agent.oneshot("AAPL")).await;
+        let next = circuit.call(|| async { Ok::<_, Failure>("fine") }).await;
+        assert!(next.is_ok(), "dropped after {polls} polls: {next:?}");
+        if ended.is_some() {
+            assert!(polls > 4, "a probe has more awaits than {polls}");
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_call_gives_back_what_its_readiness_reserved() {
+    let layer = CircuitBreakerLayer::new("model");
+    let limited = ConcurrencyLimit::new(script([Answer::ok("fine")]), 1);
+    let mut waiting = layer.layer(limited.clone());
+    // Holds the only place of the limit.
+    ServiceExt::<&str>::ready(&mut waiting).await.unwrap();
+    layer.circuit().trip();
+    assert!(waiting.call("AAPL").await.unwrap_err().is_circuit_open());
+    layer.circuit().reset();
+    let other = layer.layer(limited).oneshot("AAPL");
+    let answer = tokio::time::timeout(Duration::from_secs(1), other).await;
+    assert_eq!(answer.expect("the place was given back").unwrap(), "fine");
+    ServiceExt::<&str>::ready(&mut waiting).await.unwrap();
+    assert_eq!(waiting.call("AAPL").await.unwrap(), "fine");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,12 +3,19 @@
 //! The thread has a runtime of its own and knows nothing of the caller's, so that waiting for it
 //! cannot deadlock.
 
+#[cfg(feature = "collector")]
+mod collector;
+mod post;
 mod request;
 
 use std::{
     collections::{HashSet, VecDeque},
-    fmt, io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    fmt,
+    pin::pin,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -17,9 +24,14 @@ use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 use tracing::subscriber::NoSubscriber;
 
+#[cfg(feature = "collector")]
+pub use self::collector::Collector;
+#[cfg(feature = "collector")]
+use self::collector::Exporter;
+use self::post::Post;
 pub(crate) use self::request::Endpoint;
-use self::request::{Answer, Sender};
 use crate::{
+    config::StartError,
     encode::Encoded,
     notice::notice,
     sink::{FlushError, Sink, Stats},
@@ -54,7 +66,35 @@ impl Default for Limits {
     }
 }
 
-/// Sends spans to Langfuse.
+/// Where spans go.
+pub(crate) enum Destination {
+    Langfuse(Endpoint),
+    #[cfg(feature = "collector")]
+    Collector {
+        collector: Collector,
+        service_name: String,
+    },
+}
+
+/// Sends batches to one destination.
+enum Sender {
+    Langfuse {
+        endpoint: Box<Endpoint>,
+        post: Post,
+    },
+    #[cfg(feature = "collector")]
+    Collector(Exporter),
+}
+
+/// What became of a batch.
+enum Answer {
+    /// It was taken, but for so many spans that the server counts as refused.
+    Taken { refused: usize },
+    /// It will never be taken as it is.
+    Refused { words: String },
+}
+
+/// Sends spans to their destination.
 pub(crate) struct Delivery {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -62,6 +102,8 @@ pub(crate) struct Delivery {
 
 struct Shared {
     limits: Limits,
+    /// The destination's name in sentences.
+    peer: &'static str,
     state: Mutex<State>,
     /// Wakes the thread.
     work: Notify,
@@ -69,6 +111,10 @@ struct Shared {
     stop: Notify,
     /// Wakes who waits in `flush` and `shutdown`.
     settled: Condvar,
+    /// Ends the pause between two tries: somebody has begun to wait.
+    hurried: Notify,
+    /// Whether the delivery pauses between two tries, and nobody asked it to.
+    pausing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -76,8 +122,8 @@ struct State {
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
     stats: Stats,
-    /// Somebody waits: do not wait for more spans.
-    hurry: bool,
+    /// How many threads wait in `flush` and `shutdown`: do not wait for more spans.
+    waiting: usize,
     closing: bool,
     stopped: bool,
     last_error: Option<String>,
@@ -88,21 +134,28 @@ struct State {
 // ===== impl Delivery =====
 
 impl Delivery {
-    pub(crate) fn start(endpoint: Endpoint, limits: Limits) -> io::Result<Self> {
+    pub(crate) fn start(destination: Destination, limits: Limits) -> Result<Self, StartError> {
+        let peer = destination.peer();
         let shared = Arc::new(Shared {
             limits,
+            peer,
             state: Mutex::default(),
             work: Notify::new(),
             stop: Notify::new(),
             settled: Condvar::new(),
+            hurried: Notify::new(),
+            pausing: AtomicBool::new(false),
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let sender = Sender::new(destination, &shared)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
         let thread = thread::Builder::new().name("buttress-langfuse".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || {
                 // The spans of the delivery itself go nowhere, or they would never end.
                 tracing::subscriber::with_default(NoSubscriber::new(), || {
-                    let sender = Sender::new(endpoint, &limits);
                     runtime.block_on(async {
                         tokio::select! {
                             () = shared.run(&sender) => (),
@@ -113,7 +166,8 @@ impl Delivery {
                 shared.state().stopped = true;
                 shared.settled.notify_all();
             }
-        })?;
+        });
+        let thread = thread.map_err(StartError::Thread)?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 }
@@ -154,14 +208,11 @@ impl Sink for Delivery {
     }
 
     fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
-        self.shared.wait(timeout, |state| state.hurry = true)
+        self.shared.wait(timeout, |_| ())
     }
 
     fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
-        let result = self.shared.wait(timeout, |state| {
-            state.hurry = true;
-            state.closing = true;
-        });
+        let result = self.shared.wait(timeout, |state| state.closing = true);
         self.shared.stop.notify_one();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The thread ends at its next await; a thread that panicked has ended.
@@ -190,31 +241,40 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns whether somebody waits for delivery.
+    fn is_awaited(&self) -> bool {
+        self.state().waiting > 0
+    }
+
     /// Waits until what was accepted so far is settled.
     fn wait(&self, timeout: Duration, ask: impl FnOnce(&mut State)) -> Result<(), FlushError> {
         let started = Instant::now();
         let mut state = self.state();
         let target = state.stats.accepted;
         ask(&mut state);
+        state.waiting += 1;
         self.work.notify_one();
-        loop {
-            if state.stats.delivered + state.stats.set_aside >= target {
-                return Ok(());
+        self.hurried.notify_one();
+        let result = loop {
+            if state.stats.delivered + state.stats.refused >= target {
+                break Ok(());
             }
             if state.stopped {
-                return Err(FlushError::Closed);
+                break Err(FlushError::Closed);
             }
             let pending = usize::try_from(state.stats.pending).unwrap_or(usize::MAX);
             let left = timeout.saturating_sub(started.elapsed());
             if left.is_zero() {
-                return Err(match state.last_error.clone() {
+                break Err(match state.last_error.clone() {
                     Some(reason) => FlushError::Undelivered { pending, reason },
                     None => FlushError::TimedOut { pending },
                 });
             }
             state =
                 self.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        };
+        state.waiting -= 1;
+        result
     }
 
     /// Sends what waits, batch by batch, until delivery is closed.
@@ -236,11 +296,11 @@ impl Shared {
                 let mut state = self.state();
                 let due = deadline.is_some_and(|deadline| Instant::now() >= deadline);
                 let full = state.queue.len() >= self.limits.flush_at;
-                if !state.queue.is_empty() && (full || due || state.hurry) {
+                let hurry = state.waiting > 0 || state.closing;
+                if !state.queue.is_empty() && (full || due || hurry) {
                     return state.take(self.limits.flush_at);
                 }
                 if state.queue.is_empty() {
-                    state.hurry = false;
                     deadline = None;
                     if state.closing {
                         return Vec::new();
@@ -262,8 +322,12 @@ impl Shared {
     async fn deliver(&self, sender: &Sender, batch: Vec<Bytes>) {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
-            match sender.send(&batch, &|problem| self.say(problem)).await {
-                Answer::Taken => self.settle(batch.len(), true),
+            match self.send(sender, &batch).await {
+                Answer::Taken { refused } => {
+                    let refused = refused.min(batch.len());
+                    self.settle(batch.len() - refused, true);
+                    self.settle(refused, false);
+                }
                 Answer::Refused { words } if batch.len() == 1 => {
                     self.say(&Problem::Refused(words));
                     self.settle(1, false);
@@ -278,6 +342,22 @@ impl Shared {
         }
     }
 
+    /// Sends one batch; who begins to wait for it ends the pause between two tries.
+    async fn send(&self, sender: &Sender, batch: &[Bytes]) -> Answer {
+        let mut sending = pin!(sender.send(batch));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut sending => return answer,
+                () = self.hurried.notified() => {
+                    if self.pausing.load(Ordering::Relaxed) {
+                        sending.set(sender.send(batch));
+                    }
+                }
+            }
+        }
+    }
+
     fn settle(&self, spans: usize, delivered: bool) {
         let mut state = self.state();
         let spans = spans as u64;
@@ -286,7 +366,7 @@ impl Shared {
             state.stats.delivered += spans;
             state.last_error = None;
         } else {
-            state.stats.set_aside += spans;
+            state.stats.refused += spans;
         }
         drop(state);
         self.settled.notify_all();
@@ -296,14 +376,51 @@ impl Shared {
     fn say(&self, problem: &Problem) {
         let first = {
             let mut state = self.state();
-            state.last_error = Some(problem.to_string());
+            state.last_error = Some(problem.told_of(self.peer));
             state.said.insert(problem.cause())
         };
         if first {
-            notice(format_args!("{problem}"));
+            notice(format_args!("{}", problem.told_of(self.peer)));
         }
     }
 }
+
+// ===== impl Destination, Sender =====
+
+impl Destination {
+    const fn peer(&self) -> &'static str {
+        match self {
+            Self::Langfuse(_) => "Langfuse",
+            #[cfg(feature = "collector")]
+            Self::Collector { .. } => "the collector",
+        }
+    }
+}
+
+impl Sender {
+    fn new(destination: Destination, shared: &Arc<Shared>) -> Result<Self, StartError> {
+        let post = Post::new(Arc::clone(shared));
+        match destination {
+            Destination::Langfuse(endpoint) => {
+                Ok(Self::Langfuse { endpoint: Box::new(endpoint), post })
+            }
+            #[cfg(feature = "collector")]
+            Destination::Collector { collector, service_name } => {
+                Ok(Self::Collector(collector.connect(post, &service_name)?))
+            }
+        }
+    }
+
+    async fn send(&self, spans: &[Bytes]) -> Answer {
+        match self {
+            Self::Langfuse { endpoint, post } => endpoint.send(post, spans).await,
+            #[cfg(feature = "collector")]
+            Self::Collector(exporter) => exporter.send(spans).await,
+        }
+    }
+}
+
+// ===== impl State =====
 
 impl State {
     fn take(&mut self, spans: usize) -> Vec<Bytes> {
@@ -340,16 +457,15 @@ impl Problem {
             Self::Refused(_) => "refused",
         }
     }
-}
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Tells a person what happens with spans for this destination.
+    fn told_of(&self, peer: &str) -> String {
         match self {
-            Self::Away(what) => write!(f, "Langfuse does not take spans, trying on: {what}"),
+            Self::Away(what) => format!("{peer} does not take spans, trying on: {what}"),
             Self::Misconfigured(what) => {
-                write!(f, "Langfuse refuses this program's keys or address, spans wait: {what}")
+                format!("{peer} refuses this program's keys or address, spans wait: {what}")
             }
-            Self::Refused(words) => write!(f, "Langfuse refuses a span, it is set aside: {words}"),
+            Self::Refused(words) => format!("{peer} refuses a span, it is given up: {words}"),
         }
     }
 }

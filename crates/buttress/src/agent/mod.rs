@@ -27,6 +27,33 @@
 //! of the timeout (use [`drop_is_failure_after`] there); a breaker *outside* the retry counts a
 //! series as one call; a timeout around the whole chain takes its time from the fallbacks.
 //!
+//! # Beside tower's own layers
+//!
+//! What tower has is not made again here. A limit on concurrency or rate stands outside the retry,
+//! so that calls in their delay hold a place, and load shed outside the limit, so that a full
+//! agent answers at once; a hedge stands around one agent, inside the breaker. Errors stay flat:
+//! [`AgentLayer`] finds ours in tower's boxes.
+//!
+//! ```
+//! use std::time::Duration;
+//! use buttress::{AgentLayer, CircuitBreakerLayer, RetryLayer, TimeoutLayer};
+//! use tower::{ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer, load_shed::LoadShedLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), buttress::Error> {
+//! let agent = ServiceBuilder::new()
+//!     .layer(AgentLayer::new("research"))
+//!     .layer(LoadShedLayer::new())
+//!     .layer(ConcurrencyLimitLayer::new(100))
+//!     .layer(RetryLayer::new(3))
+//!     .layer(CircuitBreakerLayer::new("gpt-large"))
+//!     .layer(TimeoutLayer::new(Duration::from_secs(30)))
+//!     .service_fn(|prompt: String| async move { Ok::<_, std::io::Error>(prompt) });
+//! assert_eq!(agent.oneshot("AAPL".to_owned()).await?, "AAPL");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Examples
 //!
 //! ```

@@ -123,6 +123,11 @@ impl Word {
         self.0 >> 1 & 0x7f == state as u64
     }
 
+    fn state(self) -> State {
+        let known = State::ALL.into_iter().find(|state| self.is(*state));
+        known.expect("only states are written into the word")
+    }
+
     const fn generation(self) -> u64 {
         self.0 >> 8
     }
@@ -310,6 +315,11 @@ impl Circuit {
     pub(super) fn seems_open(&self) -> bool {
         let word = self.shared.word();
         word.is(State::Open) || word.is(State::ForcedOpen)
+    }
+
+    /// Returns the state as the last call left it; what is due by time alone is not done.
+    pub(super) fn state_before(&self) -> State {
+        self.shared.word().state()
     }
 
     /// Reports the result of a call.

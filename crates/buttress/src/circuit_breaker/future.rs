@@ -81,7 +81,10 @@ impl<S, C> Call<'_, S, C> {
             transitions: Vec::new(),
         };
         let state = match watch.admit() {
-            Err(rejection) => State::Rejected { error: Some(watch.reject(rejection)) },
+            Err(rejection) => {
+                give_back(self.inner, self.ready);
+                State::Rejected { error: Some(watch.reject(rejection)) }
+            }
             Ok(()) if *self.ready => {
                 *self.ready = false;
                 State::Calling { future: watch.run(|| self.inner.call(request)) }
@@ -89,6 +92,16 @@ impl<S, C> Call<'_, S, C> {
             Ok(()) => State::Readying { service: self.inner.clone(), request: Some(request) },
         };
         ResponseFuture { state, watch, classify: self.classify }
+    }
+}
+
+/// Gives back what the readiness of a service that is not called has reserved, such as a place
+/// under a limit that others wait for: only dropping the service does.
+#[cold]
+fn give_back<S: Clone>(inner: &mut S, ready: &mut bool) {
+    if std::mem::take(ready) {
+        let unready = inner.clone();
+        *inner = unready;
     }
 }
 
@@ -250,7 +263,7 @@ impl Watch {
         let Self { telemetry, circuit, transitions, agent_id, .. } = self;
         telemetry.end(outcome::REJECTED, |span| {
             record_circuit(span, circuit, transitions);
-            record_failure(span, error.failure(), &error);
+            record_failure(span, error.failure(), &describe(&error));
             let id = agent_id.as_ref().unwrap_or(circuit.name());
             let message = format_args!("Circuit breaker is OPEN for agent {id}");
             record_status(span, level::ERROR, message);
@@ -262,8 +275,9 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            let Self { telemetry, circuit, .. } = self;
-            telemetry.in_scope(|| circuit.settle(permit, Verdict::Cancelled));
+            let Self { telemetry, circuit, transitions, .. } = self;
+            transitions.extend(telemetry.in_scope(|| circuit.settle(permit, Verdict::Cancelled)));
+            telemetry.end(outcome::CANCELLED, |span| record_circuit(span, circuit, transitions));
         }
     }
 }
@@ -294,7 +308,7 @@ fn open_span(circuit: &Circuit, labels: &Labels) -> Telemetry {
         agent_id = labels.agent_id(),
         metadata = labels.metadata(),
         circuit_key = &**circuit.name(),
-        circuit_state_at_start = circuit.state().as_str(),
+        circuit_state_at_start = circuit.state_before().as_str(),
         circuit_state = Empty,
         failure_count = Empty,
         success_count = Empty,

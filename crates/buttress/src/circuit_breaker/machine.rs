@@ -138,6 +138,15 @@ struct Probes {
 // ===== impl State =====
 
 impl State {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Closed,
+        Self::Open,
+        Self::HalfOpen,
+        Self::ForcedOpen,
+        Self::Disabled,
+        Self::MetricsOnly,
+    ];
+
     /// Returns the state in snake case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

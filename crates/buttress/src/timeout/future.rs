@@ -118,7 +118,7 @@ fn time_out(telemetry: &mut Telemetry, after: Duration, agent_id: Option<&Arc<st
         tracing::error!(target: telemetry::LOG_TARGET, "Agent timed out after {seconds}s");
     });
     telemetry.end(outcome::FAILURE, |span| {
-        record_failure(span, error.failure(), &error);
+        record_failure(span, error.failure(), &describe(&error));
         record_status(span, level::ERROR, format_args!("Agent timed out after {seconds}s"));
     });
     error
