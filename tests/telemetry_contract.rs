@@ -262,8 +262,9 @@ fn ended_by_its_predicate() -> Seen {
     observe(async || {
         let agent = FallbackLayer::new()
             .agent_id("research")
-            .or("small", script([Answer::ok("backup")]))
-            .layer(script([failure(FailureKind::InvalidRequest, "no such field")]));
+            .or("small", script([failure(FailureKind::InvalidRequest, "no such field")]))
+            .or("large", script([Answer::ok("never")]))
+            .layer(script([reset()]));
         assert!(agent.invoke("AAPL").await.is_err());
     })
 }
@@ -322,7 +323,7 @@ fn panicked() -> Seen {
         let agent = ServiceBuilder::new()
             .layer(AgentLayer::new("research"))
             .layer(retry(2))
-            .layer(CircuitBreakerLayer::new("model"))
+            .layer(CircuitBreakerLayer::new("model").consecutive_failures(1))
             .layer(TimeoutLayer::default())
             .service(script([Answer::panic_in_poll()]));
         let mut call = Box::pin(agent.oneshot("AAPL"));
@@ -553,12 +554,18 @@ agent_research AGENT ERROR: Agent research failed after all fault tolerance atte
 fn ended_by_its_predicate_is_told() {
     ended_by_its_predicate().check(
         r#"
-fallback_chain SPAN ERROR: Primary agent failed: no such field
-  {"agent_id":"research","error":"no such field","error_type":"invalid_request","failure_kind":"invalid_request","fallback_history":[],"fallback_succeeded":false,"outcome":"failure","primary_failed":true,"total_agents":2}
-  fallback_attempt SPAN ERROR: Agent 0 (primary) failed: no such field
-    {"agent_id":"research","agent_index":0,"agent_type":"primary","error":"no such field","error_type":"invalid_request","failure_kind":"invalid_request","outcome":"failure"}
+fallback_chain SPAN ERROR: Agent 1 (fallback_1) ended the chain: no such field
+  {"agent_id":"research","error":"no such field","error_type":"invalid_request","failure_kind":"invalid_request","fallback_history":[{"agent_index":0,"agent_type":"primary","error":"reset","error_type":"transient"},{"agent_index":1,"agent_type":"fallback_1","error":"no such field","error_type":"invalid_request"}],"fallback_succeeded":false,"outcome":"failure","primary_failed":true,"total_agents":3}
+  fallback_attempt SPAN WARNING: Agent 0 (primary) failed: reset
+    {"agent_id":"research","agent_index":0,"agent_type":"primary","error":"reset","error_type":"transient","failure_kind":"transient","outcome":"failure"}
+  fallback_attempt SPAN ERROR: Agent 1 (fallback_1) failed: no such field
+    {"agent_id":"research","agent_index":1,"agent_type":"fallback_1","error":"no such field","error_type":"invalid_request","failure_kind":"invalid_request","outcome":"failure"}
 "#,
-        &["WARN Agent 0 failed: no such field"],
+        &[
+            "WARN Agent 0 failed: reset",
+            "INFO Trying fallback agent #1...",
+            "WARN Agent 1 failed: no such field",
+        ],
     );
 }
 
@@ -587,21 +594,21 @@ circuit_breaker_call SPAN ERROR: Circuit breaker recorded failure: reset
 circuit_breaker_call SPAN ERROR: Circuit breaker recorded failure: reset
   {"agent_id":"research","circuit_key":"model","circuit_state":"open","circuit_state_at_start":"closed","error":"reset","error_type":"transient","failure_count":2,"failure_kind":"transient","outcome":"failure","retry_after_seconds":30,"state_transition":"CLOSED -> OPEN","success_count":0}
   circuit_breaker.opened EVENT DEFAULT
-    {"circuit_key":"model","outcome":"success","reason":"consecutive_failures","state_transition":"CLOSED -> OPEN"}
+    {"agent_id":"research","circuit_key":"model","outcome":"success","reason":"consecutive_failures","state_transition":"CLOSED -> OPEN"}
 circuit_breaker_call SPAN ERROR: Circuit breaker is OPEN for agent research
   {"agent_id":"research","circuit_key":"model","circuit_state":"open","circuit_state_at_start":"open","error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_count":2,"failure_kind":"circuit_open","outcome":"rejected","retry_after_seconds":30,"success_count":0}
 circuit_breaker_call SPAN DEFAULT
   {"agent_id":"research","circuit_key":"model","circuit_state":"half_open","circuit_state_at_start":"open","failure_count":2,"outcome":"success","state_transition":"OPEN -> HALF_OPEN","success_count":1}
   circuit_breaker.half_opened EVENT DEFAULT
-    {"circuit_key":"model","outcome":"success","reason":"open_time_over","state_transition":"OPEN -> HALF_OPEN"}
+    {"agent_id":"research","circuit_key":"model","outcome":"success","reason":"open_time_over","state_transition":"OPEN -> HALF_OPEN"}
 circuit_breaker_call SPAN DEFAULT
   {"agent_id":"research","circuit_key":"model","circuit_state":"closed","circuit_state_at_start":"half_open","failure_count":0,"outcome":"success","state_transition":"HALF_OPEN -> CLOSED","success_count":0}
   circuit_breaker.closed EVENT DEFAULT
-    {"circuit_key":"model","outcome":"success","reason":"probes_succeeded","state_transition":"HALF_OPEN -> CLOSED"}
+    {"agent_id":"research","circuit_key":"model","outcome":"success","reason":"probes_succeeded","state_transition":"HALF_OPEN -> CLOSED"}
 "#,
         &[
-            "ERROR Circuit breaker OPEN for agent model",
-            "INFO Circuit breaker CLOSED for agent model",
+            "ERROR Circuit breaker OPEN for agent research",
+            "INFO Circuit breaker CLOSED for agent research",
         ],
     );
 }
@@ -615,13 +622,13 @@ circuit_breaker.opened EVENT DEFAULT
 agent_research AGENT ERROR: Agent research failed after all fault tolerance attempts
   {"agent_id":"research","circuit_breaker_threshold":5,"error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","has_fallbacks":false,"max_retries":3,"outcome":"rejected","success":false,"timeout_seconds":30}
   fallback_chain SPAN ERROR: Primary agent failed: circuit "model" is open, retry in 30.0s
-    {"agent_id":"research","error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","fallback_history":[],"fallback_succeeded":false,"outcome":"failure","primary_failed":true,"total_agents":1}
+    {"agent_id":"research","error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","fallback_history":[{"agent_index":0,"agent_type":"primary","error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open"}],"fallback_succeeded":false,"outcome":"rejected","primary_failed":true,"total_agents":1}
     fallback_attempt SPAN ERROR: Agent 0 (primary) failed: circuit "model" is open, retry in 30.0s
-      {"agent_id":"research","agent_index":0,"agent_type":"primary","error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","outcome":"failure"}
+      {"agent_id":"research","agent_index":0,"agent_type":"primary","error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","outcome":"rejected"}
       retry_execution SPAN ERROR: Attempt 1 failed and is not retried
-        {"agent_id":"research","attempts_needed":1,"error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","final_error":"circuit \"model\" is open, retry in 30.0s","max_attempts":3,"outcome":"failure","retry_history":[{"attempt":1,"error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open"}],"stop":"not_retryable"}
+        {"agent_id":"research","attempts_needed":1,"error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","final_error":"circuit \"model\" is open, retry in 30.0s","max_attempts":3,"outcome":"rejected","retry_history":[{"attempt":1,"error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open"}],"stop":"not_retryable"}
         retry_attempt SPAN ERROR: Attempt 1 failed: circuit "model" is open, retry in 30.0s
-          {"agent_id":"research","attempt":1,"error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","outcome":"failure"}
+          {"agent_id":"research","attempt":1,"error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_kind":"circuit_open","outcome":"rejected"}
           circuit_breaker_call SPAN ERROR: Circuit breaker is OPEN for agent research
             {"agent_id":"research","circuit_key":"model","circuit_state":"open","circuit_state_at_start":"open","error":"circuit \"model\" is open, retry in 30.0s","error_type":"circuit_open","failure_count":0,"failure_kind":"circuit_open","outcome":"rejected","retry_after_seconds":30,"success_count":0}
 "#,
@@ -670,15 +677,19 @@ fn panicked_is_told() {
 agent_research AGENT ERROR: The call panicked
   {"agent_id":"research","error_type":"panicked","failure_kind":"panicked","outcome":"panicked"}
   retry_execution SPAN ERROR: The call panicked
-    {"agent_id":"research","error_type":"panicked","failure_kind":"panicked","max_attempts":2,"outcome":"panicked"}
+    {"agent_id":"research","attempts_needed":1,"error_type":"panicked","failure_kind":"panicked","max_attempts":2,"outcome":"panicked"}
     retry_attempt SPAN ERROR: The call panicked
       {"agent_id":"research","attempt":1,"error_type":"panicked","failure_kind":"panicked","outcome":"panicked"}
       circuit_breaker_call SPAN ERROR: The call panicked
-        {"circuit_key":"model","circuit_state_at_start":"closed","error_type":"panicked","failure_kind":"panicked","outcome":"panicked"}
+        {"circuit_key":"model","circuit_state":"open","circuit_state_at_start":"closed","error_type":"panicked","failure_count":1,"failure_kind":"panicked","outcome":"panicked","retry_after_seconds":30,"state_transition":"CLOSED -> OPEN","success_count":0}
         timeout_protected_call SPAN ERROR: The call panicked
           {"error_type":"panicked","failure_kind":"panicked","outcome":"panicked","timeout_seconds":30}
+        circuit_breaker.opened EVENT DEFAULT
+          {"circuit_key":"model","outcome":"success","reason":"consecutive_failures","state_transition":"CLOSED -> OPEN"}
 "#,
-        &[],
+        &[
+            "ERROR Circuit breaker OPEN for agent model",
+        ],
     );
 }
 
@@ -689,17 +700,17 @@ fn caught_is_told() {
 agent_research AGENT ERROR: Agent research failed after all fault tolerance attempts
   {"agent_id":"research","circuit_breaker_threshold":5,"error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","has_fallbacks":false,"max_retries":1,"outcome":"panicked","success":false,"timeout_seconds":30}
   fallback_chain SPAN ERROR: Primary agent failed: the agent panicked
-    {"agent_id":"research","error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","fallback_history":[],"fallback_succeeded":false,"outcome":"failure","primary_failed":true,"total_agents":1}
+    {"agent_id":"research","error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","fallback_history":[{"agent_index":0,"agent_type":"primary","error":"the agent panicked","error_type":"panicked"}],"fallback_succeeded":false,"outcome":"panicked","primary_failed":true,"total_agents":1}
     fallback_attempt SPAN ERROR: Agent 0 (primary) failed: the agent panicked
-      {"agent_id":"research","agent_index":0,"agent_type":"primary","error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","outcome":"failure"}
+      {"agent_id":"research","agent_index":0,"agent_type":"primary","error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","outcome":"panicked"}
       retry_execution SPAN ERROR: All 1 attempts failed
-        {"agent_id":"research","attempts_needed":1,"error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","final_error":"the agent panicked","max_attempts":1,"outcome":"failure","retry_history":[{"attempt":1,"error":"the agent panicked","error_type":"panicked"}],"stop":"attempts"}
+        {"agent_id":"research","attempts_needed":1,"error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","final_error":"the agent panicked","max_attempts":1,"outcome":"panicked","retry_history":[{"attempt":1,"error":"the agent panicked","error_type":"panicked"}],"stop":"attempts"}
         retry_attempt SPAN ERROR: Attempt 1 failed: the agent panicked
-          {"agent_id":"research","attempt":1,"error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","outcome":"failure"}
+          {"agent_id":"research","attempt":1,"error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","outcome":"panicked"}
           circuit_breaker_call SPAN ERROR: Circuit breaker recorded failure: the agent panicked
-            {"agent_id":"research","circuit_key":"research","circuit_state":"closed","circuit_state_at_start":"closed","error":"the agent panicked","error_type":"panicked","failure_count":1,"failure_kind":"panicked","outcome":"failure","success_count":0}
+            {"agent_id":"research","circuit_key":"research","circuit_state":"closed","circuit_state_at_start":"closed","error":"the agent panicked","error_type":"panicked","failure_count":1,"failure_kind":"panicked","outcome":"panicked","success_count":0}
             timeout_protected_call SPAN DEFAULT
-              {"agent_id":"research","error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","outcome":"failure","timeout_seconds":30}
+              {"agent_id":"research","error":"the agent panicked","error_type":"panicked","failure_kind":"panicked","outcome":"panicked","timeout_seconds":30}
 "#,
         &[
             "ERROR All 1 attempts failed. Last error: the agent panicked",
@@ -716,7 +727,7 @@ fn an_answer_that_is_a_failure_is_told() {
 agent_research AGENT ERROR: Agent research failed after all fault tolerance attempts
   {"agent_id":"research","circuit_breaker_threshold":5,"error":"empty answer","error_type":"transient","failure_kind":"transient","has_fallbacks":false,"max_retries":2,"outcome":"failure","success":false,"timeout_seconds":30}
   fallback_chain SPAN ERROR: Primary agent failed: empty answer
-    {"agent_id":"research","error":"empty answer","error_type":"transient","failure_kind":"transient","fallback_history":[],"fallback_succeeded":false,"outcome":"failure","primary_failed":true,"total_agents":1}
+    {"agent_id":"research","error":"empty answer","error_type":"transient","failure_kind":"transient","fallback_history":[{"agent_index":0,"agent_type":"primary","error":"empty answer","error_type":"transient"}],"fallback_succeeded":false,"outcome":"failure","primary_failed":true,"total_agents":1}
     fallback_attempt SPAN ERROR: Agent 0 (primary) failed: empty answer
       {"agent_id":"research","agent_index":0,"agent_type":"primary","error":"empty answer","error_type":"transient","failure_kind":"transient","outcome":"failure"}
       retry_execution SPAN ERROR: All 2 attempts failed

@@ -1,6 +1,7 @@
 //! What one call may cost in all, carried in its request.
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{
         Arc,
@@ -29,8 +30,9 @@ pub enum BudgetLimit {
 ///
 /// A cheap handle: clones share what is left, so a request that is cloned for a retry or handed
 /// to a fallback draws on the same budget. `RetryLayer` and `FallbackLayer` honour it: no repeat and
-/// no fallback starts on a budget that has run out. Agents report what they used with [`spend_tokens`](Self::spend_tokens) and
-/// [`spend_cost`](Self::spend_cost).
+/// no fallback starts on a budget that has run out. An attempt is one call of one agent, however the
+/// two nest; only the first is made in any case. Agents report what they used with
+/// [`spend_tokens`](Self::spend_tokens) and [`spend_cost`](Self::spend_cost).
 ///
 /// # Defaults
 ///
@@ -186,9 +188,14 @@ impl CallBudget {
         })
     }
 
+    /// Returns whether the time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|at| Instant::now() >= at)
+    }
+
     /// Returns a limit that has run out, but for the attempts.
     fn spent(&self) -> Option<BudgetLimit> {
-        if self.deadline.is_some_and(|at| Instant::now() >= at) {
+        if self.is_late() {
             Some(BudgetLimit::Deadline)
         } else if self.left.tokens.load(Ordering::Relaxed) <= 0 {
             Some(BudgetLimit::Tokens)
@@ -221,6 +228,15 @@ impl CallBudget {
             _ => None,
         };
         self.left.attempts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Takes the first attempt of a layer, unless a layer further out has paid for it.
+    ///
+    /// It is made in any case: a layer without an error of its own cannot refuse it.
+    pub(crate) fn take_first(&self) {
+        if !PAID.get() {
+            _ = self.take_attempt();
+        }
     }
 
     /// Reports tokens that an agent used.
@@ -273,6 +289,26 @@ impl CallBudget {
         // Losing the race means that another limit was first.
         _ = self.left.stopped_by.compare_exchange(0, place, Ordering::Relaxed, Ordering::Relaxed);
     }
+}
+
+thread_local! {
+    static PAID: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes a call whose attempt is paid for: layers further in do not pay for their first again.
+pub(crate) fn paid<T>(is_paid: bool, call: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            PAID.set(self.0);
+        }
+    }
+
+    if !is_paid {
+        return call();
+    }
+    let _before = Before(PAID.replace(true));
+    call()
 }
 
 impl Default for CallBudget {

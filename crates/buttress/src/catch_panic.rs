@@ -45,7 +45,8 @@ use crate::{AnyError, BoxError, Classify, Error, ErrorKind, classify::into_error
 ///
 /// # Cancellation
 ///
-/// After a panic the call is dropped and never polled again; a panic of that drop is caught too.
+/// After a panic the call is dropped and never polled again. A panic of that drop is caught too, and
+/// so is one of a call that has answered: its answer stands.
 ///
 /// See the [module docs](self) for an example.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,7 +68,7 @@ pub struct Panic(Box<str>);
 pin_project! {
     /// The answer of a [`CatchPanic`].
     pub struct ResponseFuture<F, C> {
-        // None once it panicked.
+        // None once it answered or panicked.
         #[pin]
         inner: Option<F>,
         // The error of a panic in `call`, before there was a future.
@@ -167,7 +168,12 @@ where
             return Poll::Ready(Err(error));
         };
         match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-            Ok(poll) => poll.map(|result| result.map_err(|error| into_error(this.classify, error))),
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => {
+                // The answer stands, whatever the call's own end does.
+                drop(catch_unwind(AssertUnwindSafe(|| this.inner.set(None))));
+                Poll::Ready(result.map_err(|error| into_error(this.classify, error)))
+            }
             Err(payload) => {
                 // The first panic is the one to report.
                 drop(catch_unwind(AssertUnwindSafe(|| this.inner.set(None))));

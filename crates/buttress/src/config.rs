@@ -52,45 +52,76 @@ impl std::error::Error for ConfigError {}
 mod read {
     use std::{fmt, time::Duration};
 
-    use serde::{Deserialize, Deserializer, de};
+    use serde::{Deserializer, de};
 
-    /// A value as it stands in a file, or the text of one; null is nothing.
+    /// Takes a scalar as the text it stands for; null is nothing.
     ///
-    /// Read by `deserialize_any`, since readers of variables know no options.
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Raw<T> {
-        Value(T),
-        Text(String),
-        Nothing,
+    /// Asked by `deserialize_any`, since readers of variables know no options.
+    struct Scalar(&'static str);
+
+    impl<'de> de::Visitor<'de> for Scalar {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(text.to_owned()))
+        }
+
+        fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+
+        fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+
+        fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+
+        fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+            from.deserialize_any(self)
+        }
     }
 
     /// Reads an optional duration: `#[serde(default, deserialize_with = "duration")]`.
     pub(crate) fn duration<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<Duration>, D::Error> {
-        let text = text(from)?;
+        let text = from.deserialize_any(Scalar("a duration such as \"1m 30s\""))?;
         text.map(|text| humantime::parse_duration(&text).map_err(de::Error::custom)).transpose()
     }
 
     /// Reads an optional text.
     pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-        match Raw::<String>::deserialize(from)? {
-            Raw::Value(text) | Raw::Text(text) => Ok(Some(text)),
-            Raw::Nothing => Ok(None),
-        }
+        from.deserialize_any(Scalar("a text"))
     }
 
     /// Reads an optional number or truth value, also from its text.
     pub(crate) fn lenient<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
     where
         D: Deserializer<'de>,
-        T: Deserialize<'de> + std::str::FromStr<Err: fmt::Display>,
+        T: std::str::FromStr<Err: fmt::Display>,
     {
-        match Raw::<T>::deserialize(from)? {
-            Raw::Nothing => Ok(None),
-            Raw::Value(value) => Ok(Some(value)),
-            Raw::Text(text) => text.trim().parse().map(Some).map_err(de::Error::custom),
-        }
+        let text = from.deserialize_any(Scalar("a number or a truth value"))?;
+        let parsed = text.map(|text| {
+            text.trim().parse().map_err(|error| de::Error::custom(format!("{text:?}: {error}")))
+        });
+        parsed.transpose()
     }
 }

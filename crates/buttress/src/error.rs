@@ -88,7 +88,6 @@ pub enum OpenReason {
 }
 
 /// How one agent of a chain failed.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct AgentFailure {
     /// The agent's name in the chain.
@@ -129,6 +128,16 @@ impl AgentFailure {
     }
 }
 
+impl fmt::Debug for AgentFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentFailure")
+            .field("agent", &self.agent)
+            .field("failure", &self.failure)
+            .field("error", &self.error.as_ref().map(Shown))
+            .finish()
+    }
+}
+
 impl fmt::Display for AgentFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.error {
@@ -158,13 +167,7 @@ impl ErrorKind {
                     None => failure,
                 }
             }
-            // A retry of the whole chain helps when it may help one of its agents.
-            Self::FallbackExhausted { failures } => failures
-                .iter()
-                .rev()
-                .find(|failed| failed.failure.is_retryable())
-                .or(failures.last())
-                .map_or(Failure::new(FailureKind::Permanent), |failed| failed.failure.clone()),
+            Self::FallbackExhausted { failures } => failure_of_chain(failures),
             Self::BudgetExhausted { limit: BudgetLimit::Deadline } => {
                 Failure::new(FailureKind::Timeout).with_retryable(false).with_trips(false)
             }
@@ -204,6 +207,27 @@ impl fmt::Display for ErrorKind {
             Self::Service => f.write_str("the agent failed"),
         }
     }
+}
+
+/// Returns what the failures of a chain come to.
+///
+/// A retry of the whole chain helps when it may help one of its agents, so the last failure that
+/// is retryable stands for it. It may be repeated where no agent has got the request, and not once
+/// one has handed on part of an answer.
+fn failure_of_chain(failures: &[AgentFailure]) -> Failure {
+    let all = || failures.iter().map(|failed| &failed.failure);
+    let retryable = all().rev().find(|failure| failure.is_retryable());
+    let Some(chosen) = retryable.or_else(|| all().next_back()) else {
+        return Failure::new(FailureKind::Permanent);
+    };
+    let alike = || all().filter(|failure| failure.is_retryable() == chosen.is_retryable());
+    // One agent that may be asked at once is enough.
+    let wait = alike().map(Failure::retry_after).min().flatten();
+    chosen
+        .clone()
+        .waiting(wait)
+        .with_unprocessed(all().all(Failure::unprocessed))
+        .with_after_output(all().any(Failure::after_output))
 }
 
 // ===== impl Error =====
@@ -333,18 +357,17 @@ impl Error {
         }
     }
 
-    fn any_kind(&self, test: impl Fn(&ErrorKind) -> bool) -> bool {
-        if test(&self.0.kind) {
-            return true;
-        }
-        let mut next = self.source();
-        while let Some(error) = next {
-            if error.downcast_ref::<Self>().is_some_and(|ours| test(&ours.0.kind)) {
-                return true;
+    fn any_kind(&self, test: fn(&ErrorKind) -> bool) -> bool {
+        let below =
+            |error: &BoxError| find::<Self>(&**error).is_some_and(|ours| ours.any_kind(test));
+        test(&self.0.kind)
+            || self.0.source.as_ref().is_some_and(below)
+            || match &self.0.kind {
+                ErrorKind::FallbackExhausted { failures } => {
+                    failures.iter().filter_map(|failed| failed.error.as_ref()).any(below)
+                }
+                _ => false,
             }
-            next = error.source();
-        }
-        false
     }
 }
 
@@ -371,13 +394,25 @@ impl fmt::Display for Error {
     }
 }
 
+/// Shows an error of others by what it says: its `Debug` may hold the whole request.
+struct Shown<'a>(&'a BoxError);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.downcast_ref::<Error>() {
+            Some(ours) => fmt::Debug::fmt(ours, f),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("agent", &self.0.agent)
             .field("failure", &self.0.failure)
-            .field("source", &self.0.source)
+            .field("source", &self.0.source.as_ref().map(Shown))
             .finish()
     }
 }

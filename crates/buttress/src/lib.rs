@@ -44,6 +44,8 @@ mod outcome;
 mod replay;
 mod service_builder_ext;
 pub mod telemetry;
+#[cfg(any(feature = "circuit-breaker", feature = "retry"))]
+mod unwind;
 
 #[cfg(feature = "agent")]
 pub mod agent;

@@ -183,6 +183,12 @@ impl Failure {
         self
     }
 
+    /// Sets or takes back how long the service asked to wait.
+    pub(crate) const fn waiting(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
     /// Overrules what the kind says about retrying.
     #[must_use]
     pub const fn with_retryable(mut self, retryable: bool) -> Self {

@@ -27,6 +27,10 @@ use tower::{ServiceBuilder, layer::util::Stack};
 /// ```
 pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     /// Opens a root span around each call: [`AgentLayer`](crate::AgentLayer).
+    ///
+    /// # Panics
+    ///
+    /// If the id is empty.
     #[cfg(feature = "agent")]
     #[track_caller]
     fn agent(
@@ -34,12 +38,10 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
         id: impl Into<std::sync::Arc<str>>,
     ) -> ServiceBuilder<Stack<crate::AgentLayer, L>>;
 
-    /// Stops calling a service that fails: [`CircuitBreakerLayer`](crate::CircuitBreakerLayer).
+    /// Stops calling a service that fails: [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), or
+    /// [`KeyedCircuitBreakerLayer`](crate::KeyedCircuitBreakerLayer) with a circuit for each key.
     #[cfg(feature = "circuit-breaker")]
-    fn circuit_breaker<C>(
-        self,
-        layer: crate::CircuitBreakerLayer<C>,
-    ) -> ServiceBuilder<Stack<crate::CircuitBreakerLayer<C>, L>>;
+    fn circuit_breaker<B: sealed::Breaker>(self, layer: B) -> ServiceBuilder<Stack<B, L>>;
 
     /// Tries again what failed: [`RetryLayer`](crate::RetryLayer).
     #[cfg(feature = "retry")]
@@ -49,6 +51,10 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     ) -> ServiceBuilder<Stack<crate::RetryLayer<C, B, Q, P>, L>>;
 
     /// Drops calls that take too long: [`TimeoutLayer`](crate::TimeoutLayer).
+    ///
+    /// # Panics
+    ///
+    /// If the time is zero.
     #[cfg(feature = "timeout")]
     #[track_caller]
     fn time_limit(
@@ -81,10 +87,7 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
     }
 
     #[cfg(feature = "circuit-breaker")]
-    fn circuit_breaker<C>(
-        self,
-        layer: crate::CircuitBreakerLayer<C>,
-    ) -> ServiceBuilder<Stack<crate::CircuitBreakerLayer<C>, L>> {
+    fn circuit_breaker<B: sealed::Breaker>(self, layer: B) -> ServiceBuilder<Stack<B, L>> {
         self.layer(layer)
     }
 
@@ -127,4 +130,14 @@ mod sealed {
     pub trait Sealed {}
 
     impl<L> Sealed for tower::ServiceBuilder<L> {}
+
+    /// A layer of one circuit or of many.
+    #[cfg(feature = "circuit-breaker")]
+    pub trait Breaker {}
+
+    #[cfg(feature = "circuit-breaker")]
+    impl<C> Breaker for crate::CircuitBreakerLayer<C> {}
+
+    #[cfg(feature = "circuit-breaker")]
+    impl<F, K, C> Breaker for crate::KeyedCircuitBreakerLayer<F, K, C> {}
 }

@@ -83,7 +83,9 @@ pub mod level {
     pub const ERROR: &str = "ERROR";
 }
 
-pub(crate) use internal::{Labels, Telemetry, describe, json, record_failure, record_status};
+pub(crate) use internal::{
+    Labels, Telemetry, describe, json, outcome_of, record_failure, record_status,
+};
 
 /// What layers use to write the contract.
 mod internal {
@@ -92,7 +94,7 @@ mod internal {
     use tracing::Span;
 
     use super::{key, level, outcome};
-    use crate::{BoxError, Error, ErrorKind, Failure};
+    use crate::{BoxError, Error, ErrorKind, Failure, FailureKind};
 
     /// What every span of a layer carries: the setters `agent_id` and `metadata` of each layer.
     #[derive(Debug, Clone, Default)]
@@ -181,6 +183,16 @@ mod internal {
         };
         let span = guard.0.take().expect("only an unwinding panic takes the span before");
         (result, span)
+    }
+
+    /// Returns the `outcome` of a call that failed so.
+    pub(crate) const fn outcome_of(failure: &Failure) -> &'static str {
+        match failure.kind() {
+            FailureKind::Cancelled => outcome::CANCELLED,
+            FailureKind::CircuitOpen => outcome::REJECTED,
+            FailureKind::Panicked => outcome::PANICKED,
+            _ => outcome::FAILURE,
+        }
     }
 
     /// Records what failed, under each of its keys.

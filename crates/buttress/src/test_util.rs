@@ -53,6 +53,7 @@ pub struct Scripted<Res> {
 struct Shared<Res> {
     script: Vec<Answer<Res>>,
     calls: AtomicUsize,
+    unready: AtomicUsize,
     clones: AtomicUsize,
     finished: AtomicUsize,
     dropped: AtomicUsize,
@@ -167,6 +168,7 @@ impl<Res> Scripted<Res> {
         let shared = Shared {
             script,
             calls: AtomicUsize::new(0),
+            unready: AtomicUsize::new(0),
             clones: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
@@ -185,6 +187,12 @@ impl<Res> Scripted<Res> {
     #[must_use]
     pub fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many calls were made without readiness; each of them panicked.
+    #[must_use]
+    pub fn unready_calls(&self) -> usize {
+        self.shared.unready.load(Ordering::Relaxed)
     }
 
     /// Returns how often the service was cloned.
@@ -248,7 +256,10 @@ impl<Req, Res: Clone> Service<Req> for Scripted<Res> {
     }
 
     fn call(&mut self, _: Req) -> ScriptedFuture<Res> {
-        assert!(self.ready, "called without readiness");
+        if !self.ready {
+            self.shared.unready.fetch_add(1, Ordering::Relaxed);
+            panic!("called without readiness");
+        }
         self.ready = false;
         self.asked = 0;
         let place = self.shared.calls.fetch_add(1, Ordering::Relaxed);

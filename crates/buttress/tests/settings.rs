@@ -5,8 +5,9 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
 
 use buttress::{
     AfterLease, AgentLayer, ChaosLayer, CircuitBreakerConfig, CircuitBreakerLayer, ConfigError,
-    ExponentialBackoff, FaultTolerantAgent, HalfOpen, Jitter, RetryBudget, RetryConfig, RetryLayer,
-    TimeoutConfig, TimeoutLayer, Window, retry::OverCap,
+    ExponentialBackoff, FailureKind, FaultTolerantAgent, FaultTolerantAgentBuilder, HalfOpen,
+    Jitter, KeyedCircuitBreakerLayer, RetryBudget, RetryConfig, RetryLayer, TimeoutConfig,
+    TimeoutLayer, Window, retry::OverCap, test_util::Scripted,
 };
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use tower::Layer;
@@ -22,6 +23,14 @@ fn message<T>(build: impl FnOnce() -> T) -> String {
 
 fn breaker() -> CircuitBreakerLayer {
     CircuitBreakerLayer::new("model")
+}
+
+fn keyed() -> KeyedCircuitBreakerLayer<fn(&()) -> u32, u32> {
+    CircuitBreakerLayer::keyed("model", |()| 0)
+}
+
+fn agent(id: &str) -> FaultTolerantAgentBuilder<&'static str, &'static str> {
+    FaultTolerantAgent::builder(id)
 }
 
 #[test]
@@ -66,6 +75,57 @@ fn each_wrong_constant_is_refused_by_its_setter() {
         ("a timeout must", Box::new(move || drop(TimeoutLayer::new(zero)))),
         ("an agent's id must", Box::new(|| drop(AgentLayer::new("")))),
         ("error_rate must", Box::new(|| drop(ChaosLayer::new().error_rate(2.0)))),
+        ("rate_limit must", Box::new(move || drop(ChaosLayer::new().rate_limit(-0.1, second)))),
+        ("latency must", Box::new(move || drop(ChaosLayer::new().latency(1.1, zero..second)))),
+        (
+            "the range of latencies",
+            Box::new(move || drop(ChaosLayer::new().latency(0.1, zero..zero))),
+        ),
+        ("hang_rate must", Box::new(|| drop(ChaosLayer::new().hang_rate(f64::NAN)))),
+        ("panic_rate must", Box::new(|| drop(ChaosLayer::new().panic_rate(2.0)))),
+        ("window must", Box::new(|| drop(breaker().window(Window::calls(usize::MAX))))),
+        (
+            "window must",
+            Box::new(move || drop(breaker().window(Window::time(second).buckets(10_001)))),
+        ),
+        ("open_growth must", Box::new(move || drop(breaker().open_growth(2.0, zero)))),
+        ("capacity must", Box::new(|| drop(keyed().capacity(0)))),
+        ("idle must", Box::new(move || drop(keyed().idle(zero)))),
+        (
+            "a circuit's name must",
+            Box::new(|| drop(CircuitBreakerLayer::keyed::<_, u32>("", |(): &()| 0))),
+        ),
+        ("a circuit's name must", Box::new(|| drop(buttress::Circuit::new("")))),
+        ("limit must", Box::new(|| _ = buttress::ErrorBodyLayer::new().limit(0))),
+        ("cost must", Box::new(|| drop(buttress::CallBudget::new().cost(-1.0)))),
+        ("cost must", Box::new(|| buttress::CallBudget::new().spend_cost(f64::NAN))),
+        ("`starting_at` is", Box::new(|| drop(RetryBudget::share(0.1).starting_at(1)))),
+        ("`cost` is", Box::new(|| drop(RetryBudget::share(0.1).cost(1)))),
+        (
+            "`cost_of` is",
+            Box::new(|| drop(RetryBudget::share(0.1).cost_of(FailureKind::Timeout, 1))),
+        ),
+        ("`refill` is", Box::new(|| drop(RetryBudget::share(0.1).refill(1)))),
+        ("`at_least` is", Box::new(|| drop(RetryBudget::tokens(1).at_least(1)))),
+        (
+            "the rules of a retry budget are set before",
+            Box::new(|| {
+                let budget = RetryBudget::tokens(5);
+                let _shared = budget.clone();
+                drop(budget.starting_at(1));
+            }),
+        ),
+        (
+            "the share added by jitter must",
+            Box::new(|| {
+                let jitter = Jitter::Proportional { below: 0.0, above: f64::INFINITY };
+                _ = ExponentialBackoff::default().jitter(jitter);
+            }),
+        ),
+        ("a timeout must", Box::new(move || drop(agent("a").timeout(zero)))),
+        ("the number of attempts must", Box::new(|| drop(agent("a").max_attempts(0)))),
+        ("an agent's id must", Box::new(|| drop(agent("")))),
+        ("a script must", Box::new(|| drop(Scripted::<()>::new([])))),
     ];
     for (expected, build) in refused {
         let text = message(build);
@@ -166,6 +226,21 @@ fn settings_are_read_from_toml_and_from_variables() {
 }
 
 #[test]
+fn a_setting_of_another_kind_says_what_is_expected() {
+    let message = |text| toml::from_str::<RetryConfig>(text).unwrap_err().to_string();
+    let wrong = message("base = [1]");
+    assert!(wrong.contains("a duration such as") && wrong.contains("base"), "{wrong}");
+    let wrong = message("max_attempts = 1.5");
+    assert!(wrong.contains("\"1.5\": invalid digit"), "{wrong}");
+    let wrong = message("idempotent = 'maybe'");
+    assert!(wrong.contains("maybe"), "{wrong}");
+    let wrong = message("attempts = 3");
+    assert!(wrong.contains("unknown field"), "{wrong}");
+    let whole: RetryConfig = toml::from_str("factor = 2\nretry_after_jitter = 0").unwrap();
+    assert_eq!((whole.factor, whole.retry_after_jitter), (Some(2.0), Some(0.0)));
+}
+
+#[test]
 fn each_wrong_setting_names_its_field() {
     for (field, text) in [
         ("name", ""),
@@ -183,6 +258,8 @@ fn each_wrong_setting_names_its_field() {
         ("open_for", "name = 'x'\nopen_for = '0s'"),
         ("open_growth", "name = 'x'\nopen_growth = 0.5"),
         ("open_growth_max", "name = 'x'\nopen_growth_max = '5s'"),
+        ("open_growth_max", "name = 'x'\nopen_growth = 2.0\nopen_growth_max = '0s'"),
+        ("window_calls", "name = 'x'\nwindow_calls = 9000000000000000000"),
         ("open_jitter", "name = 'x'\nopen_jitter = 2.0"),
         ("max_open", "name = 'x'\nmax_open = '0s'"),
         ("max_open", "name = 'x'\nopen_for = '20s'\nmax_open = '10s'"),

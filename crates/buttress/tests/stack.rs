@@ -30,6 +30,9 @@ fn retry() -> RetryLayer<buttress::AnyError, [Duration; 1]> {
     RetryLayer::new(3).backoff([Duration::ZERO])
 }
 
+/// How many stacks there are.
+const STACKS: usize = 10;
+
 /// Each layer alone, and the whole stack in both orders, around the same service.
 fn every_stack(inner: &Scripted<&'static str>) -> Vec<(&'static str, Agent)> {
     let backup = || script([Answer::ok("backup")]);
@@ -42,6 +45,13 @@ fn every_stack(inner: &Scripted<&'static str>) -> Vec<(&'static str, Agent)> {
         ("agent", Agent::new(AgentLayer::new("research").layer(inner.clone()))),
         ("chaos", Agent::new(ChaosLayer::new().layer(inner.clone()))),
         ("retry", Agent::new(AgentLayer::new("research").layer(retry().layer(inner.clone())))),
+        (
+            "keyed breaker",
+            Agent::new(
+                CircuitBreakerLayer::keyed("model", |request: &&'static str| *request)
+                    .layer(inner.clone()),
+            ),
+        ),
     ];
     for (name, order) in [("default order", Order::Default), ("seed's order", Order::Seed)] {
         let agent = FaultTolerantAgent::builder("research")
@@ -51,25 +61,44 @@ fn every_stack(inner: &Scripted<&'static str>) -> Vec<(&'static str, Agent)> {
             .service(inner.clone());
         all.push((name, Agent::new(agent)));
     }
+    assert_eq!(all.len(), STACKS);
     all
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_strict_service_is_called_only_when_ready() {
     // Fails twice, so that retries and fallbacks call again; `Scripted` panics when unready.
-    for place in 0..9 {
+    for place in 0..STACKS {
         let inner = script([Answer::error("first"), Answer::error("second"), Answer::ok("fine")]);
         let (name, agent) = every_stack(&inner).remove(place);
         for _ in 0..4 {
             drop(agent.clone().oneshot("AAPL").await);
         }
+        // A panic of the service would be caught by some of the stacks.
+        assert_eq!(inner.unready_calls(), 0, "{name}");
         assert!(inner.calls() >= 4, "{name} made {} calls", inner.calls());
     }
 }
 
 #[tokio::test(start_paused = true)]
+async fn retries_and_fallbacks_call_only_what_is_ready() {
+    for order in [Order::Default, Order::Seed] {
+        let primary = script([Answer::error("reset")]).readiness(Readiness::After(1));
+        let backup = script([Answer::error("reset")]).readiness(Readiness::After(1));
+        let agent = FaultTolerantAgent::builder("research")
+            .order(order)
+            .retry(retry())
+            .fallback("backup", backup.clone())
+            .service(primary.clone());
+        assert!(agent.invoke("AAPL").await.is_err());
+        assert_eq!((primary.calls(), backup.calls()), (3, 3), "{order:?}");
+        assert_eq!((primary.unready_calls(), backup.unready_calls()), (0, 0), "{order:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_is_ready_only_sometimes_is_waited_for() {
-    for place in 0..9 {
+    for place in 0..STACKS {
         let inner =
             script([Answer::error("first"), Answer::ok("fine")]).readiness(Readiness::After(3));
         let (name, agent) = every_stack(&inner).remove(place);
@@ -81,7 +110,7 @@ async fn a_service_that_is_ready_only_sometimes_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn one_instance_serves_many_calls() {
-    for place in 0..9 {
+    for place in 0..STACKS {
         let inner = script([Answer::ok("fine")]);
         let (name, mut agent) = every_stack(&inner).remove(place);
         for _ in 0..3 {
@@ -93,7 +122,7 @@ async fn one_instance_serves_many_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_call_drops_the_agents_call_and_is_no_failure() {
-    for place in 0..9 {
+    for place in 0..STACKS {
         let inner = script([Answer::hang()]);
         let (name, agent) = every_stack(&inner).remove(place);
         {
@@ -102,6 +131,20 @@ async fn a_dropped_call_drops_the_agents_call_and_is_no_failure() {
             assert!(call.as_mut().poll(&mut cx).is_pending(), "{name}");
         }
         assert_eq!((inner.calls(), inner.dropped()), (1, 1), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_counts_a_dropped_call_as_cancelled_or_as_a_failure_where_it_was_told_to() {
+    let layers = [
+        (CircuitBreakerLayer::new("model"), (1, 0)),
+        (CircuitBreakerLayer::new("model").drop_is_failure_after(Duration::from_secs(1)), (0, 1)),
+    ];
+    for (layer, expected) in layers {
+        let call = layer.layer(script([Answer::hang()])).oneshot("AAPL");
+        assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
+        let circuit = layer.circuit().snapshot();
+        assert_eq!((circuit.cancelled, circuit.consecutive_failures), expected);
     }
 }
 
@@ -394,6 +437,127 @@ async fn errors_stay_flat_through_towers_layers() {
     let error = foreign.oneshot("AAPL").await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Service));
     assert!(error.downcast_ref::<tower::timeout::error::Elapsed>().is_some());
+}
+
+/// Puts the layers around a service in one of the orders of a list of numbers.
+fn stacked(order: &[usize], service: Agent) -> Agent {
+    let mut stack = service;
+    for layer in order.iter().rev() {
+        stack = match layer {
+            0 => Agent::new(AgentLayer::new("research").layer(stack)),
+            1 => Agent::new(CircuitBreakerLayer::new("model").layer(stack)),
+            2 => Agent::new(AgentLayer::new("inner").layer(retry().layer(stack))),
+            3 => Agent::new(FallbackLayer::new().layer(stack)),
+            4 => Agent::new(TimeoutLayer::default().layer(LoadShedLayer::new().layer(stack))),
+            5 => {
+                let slow = tower::timeout::TimeoutLayer::new(Duration::from_secs(3_600));
+                Agent::new(CatchPanicLayer::new().layer(slow.layer(stack)))
+            }
+            _ => unreachable!("six layers"),
+        };
+    }
+    stack
+}
+
+fn orders(of: usize) -> Vec<Vec<usize>> {
+    if of == 0 {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for shorter in orders(of - 1) {
+        for place in 0..of {
+            let mut order = shorter.clone();
+            order.insert(place, of - 1);
+            all.push(order);
+        }
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_are_flat_in_every_order_of_layers_with_towers_in_between() {
+    let all = orders(6);
+    assert_eq!(all.len(), 720);
+    for order in all {
+        let invalid = Failure::new(FailureKind::InvalidRequest).with_message("no such field");
+        let service = Agent::new(
+            TimeoutLayer::new(Duration::from_secs(1))
+                .layer(script([Answer::hang(), Answer::failure(invalid.clone())])),
+        );
+        // Once ours; a retry in the stack makes the second call.
+        let stack = stacked(&order, service.clone());
+        let error = match stack.oneshot("AAPL").await {
+            Err(error) if order.contains(&2) => error,
+            other => panic!("{order:?}: {other:?}"),
+        };
+        assert!(matches!(error.kind(), ErrorKind::Service), "{order:?}: {error:?}");
+        let own = error.downcast_ref::<Failure>();
+        assert_eq!(own.and_then(Failure::message), Some("no such field"), "{order:?}");
+        let source = std::error::Error::source(&error).expect("the agent's own error");
+        assert!(source.is::<Failure>(), "{order:?}: {source:?} stands between");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_errors_are_flat_in_every_order_of_layers() {
+    for order in orders(6) {
+        let breaker = CircuitBreakerLayer::new("inner");
+        breaker.circuit().force_open();
+        let service = Agent::new(breaker.layer(script([Answer::ok("never")])));
+        let error = stacked(&order, service).oneshot("AAPL").await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::CircuitOpen { .. }), "{order:?}: {error:?}");
+        assert!(std::error::Error::source(&error).is_none(), "{order:?}");
+    }
+}
+
+/// An error that holds the whole request, as careless ones do.
+#[derive(Debug)]
+struct Careless {
+    _request: &'static str,
+}
+
+impl std::fmt::Display for Careless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("refused")
+    }
+}
+
+impl std::error::Error for Careless {}
+
+#[tokio::test]
+async fn debug_shows_what_an_agents_error_says_and_not_what_it_holds() {
+    let careless = tower::service_fn(|request: &'static str| async move {
+        Err::<&'static str, _>(Careless { _request: request })
+    });
+    for order in [Order::Default, Order::Seed] {
+        let agent = FaultTolerantAgent::builder("research")
+            .order(order)
+            .retry(retry())
+            .fallback("backup", careless)
+            .service(careless);
+        let error = agent.invoke("a secret prompt").await.unwrap_err();
+        let shown = format!("{error} {error:?} {:#?}", error.kind());
+        assert!(shown.contains("refused") && !shown.contains("secret"), "{order:?}: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_has_answered_may_panic_when_it_is_dropped() {
+    struct Bomb(Option<&'static str>);
+    impl Future for Bomb {
+        type Output = Result<&'static str, BoxError>;
+        fn poll(mut self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Ready(Ok(self.0.take().expect("polled once")))
+        }
+    }
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+    let agent = FaultTolerantAgent::builder("research")
+        .service(tower::service_fn(|answer: &'static str| Bomb(Some(answer))));
+    assert_eq!(agent.invoke("fine").await.unwrap(), "fine");
 }
 
 #[tokio::test]

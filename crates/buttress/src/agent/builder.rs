@@ -31,7 +31,8 @@ pub enum Order {
 /// - `circuit_breaker`: 5 consecutive failures open it, for 30 s
 /// - `classify`: [`AnyError`]
 /// - `order`: [`Order::Default`]
-/// - where there are fallbacks, a timeout is not retried but falls back: a hang costs one timeout
+/// - where another agent is asked after a timeout, it is not retried but falls back: a hang costs
+///   one timeout
 #[must_use = "a builder does nothing until `service` is called"]
 pub struct FaultTolerantAgentBuilder<
     Req,
@@ -285,6 +286,11 @@ impl<Req, Res, C, B, Q> FaultTolerantAgentBuilder<Req, Res, C, B, Q> {
     }
 
     /// Puts the layers around the primary agent.
+    ///
+    /// # Panics
+    ///
+    /// If rules of the circuit breaker do not agree with each other; see
+    /// [`CircuitBreakerLayer`].
     #[track_caller]
     pub fn service<S>(mut self, primary: S) -> FaultTolerantAgent<S, Req, C, B, Q>
     where
@@ -301,17 +307,18 @@ impl<Req, Res, C, B, Q> FaultTolerantAgentBuilder<Req, Res, C, B, Q> {
         let fallbacks = std::mem::take(&mut self.fallbacks);
         let primary = CatchPanicLayer::new().classify(self.classify.clone()).layer(primary);
         let chain = self.chain(answers.clone());
-        let has_fallbacks = !fallbacks.is_empty();
+        let takes_timeout = self.last_that_takes_timeouts(&fallbacks);
         let stack = match self.order {
             Order::Default => {
                 let mut chain = chain;
-                for candidate in fallbacks {
-                    chain = self.add_guarded(chain, candidate);
+                for (place, candidate) in fallbacks.into_iter().enumerate() {
+                    let falls_back = takes_timeout.is_some_and(|last| place < last);
+                    chain = self.add_guarded(chain, candidate, falls_back);
                 }
                 let timed = self.timeout_layer().layer(primary);
                 let breaker = self.breaker.clone().agent_id(Arc::clone(&self.id));
                 let counted = breaker.classify(answers.clone()).layer(timed);
-                let retry = self.retry_layer(has_fallbacks).classify(answers.clone());
+                let retry = self.retry_layer(takes_timeout.is_some()).classify(answers.clone());
                 let agent = AgentLayer::from_settings(settings, answers);
                 Stack::Default { agent: agent.layer(chain.layer(retry.layer(counted))) }
             }
@@ -339,6 +346,7 @@ impl<Req, Res, C, B, Q> FaultTolerantAgentBuilder<Req, Res, C, B, Q> {
         &self,
         chain: FallbackLayer<Req, Res, D, Q>,
         candidate: Candidate<Req, Res>,
+        timeout_falls_back: bool,
     ) -> FallbackLayer<Req, Res, D, Q>
     where
         D: Classify<Res, Error> + Clone + Send + Sync + 'static,
@@ -353,7 +361,7 @@ impl<Req, Res, C, B, Q> FaultTolerantAgentBuilder<Req, Res, C, B, Q> {
             None => self.breaker.renamed(format!("{}/{name}", self.id)),
         };
         let breaker = breaker.agent_id(Arc::clone(&self.id)).classify(answers.clone());
-        let retry = self.retry_layer(true).classify(answers);
+        let retry = self.retry_layer(timeout_falls_back).classify(answers);
         let guarded = retry.layer(breaker.layer(self.timeout_layer().layer(service)));
         match kind {
             Some(kind) => chain.or_when(kind, name, guarded),
@@ -379,14 +387,26 @@ impl<Req, Res, C, B, Q> FaultTolerantAgentBuilder<Req, Res, C, B, Q> {
         TimeoutLayer::new(self.timeout).agent_id(Arc::clone(&self.id))
     }
 
-    fn retry_layer(&self, has_fallbacks: bool) -> RetryLayer<AnyError, B, Q>
+    /// Returns the place of the last fallback that is asked after a timeout.
+    fn last_that_takes_timeouts(&self, fallbacks: &[Candidate<Req, Res>]) -> Option<usize> {
+        let timeout = Failure::new(FailureKind::Timeout);
+        if self.fall_back_when.is_some_and(|when| !when(&timeout)) {
+            return None;
+        }
+        let takes = |candidate: &Candidate<Req, Res>| {
+            candidate.kind.is_none_or(|kind| kind == FailureKind::Timeout)
+        };
+        fallbacks.iter().rposition(takes)
+    }
+
+    fn retry_layer(&self, timeout_falls_back: bool) -> RetryLayer<AnyError, B, Q>
     where
         B: Clone,
         Q: Clone,
     {
         let retry = self.retry.clone().agent_id(Arc::clone(&self.id));
         let retry = retry.call_budget(self.call_budget.clone());
-        if has_fallbacks && !retry.has_retry_when() {
+        if timeout_falls_back && !retry.has_retry_when() {
             return retry.retry_when(|failure| failure.kind() != FailureKind::Timeout);
         }
         retry

@@ -9,9 +9,11 @@ use pin_project_lite::pin_project;
 
 use super::Settings;
 use crate::{
-    BoxError, Classify, Error, Failure, FailureKind, Outcome,
+    BoxError, Classify, Error, Failure, Outcome,
     classify::into_error,
-    telemetry::{self, Telemetry, describe, level, outcome, record_failure, record_status},
+    telemetry::{
+        self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
+    },
 };
 
 pin_project! {
@@ -96,13 +98,7 @@ fn fail(
             "Agent {id} failed after all fault tolerance attempts"
         );
     });
-    let outcome = match failure.kind() {
-        FailureKind::Cancelled => outcome::CANCELLED,
-        FailureKind::CircuitOpen => outcome::REJECTED,
-        FailureKind::Panicked => outcome::PANICKED,
-        _ => outcome::FAILURE,
-    };
-    telemetry.end(outcome, |span| {
+    telemetry.end(outcome_of(failure), |span| {
         span.record("success", false);
         record_failure(span, failure, error);
         record_status(

@@ -11,14 +11,18 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower::{Layer, ServiceExt};
+use tower::ServiceExt;
 
 use super::{
-    CircuitBreakerConfig, CircuitBreakerLayer,
+    CircuitBreaker, CircuitBreakerConfig,
     machine::{Changes, Machine, Permit, Rejection, State, Transition, TransitionReason, Verdict},
     settings::Settings,
 };
-use crate::{BoxError, ConfigError, Error, once::Once, telemetry};
+use crate::{
+    AnyError, BoxError, ConfigError, Error,
+    once::Once,
+    telemetry::{self, Labels},
+};
 
 /// A circuit: the state that breakers share, as a cheap handle.
 ///
@@ -165,7 +169,7 @@ impl Circuit {
             listeners: Mutex::default(),
         };
         let circuit = Self { shared: Arc::new(shared) };
-        circuit.change_settings(|_| ());
+        circuit.publish_settings();
         circuit
     }
 
@@ -185,7 +189,7 @@ impl Circuit {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let (snapshot, _) = self.step(|machine, changes| {
+        let (snapshot, transitions) = self.step(|machine, changes| {
             machine.catch_up(now, changes);
             let totals = machine.totals(now);
             Snapshot {
@@ -203,6 +207,7 @@ impl Circuit {
                 ignored: machine.counters.ignored,
             }
         });
+        announce_all(&transitions, &Labels::default());
         snapshot
     }
 
@@ -216,7 +221,7 @@ impl Circuit {
         self.trip_now(Some(time));
     }
 
-    /// Rejects every call until [`reset`](Self::reset).
+    /// Rejects every call until [`reset`](Self::reset) or another state is asked for.
     pub fn force_open(&self) {
         self.enter(State::ForcedOpen);
     }
@@ -226,12 +231,14 @@ impl Circuit {
         self.enter(State::HalfOpen);
     }
 
-    /// Lets every call through and counts none, until [`reset`](Self::reset).
+    /// Lets every call through and counts none, until [`reset`](Self::reset) or another state is
+    /// asked for.
     pub fn disable(&self) {
         self.enter(State::Disabled);
     }
 
-    /// Lets every call through and only counts, until [`reset`](Self::reset).
+    /// Lets every call through and only counts, until [`reset`](Self::reset) or another state is
+    /// asked for.
     pub fn metrics_only(&self) {
         self.enter(State::MetricsOnly);
     }
@@ -244,16 +251,14 @@ impl Circuit {
     /// Takes over new rules; the state stays, and so do the counts where they still fit.
     ///
     /// The window is kept if its kind and size are the same. What the new rules make of it shows
-    /// at the next result. The circuit keeps its name.
+    /// at the next result. A half-open period begins anew if its own rule changes. The circuit
+    /// keeps its name.
     ///
     /// # Errors
     ///
     /// The field that cannot be used; nothing is changed then.
     pub fn reconfigure(&self, config: CircuitBreakerConfig) -> Result<(), ConfigError> {
-        let settings = config.into_settings()?;
-        let now = Instant::now();
-        self.step(|machine, _| machine.reconfigure(settings, now));
-        self.publish_settings();
+        self.set(config.into_settings()?);
         Ok(())
     }
 
@@ -281,6 +286,10 @@ impl Circuit {
     /// # Panics
     ///
     /// As the function does; the panic counts as a failure.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`CircuitBreakerLayer`].
     pub async fn call<F, Fut, T, E>(&self, function: F) -> Result<T, Error>
     where
         F: FnOnce() -> Fut,
@@ -288,8 +297,8 @@ impl Circuit {
         E: Into<BoxError> + 'static,
     {
         let function = Mutex::new(Some(function));
-        let layer = CircuitBreakerLayer::sharing(self.clone());
-        layer.layer(Once::new(&function)).oneshot(()).await
+        let once = Once::new(&function);
+        CircuitBreaker::new(once, self.clone(), AnyError, Labels::default()).oneshot(()).await
     }
 
     /// Asks for leave to make a call: one atomic load while the circuit is closed.
@@ -361,9 +370,21 @@ impl Circuit {
         transitions
     }
 
-    /// Changes the rules while the layer is built.
-    pub(super) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
-        self.step(|machine, _| change(&mut machine.settings));
+    /// Counts a failure that belongs to no call, such as one of readiness.
+    #[cold]
+    pub(super) fn count(&self, verdict: Verdict, labels: &Labels) {
+        let now = Instant::now();
+        let ((), transitions) = self.step(|machine, changes| {
+            machine.catch_up(now, changes);
+            machine.count_alone(verdict, now, changes);
+        });
+        announce_all(&transitions, labels);
+    }
+
+    /// Takes over new rules.
+    pub(super) fn set(&self, settings: Settings) {
+        let now = Instant::now();
+        self.step(|machine, _| machine.reconfigure(settings, now));
         self.publish_settings();
     }
 
@@ -379,9 +400,7 @@ impl Circuit {
     }
 
     fn trip_now(&self, time: Option<Duration>) {
-        let now = Instant::now();
-        self.step(|machine, changes| {
-            machine.catch_up(now, changes);
+        self.change(|machine, now, changes| {
             // Nothing that happens while a circuit is open extends it.
             if machine.state != State::Open {
                 machine.open(TransitionReason::Manual, time, now, changes);
@@ -390,14 +409,24 @@ impl Circuit {
     }
 
     fn enter(&self, state: State) {
-        let now = Instant::now();
-        self.step(|machine, changes| {
-            machine.catch_up(now, changes);
+        self.change(|machine, now, changes| {
             machine.enter(state, TransitionReason::Manual, now, changes);
         });
     }
 
-    /// Runs one step of the machine under the lock, then tells what it changed.
+    /// Changes the state because somebody asked for it.
+    fn change(&self, change: impl FnOnce(&mut Machine, Instant, &mut Changes)) {
+        let now = Instant::now();
+        let ((), transitions) = self.step(|machine, changes| {
+            machine.catch_up(now, changes);
+            change(machine, now, changes);
+        });
+        announce_all(&transitions, &Labels::default());
+    }
+
+    /// Runs one step of the machine under the lock, then tells the listeners what it changed.
+    ///
+    /// Spans and log lines are the caller's, who knows what the step was made for.
     fn step<T>(&self, step: impl FnOnce(&mut Machine, &mut Changes) -> T) -> (T, Vec<Transition>) {
         let shared = &*self.shared;
         let mut changes = Changes::default();
@@ -421,9 +450,6 @@ impl Circuit {
         // Queued under the machine's lock, so that the order is that of the changes.
         shared.listeners().untold.extend(transitions.iter().cloned());
         drop(machine);
-        for transition in &transitions {
-            announce(transition);
-        }
         shared.tell();
         (result, transitions)
     }
@@ -468,7 +494,9 @@ impl Shared {
                 (transition, all)
             };
             for listener in listeners {
-                if catch_unwind(AssertUnwindSafe(|| listener(&transition))).is_err() {
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| listener(&transition))) {
+                    // What it panicked with may panic again when it is dropped.
+                    drop(catch_unwind(AssertUnwindSafe(|| drop(payload))));
                     tracing::error!(
                         target: telemetry::LOG_TARGET,
                         "A listener of circuit {} panicked",
@@ -500,9 +528,16 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// Writes a transition as a span of no length and as the seed's log line.
-fn announce(transition: &Transition) {
+/// Writes transitions as spans of no length and as the seed's log lines.
+pub(super) fn announce_all(transitions: &[Transition], labels: &Labels) {
+    for transition in transitions {
+        announce(transition, labels);
+    }
+}
+
+fn announce(transition: &Transition, labels: &Labels) {
     let circuit = &*transition.circuit;
+    let agent = labels.agent_id().unwrap_or(circuit);
     let (words, reason) = (tracing::field::display(transition), transition.reason.as_str());
     macro_rules! event {
         ($name:expr) => {
@@ -510,6 +545,8 @@ fn announce(transition: &Transition) {
                 target: telemetry::TARGET,
                 $name,
                 observation_type = "event",
+                agent_id = labels.agent_id(),
+                metadata = labels.metadata(),
                 circuit_key = circuit,
                 state_transition = words,
                 reason,
@@ -522,7 +559,7 @@ fn announce(transition: &Transition) {
             event!(telemetry::span::CIRCUIT_OPENED);
             tracing::error!(
                 target: telemetry::LOG_TARGET,
-                "Circuit breaker OPEN for agent {circuit}"
+                "Circuit breaker OPEN for agent {agent}"
             );
         }
         State::HalfOpen => event!(telemetry::span::CIRCUIT_HALF_OPENED),
@@ -530,7 +567,7 @@ fn announce(transition: &Transition) {
             event!(telemetry::span::CIRCUIT_CLOSED);
             tracing::info!(
                 target: telemetry::LOG_TARGET,
-                "Circuit breaker CLOSED for agent {circuit}"
+                "Circuit breaker CLOSED for agent {agent}"
             );
         }
         State::Disabled | State::MetricsOnly => (),

@@ -178,6 +178,7 @@ impl CircuitBreakerConfig {
     fn field_of(&self, rule: &'static str) -> &'static str {
         match rule {
             "slow_call" => "slow_call_rate",
+            "open_growth" if self.open_growth_max == Some(Duration::ZERO) => "open_growth_max",
             "window" if self.window_calls.is_some() => "window_calls",
             "window" if self.window_buckets.is_some() => "window_buckets",
             "window" => "window_time",

@@ -10,12 +10,17 @@ use tower::Service;
 use tracing::{Span, field::Empty};
 
 use super::{
-    Circuit, Transition,
+    Circuit, Readiness, Transition,
+    circuit::announce_all,
     machine::{Permit, Rejection, Verdict},
 };
 use crate::{
     BoxError, Classify, Error, ErrorKind, Failure, FailureKind, Outcome,
-    telemetry::{self, Labels, Telemetry, describe, level, outcome, record_failure, record_status},
+    telemetry::{
+        self, Labels, Telemetry, describe, level, outcome, outcome_of, record_failure,
+        record_status,
+    },
+    unwind::on_unwind,
 };
 
 pin_project! {
@@ -47,7 +52,7 @@ pin_project! {
 /// A call that is about to be made; what the breaker and the keyed breaker share.
 pub(super) struct Call<'a, S, C> {
     pub(super) inner: &'a mut S,
-    pub(super) ready: &'a mut bool,
+    pub(super) readiness: &'a mut Readiness,
     pub(super) circuit: Circuit,
     pub(super) classify: C,
     pub(super) labels: &'a Labels,
@@ -59,7 +64,7 @@ struct Watch {
     /// Taken when the result is reported; a permit that is left when the call is dropped means
     /// that its caller cancelled it.
     permit: Option<Permit>,
-    agent_id: Option<Arc<str>>,
+    labels: Labels,
     telemetry: Telemetry,
     transitions: Vec<Transition>,
 }
@@ -76,32 +81,39 @@ impl<S, C> Call<'_, S, C> {
         let mut watch = Watch {
             circuit: self.circuit,
             permit: None,
-            agent_id: self.labels.agent_id.clone(),
+            labels: self.labels.clone(),
             telemetry,
             transitions: Vec::new(),
         };
         let state = match watch.admit() {
             Err(rejection) => {
-                give_back(self.inner, self.ready);
+                give_back(self.inner, self.readiness);
                 State::Rejected { error: Some(watch.reject(rejection)) }
             }
-            Ok(()) if *self.ready => {
-                *self.ready = false;
+            Ok(()) if *self.readiness == Readiness::Ready => {
+                *self.readiness = Readiness::Unasked;
                 State::Calling { future: watch.run(|| self.inner.call(request)) }
             }
-            Ok(()) => State::Readying { service: self.inner.clone(), request: Some(request) },
+            // The instance that was asked goes along: it may stand in a queue already.
+            Ok(()) => {
+                *self.readiness = Readiness::Unasked;
+                let unasked = self.inner.clone();
+                let service = std::mem::replace(self.inner, unasked);
+                State::Readying { service, request: Some(request) }
+            }
         };
         ResponseFuture { state, watch, classify: self.classify }
     }
 }
 
-/// Gives back what the readiness of a service that is not called has reserved, such as a place
-/// under a limit that others wait for: only dropping the service does.
+/// Gives back what a service that is not called may have reserved when it was asked for readiness,
+/// such as a place under a limit that others wait for: only dropping the service does.
 #[cold]
-fn give_back<S: Clone>(inner: &mut S, ready: &mut bool) {
-    if std::mem::take(ready) {
-        let unready = inner.clone();
-        *inner = unready;
+fn give_back<S: Clone>(inner: &mut S, readiness: &mut Readiness) {
+    if *readiness != Readiness::Unasked {
+        *readiness = Readiness::Unasked;
+        let unasked = inner.clone();
+        *inner = unasked;
     }
 }
 
@@ -162,32 +174,37 @@ where
 impl Watch {
     #[inline]
     fn admit(&mut self) -> Result<(), Rejection> {
-        let Self { telemetry, circuit, .. } = self;
-        let (admission, transitions) = telemetry.in_scope(|| circuit.admit());
-        self.transitions = transitions;
+        let (admission, transitions) = self.circuit.admit();
+        if !transitions.is_empty() {
+            self.changed(transitions);
+        }
         admission.map(|permit| self.permit = Some(permit))
+    }
+
+    /// Tells what a step changed, inside the call's span.
+    #[cold]
+    fn changed(&mut self, transitions: Vec<Transition>) {
+        let Self { telemetry, labels, .. } = self;
+        telemetry.in_scope(|| announce_all(&transitions, labels));
+        self.transitions.extend(transitions);
     }
 
     /// Runs a call or poll of the inner service; a panic of it is a failure.
     #[inline]
     fn run<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        struct Panicked<'a> {
-            circuit: &'a Circuit,
-            permit: Option<Permit>,
-        }
-        impl Drop for Panicked<'_> {
-            fn drop(&mut self) {
-                if let Some(permit) = self.permit.take() {
-                    self.circuit.settle(permit, Verdict::Failure);
+        let Self { circuit, permit, labels, telemetry, transitions } = self;
+        let is_told = telemetry.span().is_some();
+        telemetry.in_scope(|| {
+            on_unwind(inner, || {
+                let Some(permit) = permit.take() else { return };
+                let more = circuit.settle(permit, Verdict::Failure);
+                announce_all(&more, labels);
+                transitions.extend(more);
+                if is_told {
+                    record_circuit(&Span::current(), circuit, transitions);
                 }
-            }
-        }
-
-        let mut guard = Panicked { circuit: &self.circuit, permit: self.permit.take() };
-        let result = self.telemetry.in_scope(inner);
-        self.permit = guard.permit.take();
-        drop(guard);
-        result
+            })
+        })
     }
 
     #[inline]
@@ -199,10 +216,9 @@ impl Watch {
         let outcome = classify.classify(result.as_ref());
         let verdict = Verdict::of(&outcome);
         if let Some(permit) = self.permit.take() {
-            let Self { telemetry, circuit, transitions, .. } = self;
-            let more = telemetry.in_scope(|| circuit.settle(permit, verdict));
-            if !more.is_empty() {
-                transitions.extend(more);
+            let transitions = self.circuit.settle(permit, verdict);
+            if !transitions.is_empty() {
+                self.changed(transitions);
             }
         }
         match (result, outcome) {
@@ -228,7 +244,7 @@ impl Watch {
             Outcome::Success | Outcome::Neutral => Failure::new(FailureKind::Cancelled),
         };
         let error = Error::from_service(error, |_| failure.clone());
-        let error = error.in_agent(self.agent_id.as_ref());
+        let error = error.in_agent(self.labels.agent_id.as_ref());
         self.fail(verdict, &failure, &describe(&error));
         error
     }
@@ -244,7 +260,7 @@ impl Watch {
     #[cold]
     fn fail(&mut self, verdict: Verdict, failure: &Failure, error: &dyn fmt::Display) {
         let Self { telemetry, circuit, transitions, .. } = self;
-        telemetry.end(outcome::FAILURE, |span| {
+        telemetry.end(outcome_of(failure), |span| {
             record_circuit(span, circuit, transitions);
             record_failure(span, failure, error);
             if verdict == Verdict::Failure {
@@ -259,12 +275,12 @@ impl Watch {
         let Rejection { reason, retry_after } = rejection;
         let key = Arc::clone(self.circuit.name());
         let error = Error::new(ErrorKind::CircuitOpen { key, reason, retry_after });
-        let error = error.in_agent(self.agent_id.as_ref());
-        let Self { telemetry, circuit, transitions, agent_id, .. } = self;
+        let error = error.in_agent(self.labels.agent_id.as_ref());
+        let Self { telemetry, circuit, transitions, labels, .. } = self;
         telemetry.end(outcome::REJECTED, |span| {
             record_circuit(span, circuit, transitions);
             record_failure(span, error.failure(), &describe(&error));
-            let id = agent_id.as_ref().unwrap_or(circuit.name());
+            let id = labels.agent_id().unwrap_or(circuit.name());
             let message = format_args!("Circuit breaker is OPEN for agent {id}");
             record_status(span, level::ERROR, message);
         });
@@ -275,8 +291,11 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
+            let transitions = self.circuit.settle(permit, Verdict::Cancelled);
+            if !transitions.is_empty() {
+                self.changed(transitions);
+            }
             let Self { telemetry, circuit, transitions, .. } = self;
-            transitions.extend(telemetry.in_scope(|| circuit.settle(permit, Verdict::Cancelled)));
             telemetry.end(outcome::CANCELLED, |span| record_circuit(span, circuit, transitions));
         }
     }

@@ -1,7 +1,7 @@
 //! A circuit for each key: provider, model, tenant.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     hash::Hash,
     marker::PhantomData,
@@ -16,7 +16,7 @@ use std::{
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{Circuit, CircuitBreakerLayer, ResponseFuture, State, future::Call};
+use super::{Circuit, CircuitBreakerLayer, Readiness, ResponseFuture, State, future::Call};
 use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry::Labels};
 
 /// Keeps one circuit per key of the request; made by [`CircuitBreakerLayer::keyed`].
@@ -27,8 +27,14 @@ use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry
 /// - `capacity`: 10,000 keys
 /// - `idle`: 10 min without a call, and a closed circuit is forgotten
 ///
-/// A circuit that is not closed is never forgotten. Where all of a full table are such, a further
-/// key is let through uncounted.
+/// A circuit that is not closed is never forgotten. In a full table the key that was used longest
+/// ago of 64 is forgotten for a further one; where none of them is closed, the further key is let
+/// through uncounted. Circuits that are idle are looked for when a key is added.
+///
+/// # Cancellation, Tracing, Errors
+///
+/// As [`CircuitBreakerLayer`], but for errors of the inner service's readiness: which circuit they
+/// belong to is not known before there is a request, so none counts them.
 ///
 /// # Examples
 ///
@@ -65,13 +71,22 @@ pub struct CircuitBreakers<K> {
 struct Table<K> {
     /// Whose rules every circuit has.
     template: RwLock<CircuitBreakerLayer>,
-    circuits: RwLock<HashMap<K, Entry>>,
+    circuits: RwLock<Circuits<K>>,
     /// The moment that entries count their time from.
     origin: Instant,
     capacity: AtomicU64,
     idle_millis: AtomicU64,
     swept_millis: AtomicU64,
 }
+
+struct Circuits<K> {
+    entries: HashMap<K, Entry>,
+    /// The keys in the order in which they are looked at when the table is full.
+    queue: VecDeque<K>,
+}
+
+/// How many keys are looked at to find one to forget.
+const CANDIDATES: usize = 64;
 
 struct Entry {
     circuit: Circuit,
@@ -82,7 +97,7 @@ struct Entry {
 /// A service behind a circuit per key; made by [`KeyedCircuitBreakerLayer`].
 pub struct KeyedCircuitBreaker<S, F, K, C = AnyError> {
     inner: S,
-    ready: bool,
+    readiness: Readiness,
     key: F,
     circuits: CircuitBreakers<K>,
     classify: C,
@@ -96,7 +111,7 @@ impl<F, K> KeyedCircuitBreakerLayer<F, K> {
     pub(super) fn new(template: CircuitBreakerLayer, key: F) -> Self {
         let table = Table {
             template: RwLock::new(template),
-            circuits: RwLock::new(HashMap::new()),
+            circuits: RwLock::new(Circuits { entries: HashMap::new(), queue: VecDeque::new() }),
             origin: Instant::now(),
             capacity: AtomicU64::new(10_000),
             idle_millis: AtomicU64::new(10 * 60 * 1_000),
@@ -199,7 +214,7 @@ impl<S, F: Clone, K, C: Clone> Layer<S> for KeyedCircuitBreakerLayer<F, K, C> {
     fn layer(&self, inner: S) -> Self::Service {
         KeyedCircuitBreaker {
             inner,
-            ready: false,
+            readiness: Readiness::Unasked,
             key: self.key.clone(),
             circuits: self.circuits.clone(),
             classify: self.classify.clone(),
@@ -219,14 +234,16 @@ where
     #[must_use]
     pub fn get(&self, key: &K) -> Option<Circuit> {
         let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
-        circuits.get(key).map(|entry| entry.circuit.clone())
+        circuits.entries.get(key).map(|entry| entry.circuit.clone())
     }
 
     /// Returns every key with its circuit, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (K, Circuit)> + use<K> {
         let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = circuits.entries.iter();
         let all: Vec<_> =
-            circuits.iter().map(|(key, entry)| (key.clone(), entry.circuit.clone())).collect();
+            entries.map(|(key, entry)| (key.clone(), entry.circuit.clone())).collect();
+        drop(circuits);
         all.into_iter()
     }
 
@@ -235,7 +252,7 @@ where
         let now = millis(Instant::now().saturating_duration_since(self.table.origin));
         {
             let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(entry) = circuits.get(&key) {
+            if let Some(entry) = circuits.entries.get(&key) {
                 entry.used_millis.store(now, Ordering::Relaxed);
                 return entry.circuit.clone();
             }
@@ -248,34 +265,28 @@ where
         let template = self.table.template.read().unwrap_or_else(PoisonError::into_inner).clone();
         let name = format!("{}/{key}", template.circuit().name());
         let circuit = template.renamed(name).circuit();
+        // What is forgotten is dropped after the lock: it may run code of others.
         let mut forgotten = Vec::new();
         let mut circuits = self.table.circuits.write().unwrap_or_else(PoisonError::into_inner);
         // Another call may have added it since.
-        if let Some(entry) = circuits.get(&key) {
+        if let Some(entry) = circuits.entries.get(&key) {
             return entry.circuit.clone();
         }
         self.sweep(&mut circuits, now, &mut forgotten);
         let capacity = self.table.capacity.load(Ordering::Relaxed);
-        if circuits.len() as u64 >= capacity {
-            let oldest = circuits
-                .iter()
-                .filter(|(_, entry)| entry.circuit.state() == State::Closed)
-                .min_by_key(|(_, entry)| entry.used_millis.load(Ordering::Relaxed))
-                .map(|(key, _)| key.clone());
-            match oldest {
-                Some(oldest) => forgotten.extend(circuits.remove(&oldest)),
-                None => return circuit,
-            }
+        if circuits.entries.len() as u64 >= capacity && !circuits.forget_one(&mut forgotten) {
+            return circuit;
         }
         let entry = Entry { circuit: circuit.clone(), used_millis: AtomicU64::new(now) };
-        circuits.insert(key, entry);
+        circuits.queue.push_back(key.clone());
+        circuits.entries.insert(key, entry);
         drop(circuits);
         drop(forgotten);
         circuit
     }
 
     /// Forgets the closed circuits that nobody used for long.
-    fn sweep(&self, circuits: &mut HashMap<K, Entry>, now: u64, forgotten: &mut Vec<Entry>) {
+    fn sweep(&self, circuits: &mut Circuits<K>, now: u64, forgotten: &mut Vec<(K, Entry)>) {
         let idle = self.table.idle_millis.load(Ordering::Relaxed);
         let swept = self.table.swept_millis.load(Ordering::Relaxed);
         // A look at every circuit is worth it once per half of the idle time.
@@ -283,11 +294,48 @@ where
             return;
         }
         self.table.swept_millis.store(now, Ordering::Relaxed);
-        let old = circuits.extract_if(|_, entry| {
-            now.saturating_sub(entry.used_millis.load(Ordering::Relaxed)) >= idle
-                && entry.circuit.state() == State::Closed
+        let Circuits { entries, queue } = circuits;
+        forgotten.extend(
+            entries.extract_if(|_, entry| {
+                now.saturating_sub(entry.used()) >= idle && entry.is_closed()
+            }),
+        );
+        queue.retain(|key| entries.contains_key(key));
+    }
+}
+
+// ===== impl Circuits =====
+
+impl<K: Hash + Eq> Circuits<K> {
+    /// Makes room for one more; false where no circuit that was looked at is closed.
+    fn forget_one(&mut self, forgotten: &mut Vec<(K, Entry)>) -> bool {
+        let candidates = self.queue.len().min(CANDIDATES);
+        let used = self.queue.iter().take(candidates).enumerate().filter_map(|(place, key)| {
+            let entry = self.entries.get(key).filter(|entry| entry.is_closed())?;
+            Some((entry.used(), place))
         });
-        forgotten.extend(old.map(|(_, entry)| entry));
+        let oldest = used.min().map(|(_, place)| place);
+        let key = oldest.and_then(|place| self.queue.remove(place));
+        // The others wait for their next turn at the end.
+        self.queue.rotate_left(candidates.saturating_sub(usize::from(key.is_some())));
+        let entry = key.and_then(|key| self.entries.remove_entry(&key));
+        let found = entry.is_some();
+        forgotten.extend(entry);
+        found
+    }
+}
+
+// ===== impl Entry =====
+
+impl Entry {
+    fn used(&self) -> u64 {
+        self.used_millis.load(Ordering::Relaxed)
+    }
+
+    /// Whether the circuit was closed when it was last used; nothing is told and no code of others
+    /// runs, since the table is locked.
+    fn is_closed(&self) -> bool {
+        self.circuit.state_before() == State::Closed
     }
 }
 
@@ -300,7 +348,9 @@ impl<K> Clone for CircuitBreakers<K> {
 impl<K> fmt::Debug for CircuitBreakers<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
-        f.debug_struct("CircuitBreakers").field("keys", &circuits.len()).finish_non_exhaustive()
+        f.debug_struct("CircuitBreakers")
+            .field("keys", &circuits.entries.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -334,7 +384,7 @@ impl<S: Clone, F: Clone, K, C: Clone> Clone for KeyedCircuitBreaker<S, F, K, C> 
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            ready: false,
+            readiness: Readiness::Unasked,
             key: self.key.clone(),
             circuits: self.circuits.clone(),
             classify: self.classify.clone(),
@@ -368,11 +418,14 @@ where
     /// Makes the inner service ready; which circuit is asked is known only with the request.
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.ready {
+        if self.readiness == Readiness::Ready {
             return Poll::Ready(Ok(()));
         }
+        self.readiness = Readiness::Asked;
         let poll = self.inner.poll_ready(cx);
-        self.ready = matches!(poll, Poll::Ready(Ok(())));
+        if let Poll::Ready(Ok(())) = poll {
+            self.readiness = Readiness::Ready;
+        }
         poll.map_err(|error| {
             into_error(&self.classify, error).in_agent(self.labels.agent_id.as_ref())
         })
@@ -382,7 +435,7 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         Call {
             inner: &mut self.inner,
-            ready: &mut self.ready,
+            readiness: &mut self.readiness,
             circuit: self.circuits.circuit((self.key)(&request)),
             classify: self.classify.clone(),
             labels: &self.labels,

@@ -17,7 +17,8 @@ use crate::{AnyError, telemetry::Labels};
 ///
 /// - `consecutive_failures`: 5 (the seed's); not a rule where a rate is named and this is not
 /// - `window`: the last 60 s in 10 buckets; `minimum_calls`: 10
-/// - `open_for`: 30 s; no growth, no jitter; `max_open`: 60 s, or `open_for` where that is longer
+/// - `open_for`: 30 s; no growth, no jitter; `max_open`: 60 s, or the longest of `open_for` and
+///   the growth where that is longer
 /// - `half_open`: 1 probe at a time, 2 successes close
 /// - `half_open_lease`: 60 s, then a new half-open period
 /// - `classify`: [`AnyError`]
@@ -129,7 +130,8 @@ impl<C> CircuitBreakerLayer<C> {
     ///
     /// # Panics
     ///
-    /// If the window holds no call, has no bucket, or is shorter than a nanosecond per bucket.
+    /// If the window holds no call or more than 1,048,576, has no bucket or more than 10,000, or is
+    /// shorter than a nanosecond per bucket.
     #[track_caller]
     pub fn window(self, window: Window) -> Self {
         self.set("window", |rules| rules.window = window)
@@ -162,7 +164,7 @@ impl<C> CircuitBreakerLayer<C> {
     ///
     /// # Panics
     ///
-    /// If the factor is less than 1 or not finite.
+    /// If the factor is less than 1 or not finite, or the longest time is zero.
     #[track_caller]
     pub fn open_growth(self, factor: f64, max: Duration) -> Self {
         self.set("open_growth", |rules| rules.open_growth = Some((factor, max)))
@@ -253,10 +255,13 @@ impl<C> CircuitBreakerLayer<C> {
         self.circuit.settings().consecutive()
     }
 
+    /// Changes one rule; a wrong one changes nothing.
     #[track_caller]
     fn set(self, field: &'static str, change: impl FnOnce(&mut Settings)) -> Self {
-        self.circuit.change_settings(change);
-        expect_no_problem(self.circuit.settings().problem(Some(field)));
+        let mut settings = self.circuit.settings();
+        change(&mut settings);
+        expect_no_problem(settings.problem(Some(field)));
+        self.circuit.set(settings);
         self
     }
 }
@@ -272,13 +277,7 @@ impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
     #[track_caller]
     fn layer(&self, inner: S) -> Self::Service {
         expect_no_problem(self.circuit.settings().problem(None));
-        CircuitBreaker {
-            inner,
-            ready: false,
-            circuit: self.circuit.clone(),
-            classify: self.classify.clone(),
-            labels: self.labels.clone(),
-        }
+        CircuitBreaker::new(inner, self.circuit.clone(), self.classify.clone(), self.labels.clone())
     }
 }
 

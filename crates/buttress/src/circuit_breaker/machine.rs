@@ -13,6 +13,10 @@ use super::{
 };
 use crate::OpenReason;
 
+/// How many periods without a call are gone through one by one. After that only the last one
+/// counts: the circuit is half-open, as if its open time had ended now.
+const MOST_PERIODS: usize = 32;
+
 /// The states of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -224,9 +228,8 @@ impl Machine {
 
     /// Applies what time alone has changed, each change at the moment it was due.
     pub(super) fn catch_up(&mut self, now: Instant, changes: &mut Changes) {
-        // A circuit that nobody asked for days may have gone through many periods; after so many
-        // the rest would only repeat them.
-        for _ in 0..1_000 {
+        // A circuit that nobody asked for days may have gone through many periods that nobody used.
+        for _ in 0..MOST_PERIODS {
             match (self.state, self.until, self.lease_end) {
                 // ## Open => HalfOpen
                 (State::Open, Some(due), _) if now >= due => {
@@ -237,11 +240,10 @@ impl Machine {
                 _ => return,
             }
         }
-        match self.state {
-            State::Open => self.until = Some(now),
-            State::HalfOpen => self.begin_lease(now),
-            State::Closed | State::ForcedOpen | State::Disabled | State::MetricsOnly => (),
+        if self.state == State::Open {
+            self.enter(State::HalfOpen, TransitionReason::OpenTimeOver, now, changes);
         }
+        self.begin_lease(now);
     }
 
     fn end_lease(&mut self, due: Instant, now: Instant, changes: &mut Changes) {
@@ -259,11 +261,7 @@ impl Machine {
                 let passed =
                     now.saturating_duration_since(due).as_nanos() / lease.as_nanos().max(1);
                 let skipped = u32::try_from(passed).ok().and_then(|n| lease.checked_mul(n));
-                self.generation += 1;
-                self.probes = Probes::default();
-                self.begin_lease(
-                    skipped.and_then(|skipped| due.checked_add(skipped)).unwrap_or(now),
-                );
+                self.renew(skipped.and_then(|skipped| due.checked_add(skipped)).unwrap_or(now));
             }
         }
     }
@@ -474,13 +472,35 @@ impl Machine {
     }
 
     /// Takes over new settings; results stay where they still fit.
+    ///
+    /// Probes that were sent under other rules are late: their period begins anew.
     pub(super) fn reconfigure(&mut self, settings: Settings, now: Instant) {
         if settings.window != self.settings.window || !settings.has_window() {
             self.results = None;
         }
+        let other_probes = settings.half_open != self.settings.half_open;
         self.settings = settings;
-        if self.state == State::HalfOpen && self.lease_end.is_none() {
-            self.begin_lease(now);
+        if self.state == State::HalfOpen && (other_probes || self.lease_end.is_none()) {
+            self.renew(now);
+        }
+    }
+
+    /// Begins a half-open period anew.
+    fn renew(&mut self, from: Instant) {
+        self.generation += 1;
+        self.probes = Probes::default();
+        self.begin_lease(from);
+    }
+
+    /// Counts a failure that belongs to no call, such as one of readiness.
+    pub(super) fn count_alone(&mut self, verdict: Verdict, now: Instant, changes: &mut Changes) {
+        match self.state {
+            State::HalfOpen if self.probes.fits(self.settings.half_open) => {
+                self.probes.in_flight += 1;
+                self.judge(verdict, false, now, changes);
+            }
+            State::Closed | State::MetricsOnly => self.count(verdict, false, now, changes),
+            State::Open | State::HalfOpen | State::ForcedOpen | State::Disabled => (),
         }
     }
 

@@ -76,16 +76,28 @@ use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry
 #[derive(Debug)]
 pub struct CircuitBreaker<S, C = AnyError> {
     inner: S,
-    /// Whether `inner` was made ready and not called since.
-    ready: bool,
+    readiness: Readiness,
     circuit: Circuit,
     classify: C,
     labels: Labels,
 }
 
+/// What an inner service was asked since its last call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readiness {
+    Unasked,
+    /// It may stand in a queue, or hold a place that it got there since.
+    Asked,
+    Ready,
+}
+
 // ===== impl CircuitBreaker =====
 
 impl<S, C> CircuitBreaker<S, C> {
+    const fn new(inner: S, circuit: Circuit, classify: C, labels: Labels) -> Self {
+        Self { inner, readiness: Readiness::Unasked, circuit, classify, labels }
+    }
+
     /// Returns the circuit.
     #[must_use]
     pub const fn circuit(&self) -> &Circuit {
@@ -113,7 +125,7 @@ impl<S: Clone, C: Clone> Clone for CircuitBreaker<S, C> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            ready: false,
+            readiness: Readiness::Unasked,
             circuit: self.circuit.clone(),
             classify: self.classify.clone(),
             labels: self.labels.clone(),
@@ -134,19 +146,18 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // While the circuit is open the inner service is left alone: `call` decides.
-        if self.ready || self.circuit.seems_open() {
+        if self.readiness == Readiness::Ready || self.circuit.seems_open() {
             return Poll::Ready(Ok(()));
         }
+        self.readiness = Readiness::Asked;
         match self.inner.poll_ready(cx) {
             Poll::Ready(Ok(())) => {
-                self.ready = true;
+                self.readiness = Readiness::Ready;
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => {
                 let verdict = Verdict::of(&self.classify.classify(Err(&error)));
-                if let (Ok(permit), _) = self.circuit.admit() {
-                    self.circuit.settle(permit, verdict);
-                }
+                self.circuit.count(verdict, &self.labels);
                 let error = into_error(&self.classify, error);
                 Poll::Ready(Err(error.in_agent(self.labels.agent_id.as_ref())))
             }
@@ -158,7 +169,7 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         Call {
             inner: &mut self.inner,
-            ready: &mut self.ready,
+            readiness: &mut self.readiness,
             circuit: self.circuit.clone(),
             classify: self.classify.clone(),
             labels: &self.labels,

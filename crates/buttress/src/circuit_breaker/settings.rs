@@ -128,7 +128,7 @@ impl Settings {
     /// fields are checked only without it, since setters may come in any order.
     pub(super) fn problem(&self, field: Option<&str>) -> Option<(&'static str, &'static str)> {
         let rate = |rate: f64| rate > 0.0 && rate <= 1.0;
-        let rules: [(&'static str, bool, &'static str); 11] = [
+        let rules: [(&'static str, bool, &'static str); 12] = [
             ("consecutive_failures", self.consecutive_failures == Some(0), "must be at least 1"),
             (
                 "failure_rate",
@@ -147,6 +147,11 @@ impl Settings {
                 "open_growth",
                 self.open_growth.is_some_and(|(factor, _)| !(factor >= 1.0 && factor.is_finite())),
                 "must have a factor of 1 or more",
+            ),
+            (
+                "open_growth",
+                self.open_growth.is_some_and(|(_, max)| max.is_zero()),
+                "must have a longest time of more than zero",
             ),
             ("open_jitter", !(0.0..=1.0).contains(&self.open_jitter), "must be from 0 to 1"),
             ("max_open", self.max_open == Some(Duration::ZERO), "must be longer than zero"),

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The largest window of calls: it takes a byte for each.
+const MOST_CALLS: usize = 1 << 20;
+/// The finest window of time.
+const MOST_BUCKETS: usize = 10_000;
+
 /// Which calls a rate is computed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -28,9 +33,16 @@ pub(super) struct Totals {
 #[derive(Debug)]
 pub(super) enum Results {
     /// The last calls, in a ring; `next` is where the next one goes.
-    Calls { ring: Vec<Totals>, next: usize, size: usize, totals: Totals },
+    Calls { ring: Vec<Call>, next: usize, size: usize, totals: Totals },
     /// Calls by time, in a ring of buckets; `newest` counts buckets since `origin`.
     Time { ring: Vec<Totals>, newest: u64, origin: Instant, width: Duration, totals: Totals },
+}
+
+/// The result of one call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    failed: bool,
+    slow: bool,
 }
 
 // ===== impl Window =====
@@ -61,8 +73,14 @@ impl Window {
     pub(super) fn problem(self) -> Option<&'static str> {
         match self.kind {
             WindowKind::Calls { size: 0 } => Some("must hold at least 1 call"),
+            WindowKind::Calls { size } if size > MOST_CALLS => {
+                Some("must hold at most 1,048,576 calls")
+            }
             WindowKind::Calls { .. } => None,
             WindowKind::Time { buckets: 0, .. } => Some("must have at least 1 bucket"),
+            WindowKind::Time { buckets, .. } if buckets > MOST_BUCKETS => {
+                Some("must have at most 10,000 buckets")
+            }
             WindowKind::Time { span, buckets } if span.as_nanos() < buckets as u128 => {
                 Some("must be longer than its number of buckets in nanoseconds")
             }
@@ -95,21 +113,21 @@ impl Results {
     /// Adds the result of one call.
     pub(super) fn record(&mut self, now: Instant, failed: bool, slow: bool) {
         self.forget(now);
-        let call = Totals { calls: 1, failures: failed.into(), slow: slow.into() };
+        let call = Call { failed, slow };
         match self {
             Self::Calls { ring, next, size, totals } => {
-                totals.add(call);
+                totals.add(call.into());
                 if ring.len() < *size {
                     ring.push(call);
                 } else {
-                    totals.subtract(std::mem::replace(&mut ring[*next], call));
+                    totals.subtract(std::mem::replace(&mut ring[*next], call).into());
                 }
-                *next = (*next + 1) % *size;
+                *next = if *next + 1 == *size { 0 } else { *next + 1 };
             }
             Self::Time { ring, newest, totals, .. } => {
-                totals.add(call);
+                totals.add(call.into());
                 let place = place(*newest, ring.len());
-                ring[place].add(call);
+                ring[place].add(call.into());
             }
         }
     }
@@ -144,6 +162,12 @@ fn place(bucket: u64, buckets: usize) -> usize {
 }
 
 // ===== impl Totals =====
+
+impl From<Call> for Totals {
+    fn from(call: Call) -> Self {
+        Self { calls: 1, failures: call.failed.into(), slow: call.slow.into() }
+    }
+}
 
 impl Totals {
     pub(super) fn failure_rate(self) -> f64 {

@@ -13,8 +13,10 @@ use super::chain::Chain;
 use crate::{
     AgentFailure, BoxError, CallBudget, Classify, Error, ErrorKind, Failure, FailureKind,
     FindCallBudget, Outcome, Replay,
+    call_budget::paid,
     telemetry::{
-        self, Labels, Telemetry, describe, json, level, outcome, record_failure, record_status,
+        self, Labels, Telemetry, describe, json, level, outcome, outcome_of, record_failure,
+        record_status,
     },
 };
 
@@ -55,8 +57,8 @@ struct Progress {
     agent: usize,
     /// Which agents were asked and failed, in that order.
     failures: Vec<AgentFailure>,
-    /// The places of these agents.
-    places: Vec<usize>,
+    /// The same as the span tells it; only where somebody listens.
+    history: json::List,
     telemetry: Telemetry,
     attempt: Telemetry,
 }
@@ -86,7 +88,11 @@ where
         let call_budget = chain.call_budget.call_budget(&request);
         let copy = if chain.fallbacks.is_empty() { None } else { chain.replay.replay(&request) };
         let mut progress = Progress::new(&chain);
-        let future = progress.run(|| primary.call(request));
+        if let Some(budget) = &call_budget {
+            budget.take_first();
+        }
+        let is_paid = call_budget.is_some();
+        let future = progress.run(|| paid(is_paid, || primary.call(request)));
         Self { state: State::Primary { future }, request: copy, chain, call_budget, progress }
     }
 
@@ -109,7 +115,7 @@ impl<F, Req, Res, E, C, Q, P> Future for ResponseFuture<F, Req, Res, C, Q, P>
 where
     F: Future<Output = Result<Res, E>>,
     E: Into<BoxError> + 'static,
-    C: Classify<Res, E> + Classify<Res, Error>,
+    C: Classify<Res, E>,
     P: Replay<Req>,
 {
     type Output = Result<Res, Error>;
@@ -140,7 +146,9 @@ where
                     match ready!(this.progress.run(|| service.poll_ready(cx))) {
                         Ok(()) => {
                             let request = request.take().expect("a request is sent once");
-                            let future = this.progress.run(|| service.call(request));
+                            let is_paid = this.call_budget.is_some();
+                            let call = || paid(is_paid, || service.call(request));
+                            let future = this.progress.run(call);
                             this.state.set(State::Fallback { future });
                             continue;
                         }
@@ -153,7 +161,11 @@ where
                 // ## Fallback => (Readying | Done)
                 StateProj::Fallback { future } => {
                     let result = ready!(this.progress.run(|| Pin::new(&mut *future).poll(cx)));
-                    let outcome = this.chain.classify.classify(result.as_ref());
+                    // Its errors were classified where their type was still known.
+                    let outcome = match &result {
+                        Ok(answer) => this.chain.classify.classify(Ok(answer)),
+                        Err(error) => Outcome::Failure(error.failure().clone()),
+                    };
                     (result, outcome)
                 }
                 StateProj::Done => panic!("polled after completion"),
@@ -196,7 +208,7 @@ impl Progress {
             Some(span) => attempt_span(&chain.labels, span, 0),
             None => Telemetry::default(),
         };
-        Self { agent: 0, failures: Vec::new(), places: Vec::new(), telemetry, attempt }
+        Self { agent: 0, failures: Vec::new(), history: json::List::new(), telemetry, attempt }
     }
 
     /// Runs a call or poll of an agent in the spans of the chain and of its attempt.
@@ -227,7 +239,7 @@ impl Progress {
                 "Primary agent failed, fallback #{agent} succeeded"
             );
         });
-        let history = self.history();
+        let history = self.take_history();
         self.telemetry.end(outcome::SUCCESS, |span| {
             span.record("fallback_history", history);
             span.record("fallback_succeeded", true);
@@ -254,7 +266,11 @@ impl Progress {
         let place = chain.next(self.agent, &failure);
         let request =
             if place.is_some() { request.take().map(|copy| (copy, request)) } else { None };
-        let spent = call_budget.filter(|_| place.is_some()).and_then(|budget| budget.check().err());
+        let spent = call_budget.and_then(|budget| match &request {
+            Some(_) => budget.take_attempt().err(),
+            // An agent's own retries may have used it up.
+            None => budget.exhausted(),
+        });
         let (Some(place), Some((copy, slot)), None) = (place, request, spent) else {
             self.end_attempt(&failure, &result, level::ERROR);
             return Next::End(self.end(chain, spent, result, failure));
@@ -291,24 +307,36 @@ impl Progress {
                 Ok(_) => error.with_source(failure.clone()),
                 Err(source) => error.with_source(source),
             };
-            self.give_up(self.history(), error.failure(), &describe(&error));
+            let message = format_args!("No agent is asked any more: {}", error.kind());
+            self.give_up(error.failure(), &describe(&error), message);
             return Err(error);
         }
         // What the predicate ended, or what nobody else was asked for, comes through unchanged.
         let ended = failure.after_output() || !(chain.fall_back_when)(&failure);
         if self.agent == 0 || ended {
             match &result {
-                Ok(_) => self.give_up(self.history(), &failure, &failure),
-                Err(error) => self.give_up(self.history(), &failure, &describe(error)),
+                Ok(_) => self.end_with(&failure, &failure),
+                Err(error) => self.end_with(&failure, &describe(error)),
             }
             return result.map_err(|error| error.in_agent(id));
         }
         self.note(chain, result.err(), failure);
-        let history = self.history();
         let failures = std::mem::take(&mut self.failures);
         let error = Error::new(ErrorKind::FallbackExhausted { failures }).in_agent(id);
-        self.give_up(history, error.failure(), &describe(&error));
+        let message = format_args!("All fallback agents exhausted");
+        self.give_up(error.failure(), &describe(&error), message);
         Err(error)
+    }
+
+    /// Ends the span of a chain whose last failure comes through unchanged.
+    fn end_with(&mut self, failure: &Failure, error: &dyn fmt::Display) {
+        let (agent, kind) = (self.agent, AgentType(self.agent));
+        if agent == 0 {
+            self.give_up(failure, error, format_args!("Primary agent failed: {error}"));
+        } else {
+            let message = format_args!("Agent {agent} ({kind}) ended the chain: {error}");
+            self.give_up(failure, error, message);
+        }
     }
 
     fn note<Req, Res, C, Q, P>(
@@ -323,7 +351,6 @@ impl Progress {
         };
         let error = error.map(|error| Box::new(error) as BoxError);
         self.failures.push(AgentFailure::new(Arc::clone(name), failure, error));
-        self.places.push(self.agent);
     }
 
     fn end_attempt<Res>(
@@ -348,46 +375,39 @@ impl Progress {
         self.telemetry.in_scope(|| {
             tracing::warn!(target: telemetry::LOG_TARGET, "Agent {agent} failed: {error}");
         });
-        self.attempt.end(outcome::FAILURE, |span| {
+        if self.telemetry.span().is_some() {
+            self.history.push(|object| {
+                object.number("agent_index", agent);
+                object.text("agent_type", &kind);
+                object.text("error", error);
+                object.text("error_type", &failure.kind());
+            });
+        }
+        self.attempt.end(outcome_of(failure), |span| {
             record_failure(span, failure, error);
             let message = format_args!("Agent {agent} ({kind}) failed: {error}");
             record_status(span, level, message);
         });
     }
 
-    fn give_up(&mut self, history: String, failure: &Failure, error: &dyn fmt::Display) {
-        let tried = self.agent > 0;
-        self.telemetry.end(outcome::FAILURE, |span| {
+    fn give_up(
+        &mut self,
+        failure: &Failure,
+        error: &dyn fmt::Display,
+        message: fmt::Arguments<'_>,
+    ) {
+        let history = self.take_history();
+        self.telemetry.end(outcome_of(failure), |span| {
             span.record("fallback_history", history);
             span.record("fallback_succeeded", false);
             span.record("primary_failed", true);
             record_failure(span, failure, error);
-            if tried {
-                record_status(span, level::ERROR, format_args!("All fallback agents exhausted"));
-            } else {
-                record_status(span, level::ERROR, format_args!("Primary agent failed: {error}"));
-            }
+            record_status(span, level::ERROR, message);
         });
     }
 
-    /// Writes the span's `fallback_history`; empty where nobody listens.
-    fn history(&self) -> String {
-        if self.telemetry.span().is_none() {
-            return String::new();
-        }
-        let mut list = json::List::new();
-        for (failed, &agent) in self.failures.iter().zip(&self.places) {
-            list.push(|object| {
-                object.number("agent_index", agent);
-                object.text("agent_type", &AgentType(agent));
-                match failed.error.as_deref().and_then(|error| error.downcast_ref::<Error>()) {
-                    Some(error) => object.text("error", &describe(error)),
-                    None => object.text("error", &failed.failure),
-                }
-                object.text("error_type", &failed.failure.kind());
-            });
-        }
-        list.into_text()
+    fn take_history(&mut self) -> String {
+        std::mem::replace(&mut self.history, json::List::new()).into_text()
     }
 }
 

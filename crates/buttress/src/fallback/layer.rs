@@ -140,7 +140,7 @@ impl<Req, Res, C, Q, P> FallbackLayer<Req, Res, C, Q, P> {
 
     /// Sets where requests carry their [`CallBudget`](crate::CallBudget).
     ///
-    /// It is looked at before each fallback; the attempts themselves are taken by retries.
+    /// Each agent that is asked takes one of its attempts; retries of an agent take further ones.
     pub fn call_budget<D>(self, call_budget: D) -> FallbackLayer<Req, Res, C, D, P> {
         let Chain { primary_name, fallbacks, fall_back_when, classify, replay, labels, .. } =
             self.chain;

@@ -164,7 +164,7 @@ impl<S, Req, Res, C, Q, P> Service<Req> for FallbackService<S, Req, Res, C, Q, P
 where
     S: Service<Req, Response = Res>,
     S::Error: Into<BoxError> + 'static,
-    C: Classify<Res, S::Error> + Classify<Res, Error>,
+    C: Classify<Res, S::Error>,
     Q: FindCallBudget<Req>,
     P: Replay<Req>,
 {

@@ -125,11 +125,12 @@ impl RetryBudget {
     ///
     /// If this is a budget by share, or was cloned.
     #[track_caller]
-    pub fn starting_at(self, tokens: u64) -> Self {
-        let Rules::Tokens { capacity, .. } = self.shared.rules else {
+    pub fn starting_at(mut self, tokens: u64) -> Self {
+        let Rules::Tokens { capacity, .. } = self.rules() else {
             panic!("`starting_at` is for budgets of tokens")
         };
-        self.shared.tokens.store(tokens.min(capacity), Ordering::Relaxed);
+        let tokens = tokens.min(*capacity);
+        self.shared.tokens.store(tokens, Ordering::Relaxed);
         self
     }
 

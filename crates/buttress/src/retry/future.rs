@@ -19,8 +19,12 @@ use super::{
     policy::{Policy, Rules, Standing},
 };
 use crate::{
-    CallBudget, Classify, Failure, FindCallBudget, Outcome, Replay,
-    telemetry::{self, Telemetry, describe, level, outcome, record_failure, record_status},
+    BudgetLimit, CallBudget, Classify, Failure, FailureKind, FindCallBudget, Outcome, Replay,
+    call_budget::paid,
+    telemetry::{
+        self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
+    },
+    unwind::on_unwind,
 };
 
 pin_project! {
@@ -30,7 +34,7 @@ pin_project! {
         S: Service<Req>,
     {
         #[pin]
-        state: State<S::Future>,
+        state: State<S::Future, Result<S::Response, S::Error>>,
         // The instance that was called last; made ready again before it is called again. None
         // where there is only one attempt.
         service: Option<S>,
@@ -52,13 +56,13 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
+    enum State<F, T> {
         // An attempt is running.
         Calling { #[pin] future: F },
-        // The delay before the next attempt.
-        Waiting { #[pin] sleep: Sleep },
-        // The next attempt waits for its service.
-        Readying,
+        // The delay before the next attempt, with the result of the last one.
+        Waiting { #[pin] sleep: Sleep, last: Option<T> },
+        // The next attempt waits for its service, until the deadline.
+        Readying { last: Option<T>, #[pin] limit: Option<Sleep> },
         Done,
     }
 }
@@ -89,8 +93,7 @@ where
         let max_attempts = if outermost::is_inside() { 1 } else { rules.max_attempts };
         let call_budget = policy.call_budget.call_budget(&request);
         if let Some(budget) = &call_budget {
-            // The first attempt is made in any case: this layer has no error to refuse it with.
-            _ = budget.take_attempt();
+            budget.take_first();
         }
         let mut series = Series {
             attempts: 1,
@@ -107,9 +110,9 @@ where
         let (future, service) = if max_attempts > 1 {
             let clone = ready.clone();
             let mut service = std::mem::replace(ready, clone);
-            (series.run(rules, || service.call(request)), Some(service))
+            (series.call(rules, || service.call(request)), Some(service))
         } else {
-            (series.run(rules, || ready.call(request)), None)
+            (series.call(rules, || ready.call(request)), None)
         };
         Self { state: State::Calling { future }, service, request: copy, policy, series }
     }
@@ -144,31 +147,39 @@ where
                         }
                     };
                     // The attempt's future goes before its error is looked at any further.
-                    this.state.set(State::Readying);
+                    this.state.set(State::Done);
                     let repeatable = this.request.is_some();
                     let decision = this.series.failed(this.policy, &failure, &result, repeatable);
                     match decision {
                         Err(stop) => {
-                            this.state.set(State::Done);
                             this.series.give_up(rules, &failure, stop);
                             return Poll::Ready(result);
                         }
-                        Ok(Duration::ZERO) => State::Readying,
-                        Ok(delay) => State::Waiting { sleep: tokio::time::sleep(delay) },
+                        Ok(Duration::ZERO) => State::Readying { last: Some(result), limit: None },
+                        Ok(delay) => {
+                            State::Waiting { sleep: tokio::time::sleep(delay), last: Some(result) }
+                        }
                     }
                 }
                 // ## Waiting => Readying
-                StateProj::Waiting { sleep } => {
+                StateProj::Waiting { sleep, last } => {
                     ready!(sleep.poll(cx));
-                    State::Readying
+                    State::Readying { last: last.take(), limit: None }
                 }
                 // ## Readying => (Calling | Done)
-                StateProj::Readying => {
+                StateProj::Readying { last, limit } => {
                     let service = this.service.as_mut().expect("more than one attempt keeps it");
-                    if let Err(error) = ready!(this.series.run(rules, || service.poll_ready(cx))) {
+                    let ready = this.series.run(rules, || service.poll_ready(cx));
+                    if let Poll::Ready(Err(error)) = ready {
                         this.state.set(State::Done);
                         this.series.unready(this.policy, &error);
                         return Poll::Ready(Err(error));
+                    }
+                    if ready!(this.series.waits_too_long(ready.is_ready(), limit, cx)) {
+                        let last = last.take().expect("a delay follows a failure");
+                        this.state.set(State::Done);
+                        this.series.late(this.policy, &last);
+                        return Poll::Ready(last);
                     }
                     let request = this.request.take().expect("a retry is decided with a copy");
                     this.series.attempts += 1;
@@ -176,7 +187,7 @@ where
                         *this.request = this.policy.replay.replay(&request);
                     }
                     this.series.open_attempt(rules);
-                    let future = this.series.run(rules, || service.call(request));
+                    let future = this.series.call(rules, || service.call(request));
                     State::Calling { future }
                 }
                 StateProj::Done => panic!("polled after completion"),
@@ -204,8 +215,49 @@ impl Series {
     #[inline]
     fn run<T>(&mut self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
         let _inside = rules.outermost.then(Inside::enter);
-        let Self { telemetry, attempt, .. } = self;
-        telemetry.in_scope(|| attempt.in_scope(inner))
+        let Self { telemetry, attempt, history, attempts, .. } = self;
+        if telemetry.span().is_none() {
+            return inner();
+        }
+        telemetry.in_scope(|| {
+            on_unwind(
+                || attempt.in_scope(inner),
+                || record_so_far(&Span::current(), *attempts, history.as_deref()),
+            )
+        })
+    }
+
+    /// Makes an attempt, for which the call's budget is charged already.
+    #[inline]
+    fn call<T>(&mut self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
+        let is_paid = self.call_budget.is_some();
+        self.run(rules, || paid(is_paid, inner))
+    }
+
+    /// Returns the last moment at which an attempt may start.
+    fn last_start(&self) -> Option<Instant> {
+        let call = self.call_budget.as_ref().and_then(CallBudget::deadline_at);
+        self.deadline.into_iter().chain(call).min()
+    }
+
+    /// Says whether the next attempt comes too late, as soon as that is known.
+    fn waits_too_long(
+        &self,
+        is_ready: bool,
+        mut limit: Pin<&mut Option<Sleep>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
+        let Some(last_start) = self.last_start() else {
+            return if is_ready { Poll::Ready(false) } else { Poll::Pending };
+        };
+        if is_ready {
+            return Poll::Ready(Instant::now() > last_start);
+        }
+        if limit.is_none() {
+            limit.set(Some(tokio::time::sleep_until(last_start)));
+        }
+        let limit = limit.as_pin_mut().expect("the timer was made above");
+        limit.poll(cx).map(|()| true)
     }
 
     #[inline]
@@ -252,7 +304,7 @@ impl Series {
 
     fn note(&mut self, failure: &Failure, error: &dyn fmt::Display) {
         let listens = self.telemetry.span().is_some()
-            || tracing::enabled!(target: telemetry::LOG_TARGET, tracing::Level::WARN);
+            || tracing::enabled!(target: telemetry::LOG_TARGET, tracing::Level::ERROR);
         let history = self.history.get_or_insert_default();
         history.failed(self.attempts, failure, listens.then_some(error));
     }
@@ -268,7 +320,7 @@ impl Series {
                 "Attempt {attempt} failed: {error}. Retrying in {seconds:.2}s..."
             );
         });
-        self.attempt.end(outcome::FAILURE, |span| {
+        self.attempt.end(outcome_of(failure), |span| {
             span.record("delay_seconds", seconds);
             record_failure(span, failure, &error);
             record_status(
@@ -307,7 +359,7 @@ impl Series {
         let attempts = self.attempts;
         let history = self.history.take().unwrap_or_default();
         let error = history.last_error.as_str();
-        self.attempt.end(outcome::FAILURE, |span| {
+        self.attempt.end(outcome_of(failure), |span| {
             record_failure(span, failure, &error);
             record_status(span, level::ERROR, format_args!("Attempt {attempts} failed: {error}"));
         });
@@ -318,7 +370,7 @@ impl Series {
                 "{message}. Last error: {error}"
             );
         });
-        self.telemetry.end(outcome::FAILURE, |span| {
+        self.telemetry.end(outcome_of(failure), |span| {
             span.record("retry_history", history.to_json());
             if attempts > 1 {
                 span.record("retry_succeeded", false);
@@ -332,6 +384,19 @@ impl Series {
         self.finish(rules, stop);
     }
 
+    /// Ends the series because the next attempt would start past the deadline.
+    #[cold]
+    fn late<C, B, Q, P, Res, E>(&mut self, policy: &Policy<C, B, Q, P>, last: &Result<Res, E>)
+    where
+        C: Classify<Res, E>,
+    {
+        if let Some(budget) = self.call_budget.as_ref().filter(|budget| budget.is_late()) {
+            budget.stop(BudgetLimit::Deadline);
+        }
+        let failure = failure_of(policy.classify.classify(last.as_ref()));
+        self.give_up(&policy.rules, &failure, Stop::Deadline);
+    }
+
     /// Ends the series because the service did not become ready for the next attempt.
     #[cold]
     fn unready<C, B, Q, P, Res, E>(&mut self, policy: &Policy<C, B, Q, P>, error: &E)
@@ -339,10 +404,7 @@ impl Series {
         C: Classify<Res, E>,
         E: fmt::Display + 'static,
     {
-        let failure = match policy.classify.classify(Err(error)) {
-            Outcome::Failure(failure) => failure,
-            Outcome::Success | Outcome::Neutral => Failure::new(crate::FailureKind::Cancelled),
-        };
+        let failure = failure_of(policy.classify.classify(Err(error)));
         self.note(&failure, &describe(error));
         self.give_up(&policy.rules, &failure, Stop::NotRetryable);
     }
@@ -363,10 +425,25 @@ impl Series {
 
     /// Writes what is known when the caller drops the series.
     fn abandon(&mut self) {
-        if let (Some(span), Some(history)) = (self.telemetry.span(), &self.history) {
-            span.record("retry_history", history.to_json());
-            span.record("attempts_needed", as_i64(self.attempts));
+        if let Some(span) = self.telemetry.span() {
+            record_so_far(span, self.attempts, self.history.as_deref());
         }
+    }
+}
+
+/// Records what is known of a series that has no end.
+#[cold]
+fn record_so_far(span: &Span, attempts: usize, history: Option<&History>) {
+    if let Some(history) = history {
+        span.record("retry_history", history.to_json());
+    }
+    span.record("attempts_needed", as_i64(attempts));
+}
+
+fn failure_of(outcome: Outcome) -> Failure {
+    match outcome {
+        Outcome::Failure(failure) => failure,
+        Outcome::Success | Outcome::Neutral => Failure::new(FailureKind::Cancelled),
     }
 }
 

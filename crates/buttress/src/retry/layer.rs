@@ -131,8 +131,9 @@ impl<C, B, Q, P> RetryLayer<C, B, Q, P> {
 
     /// Sets where requests carry their [`CallBudget`](crate::CallBudget).
     ///
-    /// Each attempt takes one of its attempts. The first is always made, since this layer has no
-    /// error of its own to refuse it with.
+    /// Each attempt takes one of its attempts, but for a first one that a layer further out has
+    /// paid for. The first is always made, since this layer has no error of its own to refuse it
+    /// with.
     pub fn call_budget<D>(self, find: D) -> RetryLayer<C, B, D, P> {
         let Policy { rules, classify, backoff, replay, .. } = self.policy;
         RetryLayer { policy: Policy { rules, classify, backoff, call_budget: find, replay } }
@@ -184,7 +185,8 @@ impl<C, B, Q, P> RetryLayer<C, B, Q, P> {
 
     /// Sets when, after the call began, no further attempt may start.
     ///
-    /// A delay that would end later is not slept. A running attempt is not cut; a
+    /// A delay that would end later is not slept, and who waits longer for the service to become
+    /// ready gets the last failure. A running attempt is not cut; a
     /// [`TimeoutLayer`](crate::TimeoutLayer) does that.
     ///
     /// # Panics
@@ -234,9 +236,9 @@ impl<C, B, Q, P> RetryLayer<C, B, Q, P> {
         self
     }
 
-    /// Sets the seed of the randomness, so that delays repeat.
+    /// Sets the seed of the randomness, which the layer's services share, so that delays repeat.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.policy.rules.random = Mutex::new(fastrand::Rng::with_seed(seed));
+        self.policy.rules.random = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
         self
     }
 

@@ -33,8 +33,9 @@ pub(super) struct Rules {
     pub(super) outermost: bool,
     pub(super) retry_when: Option<fn(&Failure) -> bool>,
     pub(super) on_finish: Option<Listener>,
-    /// Used after a failure only.
-    pub(super) random: Mutex<fastrand::Rng>,
+    /// Used after a failure only. Clones draw from it too: what failed together must not come back
+    /// together.
+    pub(super) random: Arc<Mutex<fastrand::Rng>>,
     pub(super) labels: Labels,
 }
 
@@ -73,23 +74,21 @@ impl<C, B: Backoff, Q, P> Policy<C, B, Q, P> {
             return Err(Stop::NotRetryable);
         }
         let delay = self.delay(failure, standing.attempts - 1, standing.previous_delay)?;
-        let call_deadline = standing.call_budget.and_then(CallBudget::deadline_at);
         if ends_past(delay, standing.deadline) {
             return Err(Stop::Deadline);
         }
         if let Some(budget) = standing.call_budget {
-            if ends_past(delay, call_deadline) {
+            if ends_past(delay, budget.deadline_at()) {
                 budget.stop(BudgetLimit::Deadline);
                 return Err(Stop::Deadline);
             }
-            budget.take_attempt().map_err(|limit| match limit {
-                BudgetLimit::Deadline => Stop::Deadline,
-                BudgetLimit::Attempts => Stop::Attempts,
-                BudgetLimit::Tokens | BudgetLimit::Cost => Stop::Budget,
-            })?;
+            budget.check().map_err(Stop::of)?;
         }
-        let paid = standing.share.is_none_or(|share| share.take(failure.kind()));
-        if paid { Ok(delay) } else { Err(Stop::Budget) }
+        if standing.share.is_some_and(|share| !share.take(failure.kind())) {
+            return Err(Stop::Budget);
+        }
+        standing.call_budget.map_or(Ok(()), CallBudget::take_attempt).map_err(Stop::of)?;
+        Ok(delay)
     }
 
     fn delay(
@@ -107,6 +106,10 @@ impl<C, B: Backoff, Q, P> Policy<C, B, Q, P> {
             match self.rules.over_cap {
                 OverCap::Stop => return Err(Stop::RetryAfterOverCap),
                 OverCap::Backoff => return Ok(backoff),
+                // Nothing is added: the limit is the longest wait.
+                OverCap::Clamp if self.rules.retry_after_within.is_none() => {
+                    return Ok(self.rules.max_retry_after);
+                }
                 OverCap::Clamp => asked = self.rules.max_retry_after,
             }
         }
@@ -161,7 +164,7 @@ impl Default for Rules {
             outermost: false,
             retry_when: None,
             on_finish: None,
-            random: Mutex::new(fastrand::Rng::new()),
+            random: Arc::new(Mutex::new(fastrand::Rng::new())),
             labels: Labels::default(),
         }
     }
@@ -181,8 +184,19 @@ impl Clone for Rules {
             outermost: self.outermost,
             retry_when: self.retry_when,
             on_finish: self.on_finish.clone(),
-            random: Mutex::new(self.random.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            random: Arc::clone(&self.random),
             labels: self.labels.clone(),
+        }
+    }
+}
+
+impl Stop {
+    /// Returns what a limit of the call's own budget means for the series.
+    const fn of(limit: BudgetLimit) -> Self {
+        match limit {
+            BudgetLimit::Deadline => Self::Deadline,
+            BudgetLimit::Attempts => Self::Attempts,
+            BudgetLimit::Tokens | BudgetLimit::Cost => Self::Budget,
         }
     }
 }

@@ -12,7 +12,9 @@ use tokio::time::Sleep;
 use crate::{
     BoxError, Classify, Error, ErrorKind, Outcome,
     classify::into_error,
-    telemetry::{self, Telemetry, describe, level, outcome, record_failure, record_status},
+    telemetry::{
+        self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
+    },
 };
 
 pin_project! {
@@ -96,7 +98,7 @@ fn end(telemetry: &mut Telemetry, classify: impl FnOnce() -> Outcome) {
         return;
     }
     match classify() {
-        Outcome::Failure(failure) => telemetry.end(outcome::FAILURE, |span| {
+        Outcome::Failure(failure) => telemetry.end(outcome_of(&failure), |span| {
             record_failure(span, &failure, &failure);
         }),
         Outcome::Success | Outcome::Neutral => telemetry.end(outcome::SUCCESS, |_| ()),
@@ -105,7 +107,7 @@ fn end(telemetry: &mut Telemetry, classify: impl FnOnce() -> Outcome) {
 
 #[cold]
 fn fail(telemetry: &mut Telemetry, error: &Error) {
-    telemetry.end(outcome::FAILURE, |span| {
+    telemetry.end(outcome_of(error.failure()), |span| {
         record_failure(span, error.failure(), &describe(error));
     });
 }

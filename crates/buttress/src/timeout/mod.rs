@@ -98,7 +98,9 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx).map_err(|error| into_error(&self.classify, error))
+        self.inner.poll_ready(cx).map_err(|error| {
+            into_error(&self.classify, error).in_agent(self.labels.agent_id.as_ref())
+        })
     }
 
     #[inline]
