@@ -30,12 +30,15 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Response, response::Parts};
+use http::{HeaderMap, Response, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 /// Buffers the bodies of answers with a status of 400 or more.
+///
+/// Others keep their bodies untouched, so that they can stream. Classifiers see those as empty and
+/// cannot judge them: an error inside an answer with status 200 is not found behind this layer.
 ///
 /// # Defaults
 ///
@@ -70,6 +73,7 @@ pin_project! {
         parts: Option<Parts>,
         body: Option<B>,
         buffer: BytesMut,
+        trailers: Option<HeaderMap>,
         limit: usize,
     }
 }
@@ -77,7 +81,7 @@ pin_project! {
 pin_project! {
     /// A body that is untouched, or whose beginning is there.
     ///
-    /// [`AsRef`] shows the beginning of a failed answer's body, and nothing of others.
+    /// [`AsRef`] shows the beginning of a failed answer's body, and an empty slice for others.
     pub struct MaybeBuffered<B> {
         // What `AsRef` shows.
         start: Bytes,
@@ -164,6 +168,7 @@ where
             parts: None,
             body: None,
             buffer: BytesMut::new(),
+            trailers: None,
             limit: self.limit,
         }
     }
@@ -189,7 +194,6 @@ where
             *this.parts = Some(parts);
             *this.body = Some(body);
         }
-        let mut trailers = None;
         while this.buffer.len() < *this.limit
             && let Some(body) = this.body
         {
@@ -198,15 +202,16 @@ where
                     Ok(mut data) => {
                         this.buffer.extend_from_slice(&data.copy_to_bytes(data.remaining()))
                     }
-                    Err(frame) => trailers = frame.into_trailers().ok(),
+                    Err(frame) => *this.trailers = frame.into_trailers().ok(),
                 },
                 // The end, or a break: what was read is what there is.
                 Some(Err(_)) | None => *this.body = None,
             }
         }
         let mut start = this.buffer.split().freeze();
-        let mut buffered = VecDeque::from([Frame::data(start.clone())]);
-        buffered.extend(trailers.map(Frame::trailers));
+        let data = (!start.is_empty()).then(|| Frame::data(start.clone()));
+        let trailers = this.trailers.take().map(Frame::trailers);
+        let buffered = data.into_iter().chain(trailers).collect();
         start.truncate(*this.limit);
         let rest = this.body.take();
         let parts = this.parts.take().expect("set above");
@@ -263,16 +268,15 @@ impl<B: Body> Body for MaybeBuffered<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.rest {
-            Some(rest) => rest.size_hint(),
-            None => SizeHint::with_exact(
-                self.buffered
-                    .iter()
-                    .filter_map(Frame::data_ref)
-                    .map(|data| data.len() as u64)
-                    .sum(),
-            ),
+        let buffered: u64 =
+            self.buffered.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(buffered.saturating_add(rest.lower()));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(buffered)) {
+            hint.set_upper(upper);
         }
+        hint
     }
 }
 

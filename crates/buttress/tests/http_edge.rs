@@ -6,13 +6,16 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};
 use buttress::{
-    BudgetLimit, CallBudget, CircuitBreakerLayer, Error, ErrorBodyLayer, ErrorKind, Failure,
-    FailureKind, FindCallBudget, InExtensions, TimeoutLayer,
+    BudgetLimit, CallBudget, CircuitBreakerLayer, Classify, Error, ErrorBodyLayer, ErrorKind,
+    Failure, FailureKind, FindCallBudget, InExtensions, LlmClassifier, Outcome, RetryLayer,
+    TimeoutLayer,
+    error_body::MaybeBuffered,
     test_util::{Answer, Scripted},
 };
 use bytes::Bytes;
 use http::{Response, StatusCode, header::RETRY_AFTER};
-use http_body_util::BodyExt;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
 
 async fn answer_of(status: u16, chunks: Vec<&'static str>, limit: usize) -> (String, String) {
@@ -52,6 +55,145 @@ async fn bodies_of_failed_answers_are_there_and_nothing_is_lost() {
     assert_eq!((seen.as_str(), all.as_str()), ("abcdefgh", "abcdefghijkl"));
     let (seen, all) = answer_of(200, vec!["fine"], 64).await;
     assert_eq!((seen.as_str(), all.as_str()), ("", "fine"));
+}
+
+/// A body of frames, with a pause before each.
+struct Paced {
+    frames: std::collections::VecDeque<Frame<Bytes>>,
+    paused: bool,
+    hint: SizeHint,
+}
+
+impl Paced {
+    fn new(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
+        Self { frames: frames.into_iter().collect(), paused: false, hint: SizeHint::default() }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum()
+    }
+}
+
+impl http_body::Body for Paced {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.paused = !self.paused;
+        if self.paused {
+            cx.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(self.frames.pop_front().map(Ok))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.hint;
+        if hint.upper().is_none() && hint.lower() == 0 {
+            hint.set_exact(self.bytes());
+        }
+        hint
+    }
+}
+
+async fn buffered(status: u16, limit: usize, body: Paced) -> Response<MaybeBuffered<Paced>> {
+    let body = std::sync::Mutex::new(Some(body));
+    let service = service_fn(move |()| {
+        let body = body.lock().unwrap().take().unwrap();
+        async move { Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()) }
+    });
+    ErrorBodyLayer::new().limit(limit).layer(service).oneshot(()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_size_of_a_body_counts_what_is_buffered() {
+    let chunks = || [60, 40].map(|size| Frame::data(Bytes::from(vec![b'x'; size])));
+    for limit in [50, 64, 100, 1_000] {
+        let answer = buffered(500, limit, Paced::new(chunks())).await;
+        assert_eq!(answer.body().size_hint().exact(), Some(100), "{limit}");
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 100);
+    }
+    let mut body = Paced::new(chunks());
+    body.hint.set_lower(1);
+    let answer = buffered(500, 50, body).await;
+    assert_eq!(answer.body().size_hint().lower(), 61);
+    assert_eq!(answer.body().size_hint().upper(), None);
+    let answer = buffered(500, 50, Paced::new([])).await;
+    assert!(answer.body().is_end_stream());
+}
+
+#[tokio::test]
+async fn trailers_of_a_failed_answer_come_through() {
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", "14".parse().unwrap());
+    let frames = [Frame::data(Bytes::from_static(b"late")), Frame::trailers(trailers.clone())];
+    let answer = buffered(503, 64, Paced::new(frames)).await;
+    assert_eq!(answer.body().as_ref(), b"late");
+    let all = answer.into_body().collect().await.unwrap();
+    assert_eq!(all.trailers(), Some(&trailers));
+    assert_eq!(all.to_bytes(), "late");
+}
+
+/// Calls a provider through a retry and a breaker that read answers behind an error body layer;
+/// says how the call ended, how often it was tried, and how many failures the circuit counted.
+async fn ask(status: u16, kind: &'static str, body: &'static str) -> (Outcome, u32, u32) {
+    let tries = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = tries.clone();
+    let provider = service_fn(move |()| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let answer = Response::builder().status(status).header("content-type", kind);
+        let answer = answer.body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap();
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let llm = LlmClassifier::new();
+    let breaker = CircuitBreakerLayer::new("model").classify(llm).consecutive_failures(10);
+    let circuit = breaker.circuit();
+    let retry = RetryLayer::new(3).backoff([Duration::ZERO; 2]).classify(llm);
+    let stack = retry.layer(breaker.layer(ErrorBodyLayer::new().layer(provider)));
+    let answer = stack.oneshot(()).await.unwrap();
+    let result: Result<_, &Infallible> = Ok(&answer);
+    let outcome = llm.classify(result);
+    let all = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(all, body, "the caller gets the whole body");
+    let tries = tries.load(std::sync::atomic::Ordering::Relaxed);
+    (outcome, tries, circuit.snapshot().consecutive_failures)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_answer_behind_the_error_body_layer_is_a_success() {
+    let json = "application/json";
+    for (status, kind, body) in [
+        (200, json, r#"{"choices":[{"message":{"content":"fine"}}]}"#),
+        (200, "application/json; charset=utf-8", r#"[{"candidates":[]}]"#),
+        (200, "text/event-stream", "data: {\"choices\":[]}\n\n"),
+        (204, json, ""),
+    ] {
+        assert_eq!(ask(status, kind, body).await, (Outcome::Success, 1, 0), "{status} {body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_answer_behind_the_error_body_layer_is_read() {
+    let json = "application/json";
+    for (status, body, kind, tries, counted) in [
+        (529, r#"{"error":{"type":"overloaded_error"}}"#, FailureKind::Overloaded, 3, 3),
+        (429, r#"{"error":{"code":"insufficient_quota"}}"#, FailureKind::QuotaExhausted, 1, 1),
+        (
+            400,
+            r#"{"error":{"message":"prompt is too long"}}"#,
+            FailureKind::ContextWindowExceeded,
+            1,
+            0,
+        ),
+        (401, r#"{"error":{"code":"invalid_api_key"}}"#, FailureKind::Unauthorized, 1, 1),
+    ] {
+        let (outcome, tried, failures) = ask(status, json, body).await;
+        let Outcome::Failure(failure) = outcome else { panic!("{body} is {outcome:?}") };
+        assert_eq!((failure.kind(), tried, failures), (kind, tries, counted), "{body}");
+    }
 }
 
 async fn respond(error: Error) -> (StatusCode, Option<String>, String) {

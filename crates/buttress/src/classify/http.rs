@@ -14,16 +14,19 @@ use crate::{Classify, Failure, FailureKind, Outcome};
 /// | 402 | `QuotaExhausted` |
 /// | 404, 410 | `NotFound` |
 /// | 408, 504 | `Timeout` |
-/// | 409, 425, 500, 502 and other 5xx | `Transient` |
+/// | 409, 425, 499, 500, 502 and other 5xx | `Transient` |
 /// | 429 | `RateLimited` |
 /// | 501, 505 | `Permanent` |
 /// | 503, 529 | `Overloaded` |
 /// | other 4xx | `InvalidRequest` |
 ///
 /// The wait is read from `retry-after-ms`, from `Retry-After` in seconds or as a date, and for a
-/// 429 from the reset headers of OpenAI and Anthropic. `x-should-retry` says whether to retry,
-/// whatever the status (openai-python and anthropic-sdk-python obey it too). Errors are read as
-/// [`AnyError`](crate::AnyError) reads them.
+/// 429 from the reset headers of OpenAI, those who speak its protocol, and Anthropic. Of those,
+/// limits with something remaining ask for no wait. Those with nothing remaining count, the longest
+/// of them; where there is none, those that do not tell the remaining, the shortest of them.
+///
+/// `x-should-retry` says whether to retry, whatever the status (openai-python and
+/// anthropic-sdk-python obey it too). Errors are read as [`AnyError`](crate::AnyError) reads them.
 ///
 /// # Defaults
 ///
@@ -108,14 +111,15 @@ impl<B, E: 'static> Classify<Response<B>, E> for HttpClassifier {
     }
 }
 
-fn kind_of(status: StatusCode) -> Option<FailureKind> {
+/// Returns what a status of 400 or more says, and nothing for one below.
+pub(super) fn kind_of(status: StatusCode) -> Option<FailureKind> {
     Some(match status.as_u16() {
         ..400 => return None,
         401 | 403 | 407 => FailureKind::Unauthorized,
         402 => FailureKind::QuotaExhausted,
         404 | 410 => FailureKind::NotFound,
         408 | 504 => FailureKind::Timeout,
-        409 | 425 => FailureKind::Transient,
+        409 | 425 | 499 => FailureKind::Transient,
         429 => FailureKind::RateLimited,
         400..=499 => FailureKind::InvalidRequest,
         501 | 505 => FailureKind::Permanent,

@@ -5,10 +5,14 @@
 //! which use [`AnyError`] by default, read it there. Answers are not marked in that way: where an
 //! `Ok` can be a failure, as a 503 of an HTTP client is, give the classifier to each layer.
 
+#[cfg(feature = "llm")]
+mod answer;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "llm")]
 mod llm;
+#[cfg(feature = "llm")]
+mod provider_error;
 #[cfg(feature = "http")]
 mod retry_after;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A wait longer than this is a mistake of the sender.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -10,8 +10,8 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Reads `retry-after-ms`, then `Retry-After` (RFC 9110, section 10.2.3; fractions as SDKs take
 /// them).
 ///
-/// What is zero, negative, not finite or not readable is no wait: openai-python and
-/// anthropic-sdk-python fall back to their backoff then.
+/// What is zero, negative, in the past, not finite, above ten years or not readable is no wait:
+/// openai-python and anthropic-sdk-python fall back to their backoff then.
 pub(super) fn retry_after(headers: &HeaderMap, now: fn() -> SystemTime) -> Option<Duration> {
     let milliseconds = text(headers, "retry-after-ms").and_then(|text| seconds(text, 1_000.0));
     milliseconds.or_else(|| {
@@ -22,34 +22,58 @@ pub(super) fn retry_after(headers: &HeaderMap, now: fn() -> SystemTime) -> Optio
 
 /// Reads when a rate limit ends from the headers of providers, where there is no `Retry-After`.
 ///
-/// The limit that has nothing remaining counts; where no header tells, the one that ends last.
-/// OpenAI: `x-ratelimit-reset-requests: 6m0s`; Anthropic: `anthropic-ratelimit-requests-reset`
-/// with an RFC 3339 time.
+/// A limit with something remaining is not the one that was hit and asks for no wait. Limits with
+/// nothing remaining must all end: the longest wait counts. Where there is none of them, a limit
+/// that does not tell what remains may be the one: the shortest wait counts.
+///
+/// OpenAI: `x-ratelimit-reset-requests: 6m0s` beside `x-ratelimit-remaining-requests: 0` (Azure and
+/// Cerebras send seconds); Anthropic: `anthropic-ratelimit-requests-reset` with an RFC 3339 time.
 pub(super) fn reset(headers: &HeaderMap, now: fn() -> SystemTime) -> Option<Duration> {
-    let limits = headers.iter().filter_map(|(name, value)| {
-        let value = value.to_str().ok()?;
-        let (remaining, wait) = limit(headers, name, value, now)?;
-        Some((remaining == Some("0"), wait))
-    });
-    limits.max().map(|(_, wait)| wait)
+    let (mut spent, mut silent) = (None, None);
+    for (name, value) in headers {
+        let Some((limit, wait)) = limit(headers, name, value, now) else { continue };
+        match limit {
+            Limit::Remaining => (),
+            Limit::Spent => spent = spent.max(Some(wait)),
+            Limit::Silent => silent = Some(silent.map_or(wait, |other| wait.min(other))),
+        }
+    }
+    spent.or(silent)
 }
 
-fn limit<'a>(
-    headers: &'a HeaderMap,
+/// What a rate limit says of itself.
+enum Limit {
+    Remaining,
+    Spent,
+    /// The header is missing, unreadable, or negative (Azure sends -1 for unknown).
+    Silent,
+}
+
+fn limit(
+    headers: &HeaderMap,
     name: &HeaderName,
-    value: &str,
+    value: &HeaderValue,
     now: fn() -> SystemTime,
-) -> Option<(Option<&'a str>, Duration)> {
+) -> Option<(Limit, Duration)> {
     let name = name.as_str();
     if let Some(what) = name.strip_prefix("x-ratelimit-reset-") {
-        return Some((
-            text(headers, &format!("x-ratelimit-remaining-{what}")),
-            go_duration(value)?,
-        ));
+        let value = value.to_str().ok()?.trim();
+        let wait = go_duration(value).or_else(|| seconds(value, 1.0))?;
+        return Some((Limit::read(headers, &format!("x-ratelimit-remaining-{what}")), wait));
     }
     let what = name.strip_prefix("anthropic-ratelimit-")?.strip_suffix("-reset")?;
-    let remaining = text(headers, &format!("anthropic-ratelimit-{what}-remaining"));
-    Some((remaining, until(rfc3339(value)?, now)?))
+    let wait = until(rfc3339(value.to_str().ok()?.trim())?, now)?;
+    Some((Limit::read(headers, &format!("anthropic-ratelimit-{what}-remaining")), wait))
+}
+
+impl Limit {
+    fn read(headers: &HeaderMap, name: &str) -> Self {
+        match text(headers, name).and_then(|text| text.parse::<f64>().ok()) {
+            Some(0.0) => Self::Spent,
+            Some(remaining) if remaining > 0.0 => Self::Remaining,
+            _ => Self::Silent,
+        }
+    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -106,7 +130,8 @@ fn rfc3339(text: &str) -> Option<SystemTime> {
         "Z" | "z" => 0,
         offset => {
             let (hours, minutes) = offset[1..].split_once(':')?;
-            let minutes: i64 = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
+            let minutes =
+                i64::from(hours.parse::<u8>().ok()?) * 60 + i64::from(minutes.parse::<u8>().ok()?);
             if offset.starts_with('-') { -minutes } else { minutes }
         }
     };
@@ -150,22 +175,64 @@ mod tests {
         // 2023-09-29T16:26:37Z is 1696004797.
         assert_eq!(rfc3339("2023-09-29T16:26:37Z"), Some(at_noon()));
         assert_eq!(rfc3339("2023-09-29T18:26:37+02:00"), Some(at_noon()));
-        for wrong in ["", "2023-09-29", "2023-13-29T16:26:37Z", "2023-09-29T25:00:00Z", "x"] {
+        for wrong in [
+            "",
+            "2023-09-29",
+            "2023-13-29T16:26:37Z",
+            "2023-09-29T25:00:00Z",
+            "x",
+            "2023-09-29T16:26:37+9223372036854775807:00",
+        ] {
             assert_eq!(rfc3339(wrong), None, "{wrong}");
         }
     }
 
+    fn wait(headers: &[(&'static str, &'static str)]) -> Option<u64> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        reset(&headers.collect(), at_noon).map(|wait| wait.as_secs())
+    }
+
+    const REQUESTS: (&str, &str) = ("x-ratelimit-reset-requests", "1s");
+    const TOKENS: (&str, &str) = ("x-ratelimit-reset-tokens", "6m0s");
+
     #[test]
-    fn the_limit_without_remaining_counts() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("x-ratelimit-reset-requests", "1s"),
-            ("x-ratelimit-remaining-requests", "0"),
-            ("x-ratelimit-reset-tokens", "6m0s"),
-            ("x-ratelimit-remaining-tokens", "149984"),
+    fn a_limit_with_nothing_remaining_counts() {
+        let requests_left = |left| ("x-ratelimit-remaining-requests", left);
+        let tokens_left = |left| ("x-ratelimit-remaining-tokens", left);
+        for (requests, tokens, expected) in [
+            ("0", "149984", Some(1)),
+            ("59", "0", Some(360)),
+            ("0", "0", Some(360)),
+            ("0.0", "12", Some(1)),
+            ("59", "149984", None),
+            ("59", "-1", Some(360)),
+            ("-1", "0", Some(360)),
+            ("x", "", Some(1)),
+            ("0", "", Some(1)),
         ] {
-            headers.insert(name, value.parse().unwrap());
+            let headers = [REQUESTS, TOKENS, requests_left(requests), tokens_left(tokens)];
+            assert_eq!(wait(&headers), expected, "{requests} {tokens}");
         }
-        assert_eq!(reset(&headers, at_noon), Some(Duration::from_secs(1)));
+        assert_eq!(wait(&[REQUESTS, TOKENS]), Some(1));
+        assert_eq!(wait(&[REQUESTS, TOKENS, requests_left("3")]), Some(360));
+        let spent_but_unreadable = [("x-ratelimit-reset-requests", "x"), requests_left("0")];
+        assert_eq!(wait(&spent_but_unreadable), None);
+    }
+
+    #[test]
+    fn resets_are_read_in_each_form() {
+        let anthropic = ("anthropic-ratelimit-tokens-reset", "2023-09-29T16:26:47Z");
+        let left = |left| ("anthropic-ratelimit-tokens-remaining", left);
+        assert_eq!(wait(&[anthropic]), Some(10));
+        assert_eq!(wait(&[anthropic, left("0")]), Some(10));
+        assert_eq!(wait(&[anthropic, left("1000")]), None);
+        assert_eq!(wait(&[("x-ratelimit-reset-tokens", "42")]), Some(42));
+        assert_eq!(wait(&[("x-ratelimit-reset-tokens-minute", "11.38")]), Some(11));
+        for none in ["0", "-1", "2023-09-29T16:26:36Z", "99999999999999999999999s"] {
+            assert_eq!(wait(&[("x-ratelimit-reset-tokens", none)]), None, "{none}");
+            assert_eq!(wait(&[("anthropic-ratelimit-tokens-reset", none)]), None, "{none}");
+        }
     }
 }

@@ -1,0 +1,337 @@
+//! Errors and refusals inside answers with a status below 400, found without a tree of the answer.
+
+use std::fmt;
+
+use http::StatusCode;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::Value;
+
+use super::provider_error::{ProviderError, is_error};
+use crate::{Failure, FailureKind};
+
+/// Why an answer ends early or is empty, in the words of providers.
+const FILTERS: &[&str] = &[
+    "content_filter",
+    "refusal",
+    "SAFETY",
+    "PROHIBITED_CONTENT",
+    "BLOCKLIST",
+    "RECITATION",
+    "SPII",
+    "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+];
+
+/// Searches a JSON answer.
+pub(super) fn failure_in_json(body: &[u8]) -> Option<Failure> {
+    let Ok(glance) = Glance::at(body) else {
+        let failure = Failure::new(FailureKind::Transient);
+        return Some(failure.with_message("the answer is not JSON"));
+    };
+    glance.failure().or_else(|| glance.refusal(body))
+}
+
+/// Searches the events of a stream that was buffered whole.
+pub(super) fn failure_in_events(body: &[u8]) -> Option<Failure> {
+    let events = body.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
+    events.filter_map(|data| std::str::from_utf8(data).ok()).find_map(|data| {
+        // Chunks of an answer are not read; only those that mention an error are.
+        let glance = data.contains("\"error\"").then(|| Glance::at(data.as_bytes()).ok())??;
+        glance.failure().or_else(|| glance.failure_of_event(data))
+    })
+}
+
+/// What may say that an answer is none; the rest is skipped unread.
+#[derive(Default)]
+struct Glance {
+    /// `error`; of a list, that of its first element.
+    error: Value,
+    /// `choices[].error`, the last one.
+    choice_error: Value,
+    /// `type`, the name of an event.
+    event: Value,
+    /// `response.error`.
+    response_error: Value,
+    /// `promptFeedback`.
+    prompt_feedback: Value,
+    /// The one of [`FILTERS`] that ended the answer.
+    filter: Option<&'static str>,
+    /// Stands in another value, and enters no list.
+    inner: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Key {
+    Error,
+    #[serde(alias = "candidates")]
+    Choices,
+    Type,
+    Response,
+    #[serde(rename = "promptFeedback")]
+    PromptFeedback,
+    StopReason,
+    IncompleteDetails,
+    #[serde(other)]
+    Other,
+}
+
+/// What ended the choices of OpenAI or the candidates of Google.
+#[derive(Default)]
+struct Choices {
+    error: Value,
+    filter: Option<&'static str>,
+    /// Stands in the list, and enters no other.
+    inner: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum ChoiceKey {
+    #[serde(alias = "finishReason")]
+    FinishReason,
+    Error,
+    #[serde(other)]
+    Other,
+}
+
+// ===== impl Glance =====
+
+impl Glance {
+    fn at(body: &[u8]) -> serde_json::Result<Self> {
+        let mut glance = Self::default();
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        Skim(&mut glance).deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(glance)
+    }
+
+    fn inner() -> Self {
+        Self { inner: true, ..Self::default() }
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let errors = [&self.error, &self.choice_error];
+        let error = errors.into_iter().find(|error| is_error(error))?;
+        ProviderError::of_error(error).failure(StatusCode::OK)
+    }
+
+    /// Returns the failure of an event that says by its type that it is one (OpenAI Responses).
+    fn failure_of_event(&self, data: &str) -> Option<Failure> {
+        match self.event.as_str()? {
+            "response.failed" => {
+                ProviderError::of_error(&self.response_error).failure(StatusCode::OK)
+            }
+            "error" => {
+                let event: Value = serde_json::from_str(data).ok()?;
+                ProviderError::of_error(&event).failure(StatusCode::OK)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the failure of an answer that a filter kept back, unless something of it came.
+    fn refusal(&self, body: &[u8]) -> Option<Failure> {
+        let failure = Failure::new(FailureKind::ContentPolicy);
+        if let Some(reason) = self.prompt_feedback["blockReason"].as_str() {
+            return Some(failure.with_message(filter(reason).unwrap_or("prompt blocked")));
+        }
+        let filter = self.filter?;
+        let answer: Value = serde_json::from_slice(body).ok()?;
+        (!has_content(&answer)).then(|| failure.with_message(filter))
+    }
+}
+
+impl Members for Glance {
+    type Key = Key;
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            Key::Error => self.error = map.next_value()?,
+            Key::Type => self.event = map.next_value()?,
+            Key::PromptFeedback => self.prompt_feedback = map.next_value()?,
+            Key::StopReason => self.filter = filter_of(&map.next_value()?).or(self.filter),
+            Key::IncompleteDetails => {
+                let details: Value = map.next_value()?;
+                self.filter = filter_of(&details["reason"]).or(self.filter);
+            }
+            Key::Response if !self.inner => {
+                let mut response = Self::inner();
+                map.next_value_seed(Skim(&mut response))?;
+                self.response_error = response.error;
+            }
+            Key::Choices => {
+                let mut choices = Choices::default();
+                map.next_value_seed(Skim(&mut choices))?;
+                self.choice_error = choices.error;
+                self.filter = choices.filter.or(self.filter);
+            }
+            Key::Response | Key::Other => drop(map.next_value::<IgnoredAny>()?),
+        }
+        Ok(())
+    }
+
+    fn elements<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<(), A::Error> {
+        if !self.inner {
+            let mut first = Self::inner();
+            list.next_element_seed(Skim(&mut first))?;
+            self.error = first.error;
+        }
+        Ok(())
+    }
+}
+
+// ===== impl Choices =====
+
+impl Members for Choices {
+    type Key = ChoiceKey;
+
+    fn member<'de, A: MapAccess<'de>>(
+        &mut self,
+        key: ChoiceKey,
+        map: &mut A,
+    ) -> Result<(), A::Error> {
+        match key {
+            ChoiceKey::FinishReason if self.inner => {
+                self.filter = filter_of(&map.next_value()?).or(self.filter);
+            }
+            ChoiceKey::Error if self.inner => {
+                let error: Value = map.next_value()?;
+                if is_error(&error) {
+                    self.error = error;
+                }
+            }
+            _ => drop(map.next_value::<IgnoredAny>()?),
+        }
+        Ok(())
+    }
+
+    fn elements<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<(), A::Error> {
+        if !self.inner {
+            self.inner = true;
+            while list.next_element_seed(Skim(&mut *self))?.is_some() {}
+            self.inner = false;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the filter that a reason to stop names.
+fn filter_of(reason: &Value) -> Option<&'static str> {
+    filter(reason.as_str()?)
+}
+
+fn filter(reason: &str) -> Option<&'static str> {
+    FILTERS.iter().copied().find(|known| *known == reason)
+}
+
+/// Returns whether an answer of OpenAI, Google or Anthropic holds something for its reader.
+fn has_content(answer: &Value) -> bool {
+    let list = |key: &str| answer[key].as_array().into_iter().flatten();
+    let of_choice = |choice: &Value| {
+        let message = &choice["message"];
+        let said = ["content", "tool_calls", "function_call", "audio"];
+        said.iter().any(|key| is_filled(&message[*key])) || is_filled(&choice["text"])
+    };
+    list("choices").any(of_choice)
+        || list("candidates").any(|candidate| is_filled(&candidate["content"]["parts"]))
+        || is_filled(&answer["content"])
+        || is_filled(&answer["output"])
+}
+
+/// Returns whether a text, a part of an answer, or one of a list of them is not empty.
+///
+/// What the model thought before it was stopped is no content, and neither is its refusal.
+fn is_filled(content: &Value) -> bool {
+    match content {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(parts) => parts.iter().any(is_filled),
+        Value::Object(part) => {
+            let aside = ["thinking", "redacted_thinking", "reasoning", "refusal"];
+            let kind = part.get("type").and_then(Value::as_str);
+            let thought = part.get("thought").and_then(Value::as_bool) == Some(true);
+            let of = |key| part.get(key).filter(|value| !value.is_null());
+            let inside = of("text").or(of("content"));
+            !thought
+                && kind.is_none_or(|kind| !aside.contains(&kind))
+                && inside.map_or(!part.is_empty(), is_filled)
+        }
+        _ => false,
+    }
+}
+
+// ===== Skimming =====
+
+/// Reads some members of an object or some elements of a list.
+trait Members {
+    type Key: DeserializeOwned;
+
+    /// Takes the value of one member.
+    fn member<'de, A: MapAccess<'de>>(
+        &mut self,
+        key: Self::Key,
+        map: &mut A,
+    ) -> Result<(), A::Error>;
+
+    /// Takes some elements; what is left is skipped.
+    fn elements<'de, A: SeqAccess<'de>>(&mut self, list: &mut A) -> Result<(), A::Error>;
+}
+
+/// Goes over any JSON value, and fails only where it is not JSON.
+struct Skim<'a, M>(&'a mut M);
+
+impl<'de, M: Members> DeserializeSeed<'de> for Skim<'_, M> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, M: Members> Visitor<'de> for Skim<'_, M> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key()? {
+            self.0.member(key, &mut map)?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        self.0.elements(&mut list)?;
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+}
