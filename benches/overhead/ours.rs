@@ -1,0 +1,177 @@
+//! The cases of buttress.
+
+use std::{hint::black_box, time::Duration};
+
+use buttress::{
+    CatchPanicLayer, CircuitBreakerLayer, FallbackLayer, FaultTolerantAgent, RetryLayer,
+    TimeoutLayer, Window,
+};
+use tower::{Layer, Service, ServiceBuilder};
+
+use crate::{
+    drive::{Answers, Fails, FailsOnce, Yields, ask, call, discard},
+    measure::Case,
+    threads::{on_threads, thread_counts},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn breaker() -> CircuitBreakerLayer {
+    CircuitBreakerLayer::new("model")
+}
+
+fn count_window(calls: usize) -> CircuitBreakerLayer {
+    breaker().failure_rate(0.5).window(Window::calls(calls))
+}
+
+fn time_window() -> CircuitBreakerLayer {
+    breaker().failure_rate(0.5).window(Window::time(HOUR).buckets(10))
+}
+
+fn at_once() -> RetryLayer<buttress::AnyError, [Duration; 1]> {
+    RetryLayer::new(3).backoff([Duration::ZERO])
+}
+
+/// The four patterns by hand, in the order that the docs advise.
+fn full<S, R>(inner: S) -> impl Service<R, Response = u64, Error = buttress::Error> + Clone
+where
+    S: Service<R, Response = u64> + Clone,
+    S::Error: Into<buttress::BoxError> + 'static,
+    R: Clone + 'static,
+{
+    ServiceBuilder::new()
+        .layer(FallbackLayer::new().or("backup", Answers))
+        .layer(RetryLayer::new(3))
+        .layer(breaker())
+        .layer(TimeoutLayer::new(TIMEOUT))
+        .service(inner)
+}
+
+fn calls<S: Service<u64> + 'static>(group: &'static str, name: &str, mut service: S) -> Case {
+    Case::new(group, name, move || {
+        discard(call(&mut service, black_box(35)));
+    })
+}
+
+pub(crate) fn happy() -> Vec<Case> {
+    let group = "happy";
+    let agent = FaultTolerantAgent::builder("research").fallback("backup", Answers);
+    vec![
+        calls(group, "bare", Answers),
+        calls(group, "buttress/circuit_breaker", breaker().layer(Answers)),
+        calls(group, "buttress/circuit_breaker_count_window", count_window(100).layer(Answers)),
+        calls(group, "buttress/circuit_breaker_time_window", time_window().layer(Answers)),
+        calls(group, "buttress/retry", RetryLayer::new(3).layer(Answers)),
+        calls(group, "buttress/timeout", TimeoutLayer::new(TIMEOUT).layer(Answers)),
+        calls(group, "buttress/fallback", FallbackLayer::new().or("b", Answers).layer(Answers)),
+        calls(group, "buttress/catch_panic", CatchPanicLayer::new().layer(Answers)),
+        calls(group, "buttress/full", full(Answers)),
+        calls(group, "buttress/agent", agent.service(Answers)),
+    ]
+}
+
+pub(crate) fn open() -> Vec<Case> {
+    let layer = breaker();
+    layer.circuit().force_open();
+    let timed = breaker().max_open(HOUR).open_for(HOUR);
+    timed.circuit().trip();
+    vec![
+        calls("open", "buttress/circuit_breaker", timed.layer(Answers)),
+        calls("open", "buttress/circuit_breaker_forced", layer.layer(Answers)),
+    ]
+}
+
+pub(crate) fn retry_once() -> Vec<Case> {
+    let agent = FaultTolerantAgent::builder("research")
+        .retry(at_once())
+        .circuit_breaker(breaker().consecutive_failures(u32::MAX))
+        .service(FailsOnce::default());
+    vec![
+        calls("retry_once", "buttress/retry", at_once().layer(FailsOnce::default())),
+        calls("retry_once", "buttress/agent", agent),
+    ]
+}
+
+pub(crate) fn fallback_once() -> Vec<Case> {
+    let chain = FallbackLayer::new().or("backup", Answers).layer(Fails);
+    vec![calls("fallback_once", "buttress/fallback", chain)]
+}
+
+pub(crate) fn timeout_pending() -> Vec<Case> {
+    let mut service = TimeoutLayer::new(TIMEOUT).layer(Yields);
+    vec![Case::many("timeout_pending", "buttress/timeout", move |calls| {
+        crate::runtime().block_on(async {
+            for _ in 0..calls {
+                discard(ask(&mut service, 35_u64).await);
+            }
+        });
+    })]
+}
+
+pub(crate) fn contention() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for threads in thread_counts() {
+        let mut add = |name: &str, layer: CircuitBreakerLayer| {
+            let service = layer.layer(Answers);
+            let name = format!("buttress/{name} x{threads}");
+            cases.push(Case::many("contention", name, move |calls| {
+                on_threads(threads, calls, || {
+                    let mut service = service.clone();
+                    move || discard(call(&mut service, black_box(35_u64)))
+                });
+            }));
+        };
+        add("circuit_breaker", breaker());
+        add("circuit_breaker_count_window", count_window(100));
+        add("circuit_breaker_time_window", time_window());
+        let service = full::<_, u64>(Answers);
+        let name = format!("buttress/full x{threads}");
+        cases.push(Case::many("contention", name, move |calls| {
+            on_threads(threads, calls, || {
+                let mut service = service.clone();
+                move || discard(call(&mut service, black_box(35_u64)))
+            });
+        }));
+        // As a server does: each call gets a clone of its own.
+        let service = breaker().layer(Answers);
+        let name = format!("buttress/circuit_breaker_clone_per_call x{threads}");
+        cases.push(Case::many("contention", name, move |calls| {
+            on_threads(threads, calls, || {
+                let service = service.clone();
+                move || discard(call(&mut service.clone(), black_box(35_u64)))
+            });
+        }));
+    }
+    cases
+}
+
+pub(crate) fn window() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for held in [0, 100, 1_000, 10_000] {
+        let mut add = |name: &str, layer: CircuitBreakerLayer| {
+            let name = format!("buttress/{name} holding {held}");
+            cases.push(calls("window", &name, layer.layer(Answers)).before(held));
+        };
+        add("circuit_breaker_count_window", count_window(held.max(1)));
+        add("circuit_breaker_time_window", time_window());
+    }
+    cases
+}
+
+pub(crate) fn prompt_8k() -> Vec<Case> {
+    fn prompts<S: Service<String> + 'static>(name: &str, mut service: S) -> Case {
+        let prompt = "AAPL ".repeat(1_639);
+        Case::new("prompt_8k", name, move || {
+            discard(call(&mut service, black_box(prompt.clone())));
+        })
+        .calls(50_000)
+    }
+    vec![
+        prompts("bare", Answers),
+        prompts("buttress/circuit_breaker", breaker().layer(Answers)),
+        prompts("buttress/retry", RetryLayer::new(3).layer(Answers)),
+        prompts("buttress/fallback", FallbackLayer::new().or("b", Answers).layer(Answers)),
+        prompts("buttress/full", full(Answers)),
+    ]
+}
