@@ -130,7 +130,7 @@ where
     type Error = Error;
     type Future = ResponseFuture<S::Future, C>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match catch_unwind(AssertUnwindSafe(|| self.inner.poll_ready(cx))) {
             Ok(poll) => poll.map_err(|error| into_error(&self.classify, error)),
@@ -138,7 +138,7 @@ where
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let classify = self.classify.clone();
         match catch_unwind(AssertUnwindSafe(|| self.inner.call(request))) {
@@ -160,7 +160,7 @@ where
 {
     type Output = Result<Res, Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {

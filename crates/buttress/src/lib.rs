@@ -43,6 +43,7 @@ mod outcome;
 #[cfg(any(feature = "retry", feature = "fallback"))]
 mod replay;
 mod service_builder_ext;
+mod sharded;
 pub mod telemetry;
 #[cfg(any(feature = "circuit-breaker", feature = "retry"))]
 mod unwind;

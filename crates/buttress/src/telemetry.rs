@@ -91,7 +91,7 @@ pub(crate) use internal::{
 mod internal {
     use std::{any::Any, fmt, sync::Arc};
 
-    use tracing::Span;
+    use tracing::{Span, level_filters::LevelFilter};
 
     use super::{key, level, outcome};
     use crate::{BoxError, Error, ErrorKind, Failure, FailureKind};
@@ -111,6 +111,10 @@ mod internal {
         pub(crate) fn metadata(&self) -> Option<&str> {
             self.metadata.as_deref()
         }
+
+        pub(crate) const fn is_empty(&self) -> bool {
+            self.agent_id.is_none() && self.metadata.is_none()
+        }
     }
 
     /// The span of one call: nothing at all unless somebody listens.
@@ -120,10 +124,24 @@ mod internal {
     pub(crate) struct Telemetry(Option<Box<Span>>);
 
     impl Telemetry {
-        /// Keeps a span that somebody listens to.
+        /// Opens a span if somebody may listen.
         #[inline]
-        pub(crate) fn new(span: Span) -> Self {
+        pub(crate) fn open(span: impl FnOnce() -> Span) -> Self {
+            if tracing::Level::INFO > LevelFilter::current() {
+                return Self(None);
+            }
+            Self::open_slowly(span)
+        }
+
+        #[cold]
+        fn open_slowly(span: impl FnOnce() -> Span) -> Self {
+            let span = span();
             if span.is_disabled() { Self(None) } else { Self(Some(Box::new(span))) }
+        }
+
+        #[inline]
+        pub(crate) const fn is_off(&self) -> bool {
+            self.0.is_none()
         }
 
         /// Returns the span, to record what becomes known on the way.
@@ -137,6 +155,14 @@ mod internal {
         /// A panic ends the span as `panicked` and goes on unwinding.
         #[inline]
         pub(crate) fn in_scope<T>(&mut self, f: impl FnOnce() -> T) -> T {
+            if self.is_off() {
+                return f();
+            }
+            self.in_scope_slowly(f)
+        }
+
+        #[cold]
+        fn in_scope_slowly<T>(&mut self, f: impl FnOnce() -> T) -> T {
             match self.0.take() {
                 None => f(),
                 Some(span) => {
@@ -150,6 +176,13 @@ mod internal {
         /// Ends the span; `record` writes what is known at the end besides the outcome.
         #[inline]
         pub(crate) fn end(&mut self, outcome: &'static str, record: impl FnOnce(&Span)) {
+            if !self.is_off() {
+                self.end_slowly(outcome, record);
+            }
+        }
+
+        #[cold]
+        fn end_slowly(&mut self, outcome: &'static str, record: impl FnOnce(&Span)) {
             if let Some(span) = self.0.take() {
                 record(&span);
                 span.record(key::OUTCOME, outcome);
@@ -158,6 +191,7 @@ mod internal {
     }
 
     impl Drop for Telemetry {
+        #[inline]
         fn drop(&mut self) {
             self.end(outcome::CANCELLED, |_| ());
         }

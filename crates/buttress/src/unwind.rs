@@ -4,15 +4,21 @@
 ///
 /// The guard stands on the stack around the one call or poll and is disarmed on return, so that a
 /// future that is dropped while something else unwinds is never taken for one that panicked.
-#[inline]
+#[inline(always)]
 pub(crate) fn on_unwind<T>(f: impl FnOnce() -> T, unwound: impl FnOnce()) -> T {
     struct Guard<U: FnOnce()>(Option<U>);
     impl<U: FnOnce()> Drop for Guard<U> {
+        #[inline(always)]
         fn drop(&mut self) {
             if let Some(unwound) = self.0.take() {
-                unwound();
+                run(unwound);
             }
         }
+    }
+
+    #[cold]
+    fn run(unwound: impl FnOnce()) {
+        unwound();
     }
 
     let mut guard = Guard(Some(unwound));

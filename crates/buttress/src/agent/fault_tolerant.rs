@@ -180,7 +180,7 @@ where
         <Seed<S, Req, C, B, Q> as Service<Req>>::Future,
     >;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match &mut self.stack {
             Stack::Default { agent } => agent.poll_ready(cx),
@@ -188,7 +188,7 @@ where
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let future = match &mut self.stack {
             Stack::Default { agent } => Either::Default { future: agent.call(request) },
@@ -207,7 +207,7 @@ where
 {
     type Output = T;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         match self.project().future.project() {
             EitherProj::Default { future } => future.poll(cx),

@@ -48,7 +48,7 @@ where
 {
     type Output = Result<Res, Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         match ready!(this.telemetry.in_scope(|| this.inner.poll(cx))) {

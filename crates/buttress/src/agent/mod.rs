@@ -161,14 +161,14 @@ where
     type Error = Error;
     type Future = ResponseFuture<S::Future, C>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner
             .poll_ready(cx)
             .map_err(|error| into_error(&self.classify, error).in_agent(Some(&self.settings.id)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let mut telemetry = self.settings.open_span();
         let inner = telemetry.in_scope(|| self.inner.call(request));
@@ -195,24 +195,26 @@ impl Settings {
 
     #[inline]
     fn open_span(&self) -> Telemetry {
-        Telemetry::new(tracing::info_span!(
-            target: telemetry::TARGET,
-            telemetry::span::AGENT,
-            otel.name = self.span_name,
-            observation_type = "agent",
-            agent_id = self.labels.agent_id(),
-            metadata = self.labels.metadata(),
-            has_fallbacks = self.has_fallbacks,
-            timeout_seconds = self.timeout.map(|timeout| timeout.as_secs_f64()),
-            max_retries = self.max_attempts.and_then(|attempts| i64::try_from(attempts).ok()),
-            circuit_breaker_threshold = self.circuit_breaker_threshold.map(i64::from),
-            success = Empty,
-            outcome = Empty,
-            failure_kind = Empty,
-            error = Empty,
-            error_type = Empty,
-            level = Empty,
-            status_message = Empty,
-        ))
+        Telemetry::open(|| {
+            tracing::info_span!(
+                target: telemetry::TARGET,
+                telemetry::span::AGENT,
+                otel.name = self.span_name,
+                observation_type = "agent",
+                agent_id = self.labels.agent_id(),
+                metadata = self.labels.metadata(),
+                has_fallbacks = self.has_fallbacks,
+                timeout_seconds = self.timeout.map(|timeout| timeout.as_secs_f64()),
+                max_retries = self.max_attempts.and_then(|attempts| i64::try_from(attempts).ok()),
+                circuit_breaker_threshold = self.circuit_breaker_threshold.map(i64::from),
+                success = Empty,
+                outcome = Empty,
+                failure_kind = Empty,
+                error = Empty,
+                error_type = Empty,
+                level = Empty,
+                status_message = Empty,
+            )
+        })
     }
 }

@@ -123,6 +123,11 @@ impl Word {
         Self(machine.generation << 8 | (machine.state as u64) << 1 | failing)
     }
 
+    /// The word of a closed circuit whose last result was no failure.
+    const fn closed(generation: u64) -> Self {
+        Self(generation << 8 | (State::Closed as u64) << 1)
+    }
+
     const fn is(self, state: State) -> bool {
         self.0 >> 1 & 0x7f == state as u64
     }
@@ -134,10 +139,6 @@ impl Word {
 
     const fn generation(self) -> u64 {
         self.0 >> 8
-    }
-
-    const fn is_failing(self) -> bool {
-        self.0 & 1 == 1
     }
 }
 
@@ -301,20 +302,20 @@ impl Circuit {
         CircuitBreaker::new(once, self.clone(), AnyError, Labels::default()).oneshot(()).await
     }
 
-    /// Asks for leave to make a call: one atomic load while the circuit is closed.
+    /// Gives leave to make a call while the circuit is closed: one atomic load.
     #[inline]
-    pub(super) fn admit(&self) -> (Result<Permit, Rejection>, Vec<Transition>) {
+    pub(super) fn admit_closed(&self) -> Option<Permit> {
         let word = self.shared.word();
-        if word.is(State::Closed) {
-            let times = self.shared.times_calls.load(Ordering::Relaxed);
-            let started = times.then(Instant::now);
-            return (Ok(Permit { generation: word.generation(), started }), Vec::new());
+        if !word.is(State::Closed) {
+            return None;
         }
-        self.admit_slowly()
+        let times = self.shared.times_calls.load(Ordering::Relaxed);
+        Some(Permit { generation: word.generation(), started: times.then(Instant::now) })
     }
 
+    /// Asks for leave to make a call, whatever the state.
     #[cold]
-    fn admit_slowly(&self) -> (Result<Permit, Rejection>, Vec<Transition>) {
+    pub(super) fn admit(&self) -> (Result<Permit, Rejection>, Vec<Transition>) {
         let now = Instant::now();
         self.step(|machine, changes| machine.admit(now, changes))
     }
@@ -331,23 +332,15 @@ impl Circuit {
         self.shared.word().state()
     }
 
-    /// Reports the result of a call.
+    /// Returns whether a success changes nothing: one atomic load.
     #[inline]
-    pub(super) fn settle(&self, permit: Permit, verdict: Verdict) -> Vec<Transition> {
-        let word = self.shared.word();
-        if verdict == Verdict::Success
-            && word.is(State::Closed)
-            && word.generation() == permit.generation
-            && !word.is_failing()
+    pub(super) fn success_is_free(&self, permit: Permit) -> bool {
+        self.shared.word().0 == Word::closed(permit.generation).0
             && self.shared.success_is_free.load(Ordering::Relaxed)
-        {
-            return Vec::new();
-        }
-        self.settle_slowly(permit, verdict)
     }
 
-    #[cold]
-    fn settle_slowly(&self, permit: Permit, verdict: Verdict) -> Vec<Transition> {
+    /// Reports the result of a call.
+    pub(super) fn settle(&self, permit: Permit, verdict: Verdict) -> Vec<Transition> {
         let now = Instant::now();
         let ((), transitions) = self.step(|machine, changes| {
             machine.catch_up(now, changes);

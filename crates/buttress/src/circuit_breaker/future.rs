@@ -10,12 +10,13 @@ use tower::Service;
 use tracing::{Span, field::Empty};
 
 use super::{
-    Circuit, Readiness, Transition,
+    Circuit, Guard, Readiness, Transition,
     circuit::announce_all,
     machine::{Permit, Rejection, Verdict},
 };
 use crate::{
     BoxError, Classify, Error, ErrorKind, Failure, FailureKind, Outcome,
+    sharded::Handle,
     telemetry::{
         self, Labels, Telemetry, describe, level, outcome, outcome_of, record_failure,
         record_status,
@@ -42,7 +43,8 @@ pin_project! {
         // The call is made.
         Calling { #[pin] future: F },
         // The call is admitted, but its service was not made ready: the circuit was open then.
-        Readying { service: S, request: Option<Req> },
+        // Boxed, so that a call through a closed circuit does not carry it along.
+        Readying { waiting: Box<(S, Option<Req>)> },
         // The call was rejected.
         Rejected { error: Option<Error> },
         Done,
@@ -53,20 +55,28 @@ pin_project! {
 pub(super) struct Call<'a, S, C> {
     pub(super) inner: &'a mut S,
     pub(super) readiness: &'a mut Readiness,
-    pub(super) circuit: Circuit,
+    pub(super) access: Access,
     pub(super) classify: C,
-    pub(super) labels: &'a Labels,
+}
+
+/// How a call gets at its circuit.
+pub(super) enum Access {
+    /// The breaker has one circuit.
+    One(Handle<Guard>),
+    /// The circuit is that of the request's key.
+    Keyed { circuit: Circuit, labels: Handle<Labels> },
 }
 
 /// What a call owes the circuit: its result.
 struct Watch {
-    circuit: Circuit,
+    access: Access,
     /// Taken when the result is reported; a permit that is left when the call is dropped means
     /// that its caller cancelled it.
     permit: Option<Permit>,
-    labels: Labels,
     telemetry: Telemetry,
-    transitions: Vec<Transition>,
+    /// The changes of state that the call made, for its span.
+    #[expect(clippy::box_collection, reason = "nearly always none: 8 bytes to move, not 24")]
+    transitions: Option<Box<Vec<Transition>>>,
 }
 
 // ===== impl Call =====
@@ -77,32 +87,67 @@ impl<S, C> Call<'_, S, C> {
     where
         S: Service<Req> + Clone,
     {
-        let telemetry = open_span(&self.circuit, self.labels);
         let mut watch = Watch {
-            circuit: self.circuit,
-            permit: None,
-            labels: self.labels.clone(),
-            telemetry,
-            transitions: Vec::new(),
+            permit: self.access.circuit().admit_closed(),
+            telemetry: open_span(&self.access),
+            transitions: None,
+            access: self.access,
         };
-        let state = match watch.admit() {
-            Err(rejection) => {
-                give_back(self.inner, self.readiness);
-                State::Rejected { error: Some(watch.reject(rejection)) }
-            }
-            Ok(()) if *self.readiness == Readiness::Ready => {
-                *self.readiness = Readiness::Unasked;
-                State::Calling { future: watch.run(|| self.inner.call(request)) }
-            }
-            // The instance that was asked goes along: it may stand in a queue already.
-            Ok(()) => {
-                *self.readiness = Readiness::Unasked;
-                let unasked = self.inner.clone();
-                let service = std::mem::replace(self.inner, unasked);
-                State::Readying { service, request: Some(request) }
-            }
+        let state = if watch.permit.is_some() && *self.readiness == Readiness::Ready {
+            *self.readiness = Readiness::Unasked;
+            State::Calling { future: watch.run(|| self.inner.call(request)) }
+        } else {
+            start_slowly(self.inner, self.readiness, &mut watch, request)
         };
         ResponseFuture { state, watch, classify: self.classify }
+    }
+}
+
+/// Starts a call whose circuit is not closed, or was not when its service could be made ready.
+#[cold]
+fn start_slowly<S, Req>(
+    inner: &mut S,
+    readiness: &mut Readiness,
+    watch: &mut Watch,
+    request: Req,
+) -> State<S, Req, S::Future>
+where
+    S: Service<Req> + Clone,
+{
+    if watch.permit.is_none()
+        && let Err(rejection) = watch.admit()
+    {
+        give_back(inner, readiness);
+        return State::Rejected { error: Some(watch.reject(rejection)) };
+    }
+    if *readiness == Readiness::Ready {
+        *readiness = Readiness::Unasked;
+        return State::Calling { future: watch.run(|| inner.call(request)) };
+    }
+    // The instance that was asked goes along: it may stand in a queue already.
+    *readiness = Readiness::Unasked;
+    let unasked = inner.clone();
+    let asked = std::mem::replace(inner, unasked);
+    State::Readying { waiting: Box::new((asked, Some(request))) }
+}
+
+// ===== impl Access =====
+
+impl Access {
+    #[inline]
+    fn circuit(&self) -> &Circuit {
+        match self {
+            Self::One(guard) => &guard.circuit,
+            Self::Keyed { circuit, .. } => circuit,
+        }
+    }
+
+    #[inline]
+    fn labels(&self) -> &Labels {
+        match self {
+            Self::One(guard) => &guard.labels,
+            Self::Keyed { labels, .. } => labels,
+        }
     }
 }
 
@@ -127,7 +172,7 @@ where
 {
     type Output = Result<S::Response, Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
@@ -139,7 +184,8 @@ where
                     return Poll::Ready(this.watch.settle(this.classify, result));
                 }
                 // ## Readying => (Calling | Done)
-                StateProj::Readying { service, request } => {
+                StateProj::Readying { waiting } => {
+                    let (service, request) = &mut **waiting;
                     if let Err(error) = ready!(this.watch.run(|| service.poll_ready(cx))) {
                         this.state.set(State::Done);
                         return Poll::Ready(this.watch.settle(this.classify, Err(error)));
@@ -164,7 +210,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("circuit", &self.watch.circuit)
+            .field("circuit", self.watch.access.circuit())
             .finish_non_exhaustive()
     }
 }
@@ -172,39 +218,52 @@ where
 // ===== impl Watch =====
 
 impl Watch {
-    #[inline]
+    #[cold]
     fn admit(&mut self) -> Result<(), Rejection> {
-        let (admission, transitions) = self.circuit.admit();
-        if !transitions.is_empty() {
-            self.changed(transitions);
-        }
+        let (admission, transitions) = self.access.circuit().admit();
+        self.changed(transitions);
         admission.map(|permit| self.permit = Some(permit))
     }
 
     /// Tells what a step changed, inside the call's span.
-    #[cold]
     fn changed(&mut self, transitions: Vec<Transition>) {
-        let Self { telemetry, labels, .. } = self;
-        telemetry.in_scope(|| announce_all(&transitions, labels));
-        self.transitions.extend(transitions);
+        if transitions.is_empty() {
+            return;
+        }
+        let Self { telemetry, access, .. } = self;
+        telemetry.in_scope(|| announce_all(&transitions, access.labels()));
+        self.transitions.get_or_insert_default().extend(transitions);
     }
 
     /// Runs a call or poll of the inner service; a panic of it is a failure.
     #[inline]
     fn run<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        let Self { circuit, permit, labels, telemetry, transitions } = self;
-        let is_told = telemetry.span().is_some();
-        telemetry.in_scope(|| {
-            on_unwind(inner, || {
-                let Some(permit) = permit.take() else { return };
-                let more = circuit.settle(permit, Verdict::Failure);
-                announce_all(&more, labels);
-                transitions.extend(more);
-                if is_told {
-                    record_circuit(&Span::current(), circuit, transitions);
-                }
-            })
-        })
+        if self.telemetry.is_off() {
+            return on_unwind(inner, || self.panicked(false));
+        }
+        self.run_in_span(inner)
+    }
+
+    #[cold]
+    fn run_in_span<T>(&mut self, inner: impl FnOnce() -> T) -> T {
+        let mut telemetry = std::mem::take(&mut self.telemetry);
+        let result = telemetry.in_scope(|| on_unwind(inner, || self.panicked(true)));
+        self.telemetry = telemetry;
+        result
+    }
+
+    /// Reports a panic, inside the call's span where it has one.
+    #[cold]
+    fn panicked(&mut self, is_told: bool) {
+        let Some(permit) = self.permit.take() else { return };
+        let (circuit, labels) = (self.access.circuit(), self.access.labels());
+        let more = circuit.settle(permit, Verdict::Failure);
+        announce_all(&more, labels);
+        let transitions = self.transitions.get_or_insert_default();
+        transitions.extend(more);
+        if is_told {
+            record_circuit(&Span::current(), circuit, Some(transitions));
+        }
     }
 
     #[inline]
@@ -214,54 +273,79 @@ impl Watch {
         C: Classify<Res, E>,
     {
         let outcome = classify.classify(result.as_ref());
-        let verdict = Verdict::of(&outcome);
-        if let Some(permit) = self.permit.take() {
-            let transitions = self.circuit.settle(permit, verdict);
-            if !transitions.is_empty() {
-                self.changed(transitions);
-            }
-        }
         match (result, outcome) {
-            (Ok(response), Outcome::Failure(failure)) => {
-                self.fail(verdict, &failure, &failure);
-                Ok(response)
-            }
-            (Ok(response), _) => {
+            (Ok(response), Outcome::Success) => {
                 self.succeed();
                 Ok(response)
             }
-            (Err(error), outcome) => Err(self.wrap(error, verdict, outcome)),
+            (Ok(response), outcome) => {
+                self.end_answered(&outcome);
+                Ok(response)
+            }
+            (Err(error), outcome) => Err(self.wrap(error, outcome)),
+        }
+    }
+
+    #[inline]
+    fn succeed(&mut self) {
+        let Some(permit) = self.permit else { return };
+        if self.telemetry.is_off() && self.access.circuit().success_is_free(permit) {
+            self.permit = None;
+            return;
+        }
+        self.report(Verdict::Success);
+        self.end_well();
+    }
+
+    /// Reports the result to the circuit.
+    #[inline(never)]
+    fn report(&mut self, verdict: Verdict) {
+        if let Some(permit) = self.permit.take() {
+            let transitions = self.access.circuit().settle(permit, verdict);
+            self.changed(transitions);
+        }
+    }
+
+    fn end_well(&mut self) {
+        let Self { telemetry, access, transitions, .. } = self;
+        telemetry.end(outcome::SUCCESS, |span| {
+            record_circuit(span, access.circuit(), transitions.as_deref());
+        });
+    }
+
+    /// Ends a call whose answer is a failure, or says nothing about the service.
+    #[cold]
+    fn end_answered(&mut self, outcome: &Outcome) {
+        let verdict = Verdict::of(outcome);
+        self.report(verdict);
+        match outcome {
+            Outcome::Failure(failure) => self.fail(verdict, failure, failure),
+            Outcome::Success | Outcome::Neutral => self.end_well(),
         }
     }
 
     #[cold]
-    fn wrap<E>(&mut self, error: E, verdict: Verdict, outcome: Outcome) -> Error
+    fn wrap<E>(&mut self, error: E, outcome: Outcome) -> Error
     where
         E: Into<BoxError> + 'static,
     {
+        let verdict = Verdict::of(&outcome);
+        self.report(verdict);
         let failure = match outcome {
             Outcome::Failure(failure) => failure,
             Outcome::Success | Outcome::Neutral => Failure::new(FailureKind::Cancelled),
         };
         let error = Error::from_service(error, |_| failure.clone());
-        let error = error.in_agent(self.labels.agent_id.as_ref());
+        let error = error.in_agent(self.access.labels().agent_id.as_ref());
         self.fail(verdict, &failure, &describe(&error));
         error
     }
 
-    #[inline]
-    fn succeed(&mut self) {
-        if self.telemetry.span().is_some() {
-            let Self { telemetry, circuit, transitions, .. } = self;
-            telemetry.end(outcome::SUCCESS, |span| record_circuit(span, circuit, transitions));
-        }
-    }
-
     #[cold]
     fn fail(&mut self, verdict: Verdict, failure: &Failure, error: &dyn fmt::Display) {
-        let Self { telemetry, circuit, transitions, .. } = self;
+        let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome_of(failure), |span| {
-            record_circuit(span, circuit, transitions);
+            record_circuit(span, access.circuit(), transitions.as_deref());
             record_failure(span, failure, error);
             if verdict == Verdict::Failure {
                 let message = format_args!("Circuit breaker recorded failure: {error}");
@@ -273,12 +357,13 @@ impl Watch {
     #[cold]
     fn reject(&mut self, rejection: Rejection) -> Error {
         let Rejection { reason, retry_after } = rejection;
-        let key = Arc::clone(self.circuit.name());
+        let key = Arc::clone(self.access.circuit().name());
         let error = Error::new(ErrorKind::CircuitOpen { key, reason, retry_after });
-        let error = error.in_agent(self.labels.agent_id.as_ref());
-        let Self { telemetry, circuit, transitions, labels, .. } = self;
+        let error = error.in_agent(self.access.labels().agent_id.as_ref());
+        let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome::REJECTED, |span| {
-            record_circuit(span, circuit, transitions);
+            let (circuit, labels) = (access.circuit(), access.labels());
+            record_circuit(span, circuit, transitions.as_deref());
             record_failure(span, error.failure(), &describe(&error));
             let id = labels.agent_id().unwrap_or(circuit.name());
             let message = format_args!("Circuit breaker is OPEN for agent {id}");
@@ -288,15 +373,22 @@ impl Watch {
     }
 }
 
+impl Watch {
+    #[cold]
+    fn cancel(&mut self) {
+        self.report(Verdict::Cancelled);
+        let Self { telemetry, access, transitions, .. } = self;
+        telemetry.end(outcome::CANCELLED, |span| {
+            record_circuit(span, access.circuit(), transitions.as_deref());
+        });
+    }
+}
+
 impl Drop for Watch {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            let transitions = self.circuit.settle(permit, Verdict::Cancelled);
-            if !transitions.is_empty() {
-                self.changed(transitions);
-            }
-            let Self { telemetry, circuit, transitions, .. } = self;
-            telemetry.end(outcome::CANCELLED, |span| record_circuit(span, circuit, transitions));
+        if self.permit.is_some() {
+            self.cancel();
         }
     }
 }
@@ -320,30 +412,32 @@ impl Verdict {
 }
 
 #[inline]
-fn open_span(circuit: &Circuit, labels: &Labels) -> Telemetry {
-    Telemetry::new(tracing::info_span!(
-        target: telemetry::TARGET,
-        telemetry::span::CIRCUIT_BREAKER,
-        agent_id = labels.agent_id(),
-        metadata = labels.metadata(),
-        circuit_key = &**circuit.name(),
-        circuit_state_at_start = circuit.state_before().as_str(),
-        circuit_state = Empty,
-        failure_count = Empty,
-        success_count = Empty,
-        retry_after_seconds = Empty,
-        state_transition = Empty,
-        outcome = Empty,
-        failure_kind = Empty,
-        error = Empty,
-        error_type = Empty,
-        level = Empty,
-        status_message = Empty,
-    ))
+fn open_span(access: &Access) -> Telemetry {
+    Telemetry::open(|| {
+        tracing::info_span!(
+            target: telemetry::TARGET,
+            telemetry::span::CIRCUIT_BREAKER,
+            agent_id = access.labels().agent_id(),
+            metadata = access.labels().metadata(),
+            circuit_key = &**access.circuit().name(),
+            circuit_state_at_start = access.circuit().state_before().as_str(),
+            circuit_state = Empty,
+            failure_count = Empty,
+            success_count = Empty,
+            retry_after_seconds = Empty,
+            state_transition = Empty,
+            outcome = Empty,
+            failure_kind = Empty,
+            error = Empty,
+            error_type = Empty,
+            level = Empty,
+            status_message = Empty,
+        )
+    })
 }
 
 /// Records how the circuit stands at the end of a call.
-fn record_circuit(span: &Span, circuit: &Circuit, transitions: &[Transition]) {
+fn record_circuit(span: &Span, circuit: &Circuit, transitions: Option<&Vec<Transition>>) {
     let now = circuit.snapshot();
     span.record("circuit_state", now.state.as_str());
     span.record("failure_count", i64::from(now.consecutive_failures));
@@ -351,7 +445,7 @@ fn record_circuit(span: &Span, circuit: &Circuit, transitions: &[Transition]) {
     if let Some(wait) = now.retry_after {
         span.record("retry_after_seconds", wait.as_secs_f64());
     }
-    if !transitions.is_empty() {
+    if let Some(transitions) = transitions.filter(|transitions| !transitions.is_empty()) {
         let words: Vec<_> = transitions.iter().map(ToString::to_string).collect();
         span.record("state_transition", words.join(", "));
     }

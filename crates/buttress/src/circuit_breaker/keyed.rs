@@ -16,8 +16,13 @@ use std::{
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{Circuit, CircuitBreakerLayer, Readiness, ResponseFuture, State, future::Call};
-use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry::Labels};
+use super::{
+    Circuit, CircuitBreakerLayer, Readiness, ResponseFuture, State,
+    future::{Access, Call},
+};
+use crate::{
+    AnyError, BoxError, Classify, Error, classify::into_error, sharded::Sharded, telemetry::Labels,
+};
 
 /// Keeps one circuit per key of the request; made by [`CircuitBreakerLayer::keyed`].
 ///
@@ -101,7 +106,7 @@ pub struct KeyedCircuitBreaker<S, F, K, C = AnyError> {
     key: F,
     circuits: CircuitBreakers<K>,
     classify: C,
-    labels: Labels,
+    labels: Sharded<Labels, Labels>,
     _key: PhantomData<fn() -> K>,
 }
 
@@ -218,7 +223,7 @@ impl<S, F: Clone, K, C: Clone> Layer<S> for KeyedCircuitBreakerLayer<F, K, C> {
             key: self.key.clone(),
             circuits: self.circuits.clone(),
             classify: self.classify.clone(),
-            labels: self.labels.clone(),
+            labels: Sharded::new(self.labels.clone()),
             _key: PhantomData,
         }
     }
@@ -427,7 +432,8 @@ where
             self.readiness = Readiness::Ready;
         }
         poll.map_err(|error| {
-            into_error(&self.classify, error).in_agent(self.labels.agent_id.as_ref())
+            let agent_id = self.labels.prototype().agent_id.as_ref();
+            into_error(&self.classify, error).in_agent(agent_id)
         })
     }
 
@@ -436,9 +442,11 @@ where
         Call {
             inner: &mut self.inner,
             readiness: &mut self.readiness,
-            circuit: self.circuits.circuit((self.key)(&request)),
+            access: Access::Keyed {
+                circuit: self.circuits.circuit((self.key)(&request)),
+                labels: self.labels.handle(Labels::clone),
+            },
             classify: self.classify.clone(),
-            labels: &self.labels,
         }
         .start(request)
     }

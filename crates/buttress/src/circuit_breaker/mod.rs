@@ -67,8 +67,13 @@ pub use self::{
     settings::{AfterLease, HalfOpen},
     window::Window,
 };
-use self::{future::Call, machine::Verdict};
-use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry::Labels};
+use self::{
+    future::{Access, Call},
+    machine::Verdict,
+};
+use crate::{
+    AnyError, BoxError, Classify, Error, classify::into_error, sharded::Sharded, telemetry::Labels,
+};
 
 /// A service behind a circuit; made by [`CircuitBreakerLayer`].
 ///
@@ -77,8 +82,14 @@ use crate::{AnyError, BoxError, Classify, Error, classify::into_error, telemetry
 pub struct CircuitBreaker<S, C = AnyError> {
     inner: S,
     readiness: Readiness,
-    circuit: Circuit,
+    guard: Sharded<Guard, Guard>,
     classify: C,
+}
+
+/// What every call through a breaker needs to know.
+#[derive(Debug, Clone)]
+struct Guard {
+    circuit: Circuit,
     labels: Labels,
 }
 
@@ -94,14 +105,15 @@ enum Readiness {
 // ===== impl CircuitBreaker =====
 
 impl<S, C> CircuitBreaker<S, C> {
-    const fn new(inner: S, circuit: Circuit, classify: C, labels: Labels) -> Self {
-        Self { inner, readiness: Readiness::Unasked, circuit, classify, labels }
+    fn new(inner: S, circuit: Circuit, classify: C, labels: Labels) -> Self {
+        let guard = Sharded::new(Guard { circuit, labels });
+        Self { inner, readiness: Readiness::Unasked, guard, classify }
     }
 
     /// Returns the circuit.
     #[must_use]
-    pub const fn circuit(&self) -> &Circuit {
-        &self.circuit
+    pub fn circuit(&self) -> &Circuit {
+        &self.guard.prototype().circuit
     }
 
     /// Returns the inner service.
@@ -126,9 +138,8 @@ impl<S: Clone, C: Clone> Clone for CircuitBreaker<S, C> {
         Self {
             inner: self.inner.clone(),
             readiness: Readiness::Unasked,
-            circuit: self.circuit.clone(),
+            guard: self.guard.clone(),
             classify: self.classify.clone(),
-            labels: self.labels.clone(),
         }
     }
 }
@@ -143,10 +154,10 @@ where
     type Error = Error;
     type Future = ResponseFuture<S, Req, C>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // While the circuit is open the inner service is left alone: `call` decides.
-        if self.readiness == Readiness::Ready || self.circuit.seems_open() {
+        if self.readiness == Readiness::Ready || self.circuit().seems_open() {
             return Poll::Ready(Ok(()));
         }
         self.readiness = Readiness::Asked;
@@ -157,22 +168,22 @@ where
             }
             Poll::Ready(Err(error)) => {
                 let verdict = Verdict::of(&self.classify.classify(Err(&error)));
-                self.circuit.count(verdict, &self.labels);
+                let Guard { circuit, labels } = self.guard.prototype();
+                circuit.count(verdict, labels);
                 let error = into_error(&self.classify, error);
-                Poll::Ready(Err(error.in_agent(self.labels.agent_id.as_ref())))
+                Poll::Ready(Err(error.in_agent(labels.agent_id.as_ref())))
             }
             Poll::Pending => Poll::Pending,
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         Call {
             inner: &mut self.inner,
             readiness: &mut self.readiness,
-            circuit: self.circuit.clone(),
+            access: Access::One(self.guard.handle(Guard::clone)),
             classify: self.classify.clone(),
-            labels: &self.labels,
         }
         .start(request)
     }

@@ -120,7 +120,7 @@ where
 {
     type Output = Result<Res, Error>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
@@ -433,41 +433,45 @@ fn wrap<E: Into<BoxError> + 'static>(error: E, outcome: &Outcome) -> Error {
 
 #[inline]
 fn chain_span(labels: &Labels, agents: usize) -> Telemetry {
-    Telemetry::new(tracing::info_span!(
-        target: telemetry::TARGET,
-        telemetry::span::FALLBACK,
-        agent_id = labels.agent_id(),
-        metadata = labels.metadata(),
-        total_agents = as_i64(agents),
-        fallback_history = Empty,
-        fallback_succeeded = Empty,
-        fallback_level = Empty,
-        primary_failed = Empty,
-        outcome = Empty,
-        failure_kind = Empty,
-        error = Empty,
-        error_type = Empty,
-        level = Empty,
-        status_message = Empty,
-    ))
+    Telemetry::open(|| {
+        tracing::info_span!(
+            target: telemetry::TARGET,
+            telemetry::span::FALLBACK,
+            agent_id = labels.agent_id(),
+            metadata = labels.metadata(),
+            total_agents = as_i64(agents),
+            fallback_history = Empty,
+            fallback_succeeded = Empty,
+            fallback_level = Empty,
+            primary_failed = Empty,
+            outcome = Empty,
+            failure_kind = Empty,
+            error = Empty,
+            error_type = Empty,
+            level = Empty,
+            status_message = Empty,
+        )
+    })
 }
 
 fn attempt_span(labels: &Labels, chain: &Span, agent: usize) -> Telemetry {
-    Telemetry::new(tracing::info_span!(
-        target: telemetry::TARGET,
-        parent: chain,
-        telemetry::span::FALLBACK_ATTEMPT,
-        agent_id = labels.agent_id(),
-        metadata = labels.metadata(),
-        agent_index = as_i64(agent),
-        agent_type = %AgentType(agent),
-        outcome = Empty,
-        failure_kind = Empty,
-        error = Empty,
-        error_type = Empty,
-        level = Empty,
-        status_message = Empty,
-    ))
+    Telemetry::open(|| {
+        tracing::info_span!(
+            target: telemetry::TARGET,
+            parent: chain,
+            telemetry::span::FALLBACK_ATTEMPT,
+            agent_id = labels.agent_id(),
+            metadata = labels.metadata(),
+            agent_index = as_i64(agent),
+            agent_type = %AgentType(agent),
+            outcome = Empty,
+            failure_kind = Empty,
+            error = Empty,
+            error_type = Empty,
+            level = Empty,
+            status_message = Empty,
+        )
+    })
 }
 
 fn as_i64(number: usize) -> i64 {

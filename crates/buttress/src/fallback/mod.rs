@@ -172,7 +172,7 @@ where
     type Error = Error;
     type Future = ResponseFuture<S::Future, Req, Res, C, Q, P>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.unready.is_some() {
             return Poll::Ready(Ok(()));
@@ -191,7 +191,7 @@ where
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let chain = Arc::clone(&self.chain);
         match self.unready.take() {

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     BudgetLimit, CallBudget, Classify, Failure, FailureKind, FindCallBudget, Outcome, Replay,
     call_budget::paid,
+    sharded::Handle,
     telemetry::{
         self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
     },
@@ -34,13 +35,10 @@ pin_project! {
         S: Service<Req>,
     {
         #[pin]
-        state: State<S::Future, Result<S::Response, S::Error>>,
-        // The instance that was called last; made ready again before it is called again. None
-        // where there is only one attempt.
-        service: Option<S>,
+        state: State<S, S::Future, Result<S::Response, S::Error>>,
         // The copy for the next attempt; none where there is none, or no copy can be made.
         request: Option<Req>,
-        policy: Arc<Policy<C, B, Q, P>>,
+        plan: Handle<Plan<S, C, B, Q, P>>,
         series: Series,
     }
 
@@ -56,27 +54,67 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, T> {
+    enum State<S, F, T> {
         // An attempt is running.
         Calling { #[pin] future: F },
-        // The delay before the next attempt, with the result of the last one.
-        Waiting { #[pin] sleep: Sleep, last: Option<T> },
-        // The next attempt waits for its service, until the deadline.
-        Readying { last: Option<T>, #[pin] limit: Option<Sleep> },
+        // Between two attempts. Boxed, so that a call without failures does not carry it along.
+        Between { between: Pin<Box<Between<S, T>>> },
         Done,
     }
+}
+
+pin_project! {
+    // A series after a failed attempt.
+    struct Between<S, T> {
+        // The result of the last attempt.
+        last: Option<T>,
+        // The delay before the next attempt; then what limits the wait for its service.
+        #[pin]
+        timer: Option<Sleep>,
+        // The service of the next attempt, once the delay is over.
+        service: Option<S>,
+    }
+}
+
+/// What every series of a retry needs to know.
+pub(super) struct Plan<S, C, B, Q, P> {
+    policy: Arc<Policy<C, B, Q, P>>,
+    /// Cloned for each further attempt and never called itself, so that a call which succeeds at
+    /// once clones nothing.
+    spare: Mutex<S>,
 }
 
 /// What a series keeps beside its attempt.
 struct Series {
     attempts: usize,
     max_attempts: usize,
-    deadline: Option<Instant>,
-    call_budget: Option<CallBudget>,
-    share: Option<Share>,
+    limits: Option<Limits>,
     history: Option<Box<History>>,
     telemetry: Telemetry,
     attempt: Telemetry,
+}
+
+/// What limits a series beside its attempts.
+struct Limits {
+    deadline: Option<Instant>,
+    call_budget: Option<CallBudget>,
+    share: Option<Share>,
+}
+
+// ===== impl Plan =====
+
+impl<S, C, B, Q, P> Plan<S, C, B, Q, P> {
+    pub(super) fn new(policy: &Arc<Policy<C, B, Q, P>>, spare: S) -> Self {
+        Self { policy: Arc::clone(policy), spare: Mutex::new(spare) }
+    }
+
+    #[cold]
+    fn another(&self) -> S
+    where
+        S: Clone,
+    {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 // ===== impl ResponseFuture =====
@@ -87,40 +125,25 @@ where
     Q: FindCallBudget<Req>,
     P: Replay<Req>,
 {
-    #[inline]
-    pub(super) fn start(ready: &mut S, request: Req, policy: Arc<Policy<C, B, Q, P>>) -> Self {
+    #[inline(always)]
+    pub(super) fn start(ready: &mut S, request: Req, plan: Handle<Plan<S, C, B, Q, P>>) -> Self {
+        let policy = &*plan.policy;
         let rules = &policy.rules;
-        let max_attempts = if outermost::is_inside() { 1 } else { rules.max_attempts };
         let call_budget = policy.call_budget.call_budget(&request);
-        if let Some(budget) = &call_budget {
-            budget.take_first();
+        let mut series = Series::new(rules);
+        if rules.has_limits() || call_budget.is_some() {
+            series.limits = Some(Limits::new(rules, call_budget));
         }
-        let mut series = Series {
-            attempts: 1,
-            max_attempts,
-            deadline: rules.deadline.and_then(|within| Instant::now().checked_add(within)),
-            call_budget,
-            share: rules.budget.as_ref().map(super::RetryBudget::enter),
-            history: None,
-            telemetry: series_span(rules, max_attempts),
-            attempt: Telemetry::default(),
-        };
         series.open_attempt(rules);
-        let copy = if max_attempts > 1 { policy.replay.replay(&request) } else { None };
-        let (future, service) = if max_attempts > 1 {
-            let clone = ready.clone();
-            let mut service = std::mem::replace(ready, clone);
-            (series.call(rules, || service.call(request)), Some(service))
-        } else {
-            (series.call(rules, || ready.call(request)), None)
-        };
-        Self { state: State::Calling { future }, service, request: copy, policy, series }
+        let copy = if series.max_attempts > 1 { policy.replay.replay(&request) } else { None };
+        let future = series.call(rules, || ready.call(request));
+        Self { state: State::Calling { future }, request: copy, plan, series }
     }
 }
 
 impl<S, Req, C, B, Q, P> Future for ResponseFuture<S, Req, C, B, Q, P>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: fmt::Display + 'static,
     C: Classify<S::Response, S::Error>,
     B: Backoff,
@@ -128,63 +151,113 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
+        let policy = &*this.plan.policy;
+        if let StateProj::Calling { future } = this.state.project() {
+            let result = ready!(this.series.run(&policy.rules, || future.poll(cx)));
+            let outcome = policy.classify.classify(result.as_ref());
+            if outcome == Outcome::Success && this.series.is_plain(&policy.rules) {
+                self.project().state.set(State::Done);
+                return Poll::Ready(result);
+            }
+            if let Some(result) = self.as_mut().attempted(result, outcome) {
+                return Poll::Ready(result);
+            }
+        }
+        self.go_on(cx)
+    }
+}
+
+impl<S, Req, C, B, Q, P> ResponseFuture<S, Req, C, B, Q, P>
+where
+    S: Service<Req> + Clone,
+    S::Error: fmt::Display + 'static,
+    C: Classify<S::Response, S::Error>,
+    B: Backoff,
+    P: Replay<Req>,
+{
+    /// Takes in the result of an attempt; none is returned where another attempt follows.
+    #[cold]
+    fn attempted(
+        self: Pin<&mut Self>,
+        result: Result<S::Response, S::Error>,
+        outcome: Outcome,
+    ) -> Option<Result<S::Response, S::Error>> {
         let mut this = self.project();
-        let rules = &this.policy.rules;
+        let policy = &*this.plan.policy;
+        // The attempt's future goes before its error is looked at any further.
+        this.state.set(State::Done);
+        let failure = match outcome {
+            Outcome::Failure(failure) => failure,
+            outcome => {
+                let success = result.is_ok() || outcome == Outcome::Success;
+                this.series.pass_on(&policy.rules, success);
+                return Some(result);
+            }
+        };
+        let repeatable = this.request.is_some();
+        match this.series.failed(policy, &failure, &result, repeatable) {
+            Err(stop) => {
+                this.series.give_up(&policy.rules, &failure, stop);
+                return Some(result);
+            }
+            Ok(delay) => {
+                let timer = if delay.is_zero() { None } else { Some(tokio::time::sleep(delay)) };
+                let between = Box::pin(Between { last: Some(result), timer, service: None });
+                this.state.set(State::Between { between });
+            }
+        }
+        None
+    }
+
+    /// Goes on with a series whose first attempt has failed.
+    #[inline(never)]
+    fn go_on(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, S::Error>> {
         loop {
+            let mut this = self.as_mut().project();
+            let policy = &*this.plan.policy;
+            let rules = &policy.rules;
             let next = match this.state.as_mut().project() {
-                // ## Calling => (Waiting | Readying | Done)
+                // ## Calling => (Between | Done)
                 StateProj::Calling { future } => {
                     let result = ready!(this.series.run(rules, || future.poll(cx)));
-                    let failure = match this.policy.classify.classify(result.as_ref()) {
-                        Outcome::Failure(failure) => failure,
-                        outcome => {
-                            let success = result.is_ok() || outcome == Outcome::Success;
-                            this.state.set(State::Done);
-                            this.series.pass_on(rules, success);
-                            return Poll::Ready(result);
-                        }
-                    };
-                    // The attempt's future goes before its error is looked at any further.
-                    this.state.set(State::Done);
-                    let repeatable = this.request.is_some();
-                    let decision = this.series.failed(this.policy, &failure, &result, repeatable);
-                    match decision {
-                        Err(stop) => {
-                            this.series.give_up(rules, &failure, stop);
-                            return Poll::Ready(result);
-                        }
-                        Ok(Duration::ZERO) => State::Readying { last: Some(result), limit: None },
-                        Ok(delay) => {
-                            State::Waiting { sleep: tokio::time::sleep(delay), last: Some(result) }
-                        }
+                    let outcome = policy.classify.classify(result.as_ref());
+                    match self.as_mut().attempted(result, outcome) {
+                        Some(result) => return Poll::Ready(result),
+                        None => continue,
                     }
                 }
-                // ## Waiting => Readying
-                StateProj::Waiting { sleep, last } => {
-                    ready!(sleep.poll(cx));
-                    State::Readying { last: last.take(), limit: None }
-                }
-                // ## Readying => (Calling | Done)
-                StateProj::Readying { last, limit } => {
-                    let service = this.service.as_mut().expect("more than one attempt keeps it");
+                // ## Between => (Calling | Done)
+                StateProj::Between { between } => {
+                    let mut between = between.as_mut().project();
+                    if between.service.is_none() {
+                        if let Some(delay) = between.timer.as_mut().as_pin_mut() {
+                            ready!(delay.poll(cx));
+                        }
+                        between.timer.set(None);
+                    }
+                    let service = between.service.get_or_insert_with(|| this.plan.another());
                     let ready = this.series.run(rules, || service.poll_ready(cx));
                     if let Poll::Ready(Err(error)) = ready {
                         this.state.set(State::Done);
-                        this.series.unready(this.policy, &error);
+                        this.series.unready(policy, &error);
                         return Poll::Ready(Err(error));
                     }
-                    if ready!(this.series.waits_too_long(ready.is_ready(), limit, cx)) {
-                        let last = last.take().expect("a delay follows a failure");
+                    if ready!(this.series.waits_too_long(ready.is_ready(), between.timer, cx)) {
+                        let last = between.last.take().expect("it follows a failure");
                         this.state.set(State::Done);
-                        this.series.late(this.policy, &last);
+                        this.series.late(policy, &last);
                         return Poll::Ready(last);
                     }
                     let request = this.request.take().expect("a retry is decided with a copy");
                     this.series.attempts += 1;
                     if this.series.attempts < this.series.max_attempts {
-                        *this.request = this.policy.replay.replay(&request);
+                        *this.request = policy.replay.replay(&request);
                     }
                     this.series.open_attempt(rules);
                     let future = this.series.call(rules, || service.call(request));
@@ -208,15 +281,52 @@ where
     }
 }
 
+// ===== impl Limits =====
+
+impl Limits {
+    #[cold]
+    fn new(rules: &Rules, call_budget: Option<CallBudget>) -> Self {
+        if let Some(budget) = &call_budget {
+            budget.take_first();
+        }
+        Self {
+            deadline: rules.deadline.and_then(|within| Instant::now().checked_add(within)),
+            call_budget,
+            share: rules.budget.as_ref().map(super::RetryBudget::enter),
+        }
+    }
+}
+
 // ===== impl Series =====
 
 impl Series {
+    #[inline]
+    fn new(rules: &Rules) -> Self {
+        let max_attempts = if outermost::is_inside() { 1 } else { rules.max_attempts };
+        Self {
+            attempts: 1,
+            max_attempts,
+            limits: None,
+            history: None,
+            telemetry: series_span(rules, max_attempts),
+            attempt: Telemetry::default(),
+        }
+    }
+
     /// Runs a call or poll of the inner service in the spans of the series and its attempt.
     #[inline]
     fn run<T>(&mut self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
+        if self.telemetry.is_off() && !rules.outermost {
+            return inner();
+        }
+        self.run_in_spans(rules, inner)
+    }
+
+    #[cold]
+    fn run_in_spans<T>(&mut self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
         let _inside = rules.outermost.then(Inside::enter);
         let Self { telemetry, attempt, history, attempts, .. } = self;
-        if telemetry.span().is_none() {
+        if telemetry.is_off() {
             return inner();
         }
         telemetry.in_scope(|| {
@@ -230,14 +340,29 @@ impl Series {
     /// Makes an attempt, for which the call's budget is charged already.
     #[inline]
     fn call<T>(&mut self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
-        let is_paid = self.call_budget.is_some();
+        let is_paid = self.call_budget().is_some();
         self.run(rules, || paid(is_paid, inner))
+    }
+
+    #[inline]
+    fn call_budget(&self) -> Option<&CallBudget> {
+        self.limits.as_ref().and_then(|limits| limits.call_budget.as_ref())
+    }
+
+    /// Returns whether a success ends the series without anybody to tell.
+    #[inline]
+    fn is_plain(&self, rules: &Rules) -> bool {
+        self.telemetry.is_off()
+            && self.limits.is_none()
+            && self.history.is_none()
+            && rules.on_finish.is_none()
     }
 
     /// Returns the last moment at which an attempt may start.
     fn last_start(&self) -> Option<Instant> {
-        let call = self.call_budget.as_ref().and_then(CallBudget::deadline_at);
-        self.deadline.into_iter().chain(call).min()
+        let limits = self.limits.as_ref()?;
+        let call = limits.call_budget.as_ref().and_then(CallBudget::deadline_at);
+        limits.deadline.into_iter().chain(call).min()
     }
 
     /// Says whether the next attempt comes too late, as soon as that is known.
@@ -262,6 +387,13 @@ impl Series {
 
     #[inline]
     fn open_attempt(&mut self, rules: &Rules) {
+        if !self.telemetry.is_off() {
+            self.open_attempt_slowly(rules);
+        }
+    }
+
+    #[cold]
+    fn open_attempt_slowly(&mut self, rules: &Rules) {
         if let Some(series) = self.telemetry.span() {
             self.attempt = attempt_span(rules, series, self.attempts);
         }
@@ -284,18 +416,21 @@ impl Series {
             Ok(_) => self.note(failure, failure),
             Err(error) => self.note(failure, &describe(error)),
         }
-        let decision = policy.decide(
-            failure,
-            Standing {
-                attempts: self.attempts,
-                max_attempts: self.max_attempts,
-                repeatable,
-                previous_delay: self.history.as_ref().and_then(|history| history.last_delay),
-                deadline: self.deadline,
-                call_budget: self.call_budget.as_ref(),
-                share: self.share.as_mut(),
-            },
-        );
+        let mut standing = Standing {
+            attempts: self.attempts,
+            max_attempts: self.max_attempts,
+            repeatable,
+            previous_delay: self.history.as_ref().and_then(|history| history.last_delay),
+            deadline: None,
+            call_budget: None,
+            share: None,
+        };
+        if let Some(limits) = &mut self.limits {
+            standing.deadline = limits.deadline;
+            standing.call_budget = limits.call_budget.as_ref();
+            standing.share = limits.share.as_mut();
+        }
+        let decision = policy.decide(failure, standing);
         if let Ok(delay) = decision {
             self.wait(failure, delay);
         }
@@ -332,9 +467,9 @@ impl Series {
     }
 
     /// Ends the series with a success, or with a result that is neither success nor failure.
-    #[inline]
     fn pass_on(&mut self, rules: &Rules, success: bool) {
-        if success && let Some(share) = &self.share {
+        let share = self.limits.as_ref().and_then(|limits| limits.share.as_ref());
+        if success && let Some(share) = share {
             share.succeed(self.attempts > 1);
         }
         let (outcome, stop) = if success {
@@ -390,7 +525,7 @@ impl Series {
     where
         C: Classify<Res, E>,
     {
-        if let Some(budget) = self.call_budget.as_ref().filter(|budget| budget.is_late()) {
+        if let Some(budget) = self.call_budget().filter(|budget| budget.is_late()) {
             budget.stop(BudgetLimit::Deadline);
         }
         let failure = failure_of(policy.classify.classify(last.as_ref()));
@@ -420,10 +555,11 @@ impl Series {
             });
         }
         // Whoever keeps the finished future around does not keep a place in the budget.
-        self.share = None;
+        self.limits = None;
     }
 
     /// Writes what is known when the caller drops the series.
+    #[inline]
     fn abandon(&mut self) {
         if let Some(span) = self.telemetry.span() {
             record_so_far(span, self.attempts, self.history.as_deref());
@@ -499,42 +635,46 @@ impl fmt::Display for Ending {
 
 #[inline]
 fn series_span(rules: &Rules, max_attempts: usize) -> Telemetry {
-    Telemetry::new(tracing::info_span!(
-        target: telemetry::TARGET,
-        telemetry::span::RETRY,
-        agent_id = rules.labels.agent_id(),
-        metadata = rules.labels.metadata(),
-        max_attempts = as_i64(max_attempts),
-        retry_history = Empty,
-        retry_succeeded = Empty,
-        attempts_needed = Empty,
-        final_error = Empty,
-        stop = Empty,
-        outcome = Empty,
-        failure_kind = Empty,
-        error = Empty,
-        error_type = Empty,
-        level = Empty,
-        status_message = Empty,
-    ))
+    Telemetry::open(|| {
+        tracing::info_span!(
+            target: telemetry::TARGET,
+            telemetry::span::RETRY,
+            agent_id = rules.labels.agent_id(),
+            metadata = rules.labels.metadata(),
+            max_attempts = as_i64(max_attempts),
+            retry_history = Empty,
+            retry_succeeded = Empty,
+            attempts_needed = Empty,
+            final_error = Empty,
+            stop = Empty,
+            outcome = Empty,
+            failure_kind = Empty,
+            error = Empty,
+            error_type = Empty,
+            level = Empty,
+            status_message = Empty,
+        )
+    })
 }
 
 fn attempt_span(rules: &Rules, series: &Span, attempt: usize) -> Telemetry {
-    Telemetry::new(tracing::info_span!(
-        target: telemetry::TARGET,
-        parent: series,
-        telemetry::span::RETRY_ATTEMPT,
-        agent_id = rules.labels.agent_id(),
-        metadata = rules.labels.metadata(),
-        attempt = as_i64(attempt),
-        delay_seconds = Empty,
-        outcome = Empty,
-        failure_kind = Empty,
-        error = Empty,
-        error_type = Empty,
-        level = Empty,
-        status_message = Empty,
-    ))
+    Telemetry::open(|| {
+        tracing::info_span!(
+            target: telemetry::TARGET,
+            parent: series,
+            telemetry::span::RETRY_ATTEMPT,
+            agent_id = rules.labels.agent_id(),
+            metadata = rules.labels.metadata(),
+            attempt = as_i64(attempt),
+            delay_seconds = Empty,
+            outcome = Empty,
+            failure_kind = Empty,
+            error = Empty,
+            error_type = Empty,
+            level = Empty,
+            status_message = Empty,
+        )
+    })
 }
 
 fn as_i64(number: usize) -> i64 {

@@ -10,7 +10,7 @@ use super::{
     Backoff, ExponentialBackoff, Jitter, Retry, RetryBudget, RetryReport,
     policy::{Policy, Rules},
 };
-use crate::{AnyError, ByClone, Classify, Failure, NoCallBudget};
+use crate::{AnyError, ByClone, Classify, Failure, NoCallBudget, sharded::Sharded};
 
 /// Tries failed calls again.
 ///
@@ -26,9 +26,10 @@ use crate::{AnyError, ByClone, Classify, Failure, NoCallBudget};
 ///
 /// # Cost
 ///
-/// The inner service and the request are cloned once per call, before the first attempt (neither
-/// where `max_attempts` is 1), and the request once more before each further attempt but the
-/// last.
+/// The inner service is cloned before each further attempt, and once for each thread that calls,
+/// up to 16; a call that succeeds at once clones none. The request is cloned once per call, before
+/// the first attempt (not where `max_attempts` is 1), and once more before each further attempt
+/// but the last.
 ///
 /// # Cancellation
 ///
@@ -310,6 +311,6 @@ impl<S, C: Clone, B: Clone, Q: Clone, P: Clone> Layer<S> for RetryLayer<C, B, Q,
     type Service = Retry<S, C, B, Q, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Retry { inner, policy: Arc::new(self.policy.clone()) }
+        Retry { inner, plan: Sharded::new(Arc::new(self.policy.clone())) }
     }
 }

@@ -59,7 +59,6 @@ use tower::Service;
 
 #[cfg(feature = "config")]
 pub use self::config::RetryConfig;
-use self::policy::Policy;
 pub use self::{
     backoff::{Backoff, ExponentialBackoff, Jitter},
     budget::RetryBudget,
@@ -67,14 +66,15 @@ pub use self::{
     layer::{OverCap, RetryLayer},
     report::{RetryReport, Stop},
 };
-use crate::{AnyError, ByClone, Classify, FindCallBudget, NoCallBudget, Replay};
+use self::{future::Plan, policy::Policy};
+use crate::{AnyError, ByClone, Classify, FindCallBudget, NoCallBudget, Replay, sharded::Sharded};
 
 /// A service whose failed calls are tried again; made by [`RetryLayer`].
 ///
 /// See the [module docs](self) for an example.
 pub struct Retry<S, C = AnyError, B = ExponentialBackoff, Q = NoCallBudget, P = ByClone> {
     inner: S,
-    policy: Arc<Policy<C, B, Q, P>>,
+    plan: Sharded<Arc<Policy<C, B, Q, P>>, Plan<S, C, B, Q, P>>,
 }
 
 // ===== impl Retry =====
@@ -86,7 +86,9 @@ impl<S, C, B, Q, P> Retry<S, C, B, Q, P> {
     }
 
     /// Returns the inner service for changes.
-    pub const fn get_mut(&mut self) -> &mut S {
+    pub fn get_mut(&mut self) -> &mut S {
+        // Further attempts are made by clones of what it is afterwards.
+        self.plan = Sharded::new(Arc::clone(self.plan.prototype()));
         &mut self.inner
     }
 
@@ -98,7 +100,7 @@ impl<S, C, B, Q, P> Retry<S, C, B, Q, P> {
 
 impl<S: Clone, C, B, Q, P> Clone for Retry<S, C, B, Q, P> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), policy: Arc::clone(&self.policy) }
+        Self { inner: self.inner.clone(), plan: self.plan.clone() }
     }
 }
 
@@ -106,7 +108,7 @@ impl<S: fmt::Debug, C, B, Q, P> fmt::Debug for Retry<S, C, B, Q, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
             .field("inner", &self.inner)
-            .field("max_attempts", &self.policy.rules.max_attempts)
+            .field("max_attempts", &self.plan.prototype().rules.max_attempts)
             .finish_non_exhaustive()
     }
 }
@@ -124,13 +126,15 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, Req, C, B, Q, P>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        ResponseFuture::start(&mut self.inner, request, Arc::clone(&self.policy))
+        let Self { inner, plan } = self;
+        let plan = plan.handle(|policy| Plan::new(policy, inner.clone()));
+        ResponseFuture::start(inner, request, plan)
     }
 }

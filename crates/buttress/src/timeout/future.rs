@@ -12,8 +12,10 @@ use tokio::time::Sleep;
 use crate::{
     BoxError, Classify, Error, ErrorKind, Outcome,
     classify::into_error,
+    sharded::Handle,
     telemetry::{
-        self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
+        self, Labels, Telemetry, describe, level, outcome, outcome_of, record_failure,
+        record_status,
     },
 };
 
@@ -28,10 +30,13 @@ pin_project! {
         sleep: Option<Sleep>,
         after: Duration,
         classify: C,
-        agent_id: Option<Arc<str>>,
+        labels: Known,
         telemetry: Telemetry,
     }
 }
+
+/// The labels of the layer, where it has some: errors name the agent.
+pub(super) type Known = Option<Handle<Labels>>;
 
 // ===== impl ResponseFuture =====
 
@@ -40,10 +45,10 @@ impl<F, C> ResponseFuture<F, C> {
         inner: F,
         after: Duration,
         classify: C,
-        agent_id: Option<Arc<str>>,
+        labels: Known,
         telemetry: Telemetry,
     ) -> Self {
-        Self { inner: Some(inner), sleep: None, after, classify, agent_id, telemetry }
+        Self { inner: Some(inner), sleep: None, after, classify, labels, telemetry }
     }
 }
 
@@ -55,23 +60,30 @@ where
 {
     type Output = Result<Res, Error>;
 
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.as_mut().project();
         let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
-        if let Poll::Ready(result) = this.telemetry.in_scope(|| inner.poll(cx)) {
-            return Poll::Ready(match result {
-                Ok(response) => {
-                    end(this.telemetry, || this.classify.classify(Ok(&response)));
-                    Ok(response)
-                }
-                Err(error) => {
-                    let error = into_error(this.classify, error).in_agent(this.agent_id.as_ref());
-                    fail(this.telemetry, &error);
-                    Err(error)
-                }
-            });
+        match this.telemetry.in_scope(|| inner.poll(cx)) {
+            Poll::Ready(Ok(response)) => {
+                end(this.telemetry, || this.classify.classify(Ok(&response)));
+                Poll::Ready(Ok(response))
+            }
+            Poll::Ready(Err(error)) => {
+                let error = into_error(this.classify, error).in_agent(agent(this.labels));
+                fail(this.telemetry, &error);
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => self.wait(cx),
         }
+    }
+}
+
+impl<F, C> ResponseFuture<F, C> {
+    /// Waits for the limit while the call is pending.
+    #[inline(never)]
+    fn wait<Res>(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Res, Error>> {
+        let mut this = self.project();
         if this.sleep.is_none() {
             this.sleep.set(Some(tokio::time::sleep(*this.after)));
         }
@@ -80,7 +92,7 @@ where
             return Poll::Pending;
         }
         this.telemetry.in_scope(|| this.inner.set(None));
-        Poll::Ready(Err(time_out(this.telemetry, *this.after, this.agent_id.as_ref())))
+        Poll::Ready(Err(time_out(this.telemetry, *this.after, agent(this.labels))))
     }
 }
 
@@ -93,10 +105,19 @@ impl<F: fmt::Debug, C> fmt::Debug for ResponseFuture<F, C> {
     }
 }
 
+fn agent(labels: &Known) -> Option<&Arc<str>> {
+    labels.as_ref().and_then(|labels| labels.agent_id.as_ref())
+}
+
+#[inline]
 fn end(telemetry: &mut Telemetry, classify: impl FnOnce() -> Outcome) {
-    if telemetry.span().is_none() {
-        return;
+    if !telemetry.is_off() {
+        end_slowly(telemetry, classify);
     }
+}
+
+#[cold]
+fn end_slowly(telemetry: &mut Telemetry, classify: impl FnOnce() -> Outcome) {
     match classify() {
         Outcome::Failure(failure) => telemetry.end(outcome_of(&failure), |span| {
             record_failure(span, &failure, &failure);

@@ -6,7 +6,7 @@ use std::{
 use tower::{Layer, ServiceExt};
 
 use super::Timeout;
-use crate::{AnyError, BoxError, Classify, Error, once::Once, telemetry::Labels};
+use crate::{AnyError, BoxError, Classify, Error, once::Once, sharded::Sharded, telemetry::Labels};
 
 /// Fails a call that has not finished after a fixed time.
 ///
@@ -105,7 +105,7 @@ impl<S, C: Clone> Layer<S> for TimeoutLayer<C> {
             inner,
             after: self.after,
             classify: self.classify.clone(),
-            labels: self.labels.clone(),
+            labels: (!self.labels.is_empty()).then(|| Sharded::new(self.labels.clone())),
         }
     }
 }

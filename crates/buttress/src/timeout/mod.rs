@@ -47,6 +47,7 @@ pub use self::{future::ResponseFuture, layer::TimeoutLayer};
 use crate::{
     AnyError, BoxError, Classify, Error,
     classify::into_error,
+    sharded::Sharded,
     telemetry::{self, Labels, Telemetry},
 };
 
@@ -58,7 +59,8 @@ pub struct Timeout<S, C = AnyError> {
     inner: S,
     after: Duration,
     classify: C,
-    labels: Labels,
+    /// None where neither an agent nor metadata is named.
+    labels: Option<Sharded<Labels, Labels>>,
 }
 
 // ===== impl Timeout =====
@@ -96,34 +98,38 @@ where
     type Error = Error;
     type Future = ResponseFuture<S::Future, C>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx).map_err(|error| {
-            into_error(&self.classify, error).in_agent(self.labels.agent_id.as_ref())
+            let labels = self.labels.as_ref().map(Sharded::prototype);
+            let agent_id = labels.and_then(|labels| labels.agent_id.as_ref());
+            into_error(&self.classify, error).in_agent(agent_id)
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        let mut telemetry = Telemetry::new(tracing::info_span!(
-            target: telemetry::TARGET,
-            telemetry::span::TIMEOUT,
-            agent_id = self.labels.agent_id(),
-            metadata = self.labels.metadata(),
-            timeout_seconds = self.after.as_secs_f64(),
-            outcome = Empty,
-            failure_kind = Empty,
-            error = Empty,
-            error_type = Empty,
-            level = Empty,
-            status_message = Empty,
-        ));
+        let mut telemetry = Telemetry::open(|| {
+            tracing::info_span!(
+                target: telemetry::TARGET,
+                telemetry::span::TIMEOUT,
+                agent_id = self.labels.as_ref().and_then(|labels| labels.prototype().agent_id()),
+                metadata = self.labels.as_ref().and_then(|labels| labels.prototype().metadata()),
+                timeout_seconds = self.after.as_secs_f64(),
+                outcome = Empty,
+                failure_kind = Empty,
+                error = Empty,
+                error_type = Empty,
+                level = Empty,
+                status_message = Empty,
+            )
+        });
         let inner = telemetry.in_scope(|| self.inner.call(request));
         ResponseFuture::new(
             inner,
             self.after,
             self.classify.clone(),
-            self.labels.agent_id.clone(),
+            self.labels.as_ref().map(|labels| labels.handle(Labels::clone)),
             telemetry,
         )
     }
