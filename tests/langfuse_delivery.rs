@@ -18,13 +18,16 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn builder(server: &LangfuseServer) -> LangfuseBuilder {
+/// A builder that takes its time for nothing.
+fn hasty() -> LangfuseBuilder {
     Langfuse::builder()
-        .public_key(server.public_key())
-        .secret_key(server.secret_key())
-        .base_url(format!("{}/", server.base_url()))
         .flush_interval(Duration::from_millis(20))
         .retry_backoff(Duration::from_millis(5), Duration::from_millis(50))
+}
+
+fn builder(server: &LangfuseServer) -> LangfuseBuilder {
+    let keys = hasty().public_key(server.public_key()).secret_key(server.secret_key());
+    keys.base_url(format!("{}/", server.base_url()))
 }
 
 fn langfuse(server: &LangfuseServer) -> Langfuse {
@@ -72,13 +75,7 @@ fn in_own_process(test: &str, server: &LangfuseServer, stderr: impl Into<Stdio>)
 /// The builder for the server of the process that started this one, which has the usual keys.
 fn in_child() -> Option<LangfuseBuilder> {
     let base_url = std::env::var(CHILD).ok()?;
-    let builder = Langfuse::builder().public_key("pk-lf-1").secret_key("sk-lf-1");
-    Some(
-        builder
-            .base_url(base_url)
-            .flush_interval(Duration::from_millis(20))
-            .retry_backoff(Duration::from_millis(5), Duration::from_millis(50)),
-    )
+    Some(hasty().public_key("pk-lf-1").secret_key("sk-lf-1").base_url(base_url))
 }
 
 /// The lines of ours on a child's stderr.

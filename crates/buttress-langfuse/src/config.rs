@@ -237,6 +237,9 @@ impl LangfuseBuilder {
     ///
     /// What keeps delivery from starting.
     pub fn start(mut self) -> Result<Langfuse, StartError> {
+        if has_user(&self.base_url) {
+            return Err(StartError::UserInBaseUrl);
+        }
         if let Some(variable) = self.disabled_by {
             notice(format_args!("{variable} switches tracing off: traces are not sent"));
             return Ok(match self.terminal.take() {

@@ -5,10 +5,12 @@
 
 #[cfg(feature = "collector")]
 mod collector;
+mod countdown;
 mod post;
 mod problem;
 mod request;
 mod shared;
+mod state;
 
 use std::{
     fmt,
@@ -27,8 +29,9 @@ pub use self::collector::Collector;
 use self::collector::Exporter;
 pub(crate) use self::request::Endpoint;
 use self::{
+    countdown::Countdown,
     post::Post,
-    shared::{Countdown, Ending, Shared},
+    shared::{Ending, Shared},
 };
 use crate::{
     config::StartError,

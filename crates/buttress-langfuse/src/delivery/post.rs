@@ -20,7 +20,8 @@ use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use super::{
     problem::{Problem, innermost, is_about_the_batch, is_away, words_of},
-    shared::{Pause, Shared},
+    shared::Shared,
+    state::Pause,
 };
 
 /// What is read of an answer; the server's own words fit.

@@ -1,24 +1,22 @@
 //! What the delivery's thread shares with those that hand spans over and wait for them.
 
 use std::{
-    collections::{HashSet, VecDeque},
     pin::pin,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant as RealInstant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Answer, Limits, Sender, problem::Problem};
-use crate::{
-    notice::notice,
-    sink::{FlushError, Stats},
+use super::{
+    Answer, Limits, Sender,
+    countdown::Countdown,
+    problem::Problem,
+    state::{End, Pause, REQUEST_BYTES, State},
 };
-
-/// No request holds more bytes of spans than this, before compression, unless one span does.
-pub(super) const REQUEST_BYTES: usize = 3 << 20;
+use crate::{notice::notice, sink::FlushError};
 
 /// What delivery says when its thread has panicked.
 const PANICKED: &str = "the thread of the delivery has panicked";
@@ -38,62 +36,12 @@ pub(super) struct Shared {
     hurried: Notify,
 }
 
-#[derive(Default)]
-pub(super) struct State {
-    queue: VecDeque<Bytes>,
-    queued_bytes: usize,
-    pub(super) stats: Stats,
-    /// How many threads wait in `flush` and `shutdown`: do not wait for more spans.
-    waiting: usize,
-    /// Whether somebody has begun to wait since the last try began.
-    hurry: bool,
-    pause: Pause,
-    /// Whether spans are taken no more.
-    closing: bool,
-    end: Option<End>,
-    /// Whether the thread has nothing left to do.
-    thread_ended: bool,
-    last_error: Option<String>,
-    /// What was said on stderr already.
-    said: HashSet<&'static str>,
-}
-
-/// Why delivery pauses between two tries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Pause {
-    /// It does not.
-    #[default]
-    None,
-    /// The server asked for it.
-    Asked,
-    /// The server is away.
-    Away,
-    /// A person has to change something.
-    Misconfigured,
-}
-
-/// How delivery ended.
-enum End {
-    /// It was shut down, which ended so.
-    Closed(Result<(), FlushError>),
-    /// The thread panicked.
-    Panicked(FlushError),
-}
-
 /// What became of a span that was handed over.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) is_first_drop: bool,
     /// Whether the thread has something to do now.
     pub(super) wakes: bool,
-}
-
-/// Time that runs for who waits, on the real clock: the clock of the caller's runtime may stand
-/// still.
-#[derive(Debug)]
-pub(super) struct Countdown {
-    start: RealInstant,
-    timeout: Duration,
 }
 
 /// Tells that the thread has ended, also by a panic.
@@ -355,82 +303,13 @@ impl Shared {
     }
 }
 
-// ===== impl State =====
-
-impl State {
-    fn take(&mut self, spans: usize) -> Vec<Bytes> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = self.queue.front()
-            && batch.len() < spans
-            && (batch.is_empty() || bytes + next.len() <= REQUEST_BYTES)
-        {
-            bytes += next.len();
-            batch.extend(self.queue.pop_front());
-        }
-        self.queued_bytes -= bytes;
-        batch
-    }
-
-    const fn is_settled(&self, target: u64) -> bool {
-        self.stats.delivered + self.stats.refused >= target
-    }
-
-    fn pending(&self) -> usize {
-        usize::try_from(self.stats.pending).unwrap_or(usize::MAX)
-    }
-
-    /// Says what is missing when the time is over.
-    fn shortfall(&self) -> FlushError {
-        let pending = self.pending();
-        match self.last_error.clone() {
-            Some(reason) => FlushError::Undelivered { pending, reason },
-            None => FlushError::TimedOut { pending },
-        }
-    }
-
-    /// Ends delivery unless it has ended, and gives up what waits; returns how much, and why.
-    fn finish(&mut self, end: impl FnOnce(&Self) -> End) -> Option<(u64, String)> {
-        if self.end.is_some() {
-            return None;
-        }
-        let end = end(self);
-        let reason = match &end {
-            End::Closed(Err(FlushError::Undelivered { reason, .. }))
-            | End::Panicked(FlushError::Undelivered { reason, .. }) => reason.clone(),
-            _ => "the time was over".to_owned(),
-        };
-        self.end = Some(end);
-        self.queue = VecDeque::new();
-        self.queued_bytes = 0;
-        let given_up = std::mem::take(&mut self.stats.pending);
-        self.stats.dropped += given_up;
-        Some((given_up, reason))
-    }
-}
-
 fn tell(given_up: Option<(u64, String)>) {
     if let Some((spans @ 1.., reason)) = given_up {
         notice(format_args!("delivery has ended and {spans} spans are given up: {reason}"));
     }
 }
 
-// ===== impl Countdown, Ending =====
-
-impl Countdown {
-    #[expect(clippy::disallowed_methods, reason = "a paused clock of tokio would never end it")]
-    pub(super) fn start(timeout: Duration) -> Self {
-        Self { start: RealInstant::now(), timeout }
-    }
-
-    fn left(&self) -> Duration {
-        self.timeout.saturating_sub(self.start.elapsed())
-    }
-
-    fn is_over(&self) -> bool {
-        self.left().is_zero()
-    }
-}
+// ===== impl Ending =====
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {

@@ -126,8 +126,10 @@ fn debug_shows_counts_and_nothing_that_spans_say() {
     let link = ProjectLink { base_url: base_url.clone(), project_id: None };
     let builder = Langfuse::builder().base_url(base_url).public_key("p").secret_key("s");
     assert!(!format!("{link:?} {builder:?}").contains("hush"));
-    let error = builder.start().unwrap_err();
-    assert!(matches!(error, crate::StartError::UserInBaseUrl), "{error:?}");
+    for builder in [builder.clone(), builder.public_key("")] {
+        let error = builder.start().unwrap_err();
+        assert!(matches!(error, crate::StartError::UserInBaseUrl), "{error:?}");
+    }
 }
 
 #[test]
