@@ -135,10 +135,12 @@ impl Shared {
         result
     }
 
-    /// Waits for the thread; returns whether it has ended in time.
+    /// Waits for the thread; returns whether it has ended in time, and not by a panic.
     pub(super) fn ends_within(&self, countdown: &Countdown) -> bool {
         let mut state = self.state();
-        while !state.thread_ended && !countdown.is_over() {
+        let may_end =
+            |state: &State| !state.thread_ended && !matches!(state.end, Some(End::Panicked(_)));
+        while may_end(&state) && !countdown.is_over() {
             state = self.wait(state, countdown);
         }
         state.thread_ended
