@@ -118,6 +118,23 @@ fn a_span_that_the_collector_refuses_is_given_up_and_counted() {
     assert_eq!(server.observations().len(), SPANS - 1);
 }
 
+#[test]
+fn a_batch_is_taken_although_the_collectors_answer_never_ends() {
+    for fault in [Fault::SilentBody, Fault::TricklingBody] {
+        let server = LangfuseServer::start_blocking();
+        let collector = Collector::new()
+            .endpoint(format!("{}/api/public/otel/v1/traces", server.base_url()))
+            .header("authorization", server.authorization());
+        let langfuse =
+            hasty().timeout(Duration::from_millis(500)).collector(collector).start().unwrap();
+        server.fail_next(fault);
+        call(&langfuse);
+        langfuse.shutdown(PATIENCE).unwrap();
+        assert_eq!((server.observations().len(), server.duplicates()), (SPANS, 0));
+        assert_eq!(langfuse.stats().delivered, SPANS as u64);
+    }
+}
+
 /// A collector that takes all spans but two, and keeps the requests.
 async fn partly(
     State(requests): State<Arc<Mutex<Vec<(HeaderMap, Bytes)>>>>,
@@ -174,4 +191,13 @@ fn a_wrong_address_is_told_at_the_start() {
     let error = Langfuse::builder().collector(collector).start().unwrap_err();
     assert!(matches!(error, StartError::Collector(_)), "{error:?}");
     assert!(error.to_string().contains("invalid endpoint"), "{error}");
+}
+
+#[test]
+fn an_address_with_a_password_is_refused_and_not_shown() {
+    let collector = Collector::new().endpoint("http://me:secret@localhost:4318/v1/traces");
+    assert!(!format!("{collector:?}").contains("secret"));
+    let error = Langfuse::builder().collector(collector).start().unwrap_err();
+    assert!(matches!(error, StartError::Collector(_)), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("secret"));
 }

@@ -1,25 +1,33 @@
 //! Delivery over real sockets, to a server that behaves as Langfuse does.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
+use std::{
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use buttress::{
     FaultTolerantAgent, RetryLayer,
     test_util::{Answer, Scripted},
 };
-use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder};
+use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder, StartError, Stats, current};
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
+use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn builder(server: &LangfuseServer) -> LangfuseBuilder {
+/// A builder that takes its time for nothing.
+fn hasty() -> LangfuseBuilder {
     Langfuse::builder()
-        .public_key(server.public_key())
-        .secret_key(server.secret_key())
-        .base_url(format!("{}/", server.base_url()))
         .flush_interval(Duration::from_millis(20))
         .retry_backoff(Duration::from_millis(5), Duration::from_millis(50))
+}
+
+fn builder(server: &LangfuseServer) -> LangfuseBuilder {
+    let keys = hasty().public_key(server.public_key()).secret_key(server.secret_key());
+    keys.base_url(format!("{}/", server.base_url()))
 }
 
 fn langfuse(server: &LangfuseServer) -> Langfuse {
@@ -43,6 +51,38 @@ fn calls(langfuse: &Langfuse, calls: usize) {
 /// The spans of one such call: agent, chain and its attempt, retry and its two attempts, and in
 /// each of these breaker and timeout.
 const SPANS: usize = 10;
+
+/// Waits until the first request is answered so.
+fn wait_for_status(server: &LangfuseServer, status: u16) {
+    server.wait_until_blocking(PATIENCE, |received| {
+        received.requests().first().is_some_and(|request| request.status == Some(status))
+    });
+}
+
+/// What a test in a process of its own is told: where its server is.
+const CHILD: &str = "BUTTRESS_TEST_SERVER";
+
+/// Runs one test of this file again in a process of its own, with a stderr of its own.
+fn in_own_process(test: &str, server: &LangfuseServer, stderr: impl Into<Stdio>) -> Output {
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new(program);
+    command.args([test, "--exact", "--nocapture"]).env(CHILD, server.base_url()).stderr(stderr);
+    let output = command.stdout(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output
+}
+
+/// The builder for the server of the process that started this one, which has the usual keys.
+fn in_child() -> Option<LangfuseBuilder> {
+    let base_url = std::env::var(CHILD).ok()?;
+    Some(hasty().public_key("pk-lf-1").secret_key("sk-lf-1").base_url(base_url))
+}
+
+/// The lines of ours on a child's stderr.
+fn notices(output: &Output) -> Vec<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    stderr.lines().filter(|line| line.starts_with("langfuse: ")).map(str::to_owned).collect()
+}
 
 #[test]
 fn every_span_of_a_call_arrives_with_type_level_and_trace() {
@@ -116,9 +156,7 @@ fn who_waits_for_delivery_ends_the_pause_between_two_tries() {
     let langfuse = builder(&server).retry_backoff(pause, pause).start().unwrap();
     server.fail_next(Fault::InternalServerError);
     calls(&langfuse, 1);
-    server.wait_until_blocking(PATIENCE, |received| {
-        received.requests().first().is_some_and(|request| request.status == Some(500))
-    });
+    wait_for_status(&server, 500);
     langfuse.flush(PATIENCE).unwrap();
     assert_eq!(server.observations().len(), SPANS);
 }
@@ -129,9 +167,7 @@ fn who_waits_does_not_end_a_pause_that_the_server_asked_for() {
     let langfuse = langfuse(&server);
     server.fail_next(Fault::TooManyRequests(RetryAfter::Seconds(3_600)));
     calls(&langfuse, 1);
-    server.wait_until_blocking(PATIENCE, |received| {
-        received.requests().first().is_some_and(|request| request.status == Some(429))
-    });
+    wait_for_status(&server, 429);
     let error = langfuse.flush(Duration::from_millis(100)).unwrap_err();
     assert!(matches!(error, FlushError::Undelivered { pending: SPANS, .. }), "{error:?}");
     assert_eq!(server.requests().len(), 1);
@@ -219,6 +255,8 @@ fn settings_are_read_from_variables_and_wrong_ones_are_named() {
         ("LANGFUSE_FLUSH_INTERVAL", "soon"),
         ("LANGFUSE_TIMEOUT", "-1"),
         ("LANGFUSE_TRACING_ENABLED", "maybe"),
+        ("LANGFUSE_OTEL_TRACES_EXPORT_PATH", "/a path"),
+        ("LANGFUSE_BASE_URL", "http://me:secret@host"),
     ] {
         let error =
             Langfuse::from_vars(|name| (name == variable).then(|| value.to_owned())).unwrap_err();
@@ -233,4 +271,281 @@ fn without_keys_the_spans_go_to_the_terminal_tree() {
     let tree = langfuse.terminal().unwrap().render();
     assert!(tree.contains("agent_research") && tree.contains("retry_attempt"), "{tree}");
     assert!(langfuse.trace_url("00").is_none());
+}
+
+#[test]
+fn a_stderr_that_is_closed_costs_no_span() {
+    if let Some(builder) = in_child() {
+        let langfuse = builder.start().unwrap();
+        calls(&langfuse, 1);
+        return langfuse.shutdown(PATIENCE).unwrap();
+    }
+    let server = LangfuseServer::start_blocking();
+    server.fail_next(Fault::InternalServerError);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    in_own_process("a_stderr_that_is_closed_costs_no_span", &server, writer);
+    assert_eq!(server.observations().len(), SPANS);
+}
+
+#[test]
+fn an_interval_beyond_every_clock_is_none() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = builder(&server).flush_interval(Duration::MAX).start().unwrap();
+    calls(&langfuse, 1);
+    langfuse.flush(Duration::MAX).unwrap();
+    calls(&langfuse, 1);
+    langfuse.shutdown(PATIENCE).unwrap();
+    assert_eq!(server.observations().len(), 2 * SPANS);
+    let far = |name: &str| (name == "LANGFUSE_FLUSH_INTERVAL").then(|| "1e19".to_owned());
+    assert!(Langfuse::from_vars(far).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_shutdown_and_drop_end_although_tokios_clock_is_paused() {
+    let server = LangfuseServer::start_blocking();
+    server.fail_with([Some(Fault::Hang), Some(Fault::Hang)]);
+    let (shut_down, dropped) = (langfuse(&server), langfuse(&server));
+    for langfuse in [&shut_down, &dropped] {
+        let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            info_span!(target: "buttress", "retry_execution").in_scope(|| ());
+        });
+        assert!(langfuse.flush(Duration::from_millis(20)).is_err());
+    }
+    assert!(shut_down.shutdown(Duration::from_millis(20)).is_err());
+    drop(dropped);
+}
+
+#[test]
+fn a_queue_that_is_half_full_is_sent_before_anything_is_dropped() {
+    let server = LangfuseServer::start_blocking();
+    let hour = Duration::from_secs(3_600);
+    let langfuse = builder(&server).flush_interval(hour).queue_spans(2 * SPANS).start().unwrap();
+    for call in 1..=5 {
+        calls(&langfuse, 1);
+        server.wait_until_blocking(PATIENCE, |received| {
+            received.observations().len() == call * SPANS
+        });
+    }
+    assert_eq!(langfuse.stats().dropped, 0);
+}
+
+#[test]
+fn what_fills_a_request_or_half_the_bytes_is_sent_at_once() {
+    let server = LangfuseServer::start_blocking();
+    let hour = Duration::from_secs(3_600);
+    for (queue_bytes, bytes) in [(64 << 20, 3 << 20), (1 << 20, 512 << 10)] {
+        let stored = server.observations().len();
+        let langfuse =
+            builder(&server).flush_interval(hour).queue_bytes(queue_bytes).start().unwrap();
+        let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            info_span!(target: "buttress", "llm_call").in_scope(|| {
+                current().input("x".repeat(bytes));
+            });
+        });
+        server.wait_until_blocking(PATIENCE, |received| received.observations().len() > stored);
+    }
+}
+
+#[test]
+fn a_batch_is_taken_although_the_body_of_the_answer_never_ends() {
+    for fault in [Fault::SilentBody, Fault::TricklingBody] {
+        let server = LangfuseServer::start_blocking();
+        let langfuse = builder(&server).timeout(Duration::from_secs(1)).start().unwrap();
+        server.fail_next(fault);
+        calls(&langfuse, 1);
+        langfuse.flush(PATIENCE).unwrap();
+        calls(&langfuse, 1);
+        langfuse.shutdown(PATIENCE).unwrap();
+        assert_eq!((server.observations().len(), server.duplicates()), (2 * SPANS, 0));
+    }
+}
+
+#[test]
+fn who_waits_gets_a_try_although_delivery_pauses_for_a_person() {
+    for (fault, status) in [
+        (Fault::InvalidCredentials, 401),
+        (Fault::Status(402), 402),
+        (Fault::IngestionSuspended, 403),
+        (Fault::Status(404), 404),
+        (Fault::Status(405), 405),
+        (Fault::Status(415), 415),
+        (Fault::Redirect("https://lf.example/"), 301),
+    ] {
+        let server = LangfuseServer::start_blocking();
+        let langfuse = langfuse(&server);
+        server.fail_next(fault);
+        calls(&langfuse, 1);
+        wait_for_status(&server, status);
+        assert_eq!((langfuse.stats().pending, langfuse.stats().refused), (SPANS as u64, 0));
+        langfuse.flush(PATIENCE).unwrap();
+        let statuses: Vec<_> = server.requests().iter().map(|request| request.status).collect();
+        assert_eq!(statuses, [Some(status), Some(200)]);
+        assert_eq!(server.observations().len(), SPANS);
+    }
+}
+
+#[test]
+fn a_refusal_of_the_request_as_such_gives_no_span_up() {
+    for error in [
+        "Invalid content type",
+        "Unsupported x-langfuse-ingestion-version: \"4\". Maximum supported: \"3\".",
+        "Failed to decompress request body",
+        "Failed to parse OTel Protobuf Trace",
+    ] {
+        let server = LangfuseServer::start_blocking();
+        let langfuse = langfuse(&server);
+        server.fail_next(Fault::BadRequest(error));
+        calls(&langfuse, 1);
+        wait_for_status(&server, 400);
+        langfuse.shutdown(PATIENCE).unwrap();
+        // The batch is sent again as it was, not in halves.
+        let spans: Vec<_> = server.requests().iter().map(|one| one.span_ids.len()).collect();
+        assert_eq!(spans, [0, SPANS], "{error}");
+    }
+}
+
+#[test]
+fn a_retry_after_is_obeyed_in_seconds_and_as_a_date() {
+    let in_an_hour = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 3_600;
+    for asked in [RetryAfter::Seconds(3_600), RetryAfter::Date(in_an_hour)] {
+        let server = LangfuseServer::start_blocking();
+        let langfuse = langfuse(&server);
+        server.fail_next(Fault::ServiceUnavailable(asked));
+        calls(&langfuse, 1);
+        wait_for_status(&server, 503);
+        let error = langfuse.flush(Duration::from_millis(300)).unwrap_err();
+        assert!(matches!(error, FlushError::Undelivered { pending: SPANS, .. }), "{error:?}");
+        assert_eq!(server.requests().len(), 1, "{asked:?}");
+        langfuse.shutdown(Duration::ZERO).unwrap_err();
+    }
+    // One that is over soon is followed by the next try, and so is one that is over already.
+    for asked in [RetryAfter::Seconds(1), RetryAfter::Date(1)] {
+        let server = LangfuseServer::start_blocking();
+        let langfuse = langfuse(&server);
+        server.fail_next(Fault::TooManyRequests(asked));
+        calls(&langfuse, 1);
+        langfuse.shutdown(PATIENCE).unwrap();
+        assert_eq!(server.observations().len(), SPANS);
+    }
+}
+
+#[test]
+fn faults_of_the_network_are_tried_again() {
+    for (fault, duplicates) in [
+        (Fault::Status(408), 0),
+        (Fault::ResetAfterStoring, SPANS),
+        (Fault::Slow(Duration::from_millis(30)), 0),
+    ] {
+        let server = LangfuseServer::start_blocking();
+        let langfuse = langfuse(&server);
+        server.fail_next(fault);
+        calls(&langfuse, 1);
+        langfuse.shutdown(PATIENCE).unwrap();
+        assert_eq!((server.observations().len(), server.duplicates()), (SPANS, duplicates));
+        assert_eq!(langfuse.stats().delivered, SPANS as u64);
+    }
+}
+
+#[test]
+fn dropped_spans_are_counted_and_logged_once() {
+    if let Some(builder) = in_child() {
+        let langfuse = builder.queue_spans(1).start().unwrap();
+        calls(&langfuse, 1);
+        let Stats { accepted, dropped, .. } = langfuse.stats();
+        // One may be on its way, and one may wait.
+        assert!(accepted + dropped == SPANS as u64 && accepted <= 2, "{:?}", langfuse.stats());
+        langfuse.shutdown(Duration::ZERO).unwrap_err();
+        let stats = langfuse.stats();
+        return assert_eq!((stats.pending, stats.dropped), (0, SPANS as u64));
+    }
+    let server = LangfuseServer::start_blocking();
+    server.fail_next(Fault::Hang);
+    let test = "dropped_spans_are_counted_and_logged_once";
+    let said = notices(&in_own_process(test, &server, Stdio::piped()));
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("spans are dropped"), "{said:?}");
+    assert!(said[1].contains("delivery has ended"), "{said:?}");
+}
+
+#[test]
+fn shutdown_says_what_is_left_and_says_it_again() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = langfuse(&server);
+    server.stop_blocking();
+    calls(&langfuse, 1);
+    let first = langfuse.shutdown(Duration::from_millis(50)).unwrap_err();
+    assert!(
+        matches!(
+            first,
+            FlushError::Undelivered { pending: SPANS, .. }
+                | FlushError::TimedOut { pending: SPANS }
+        ),
+        "{first:?}"
+    );
+    let stats = langfuse.stats();
+    assert_eq!((stats.accepted, stats.pending, stats.dropped), (SPANS as u64, 0, SPANS as u64));
+    assert_eq!(langfuse.shutdown(PATIENCE), Err(first));
+    assert_eq!(langfuse.flush(PATIENCE), Err(FlushError::Closed));
+}
+
+#[test]
+fn a_notice_names_the_cause_and_where_a_redirect_leads() {
+    if let Some(builder) = in_child() {
+        let langfuse = builder.start().unwrap();
+        calls(&langfuse, 1);
+        // The try of who waits may be the one that fails; only the line counts here.
+        drop(langfuse.shutdown(Duration::from_millis(300)));
+        // Nothing listens on this port.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let keys = Langfuse::builder().public_key("pk").secret_key("sk");
+        let langfuse = keys.base_url(format!("http://{free}")).start().unwrap();
+        calls(&langfuse, 1);
+        let error = langfuse.shutdown(Duration::from_millis(300)).unwrap_err();
+        return assert!(error.to_string().contains("refused"), "{error}");
+    }
+    let server = LangfuseServer::start_blocking();
+    server.fail_next(Fault::Redirect("https://lf.example/"));
+    let test = "a_notice_names_the_cause_and_where_a_redirect_leads";
+    let said = notices(&in_own_process(test, &server, Stdio::piped()));
+    assert!(said[0].contains("301 Moved Permanently to https://lf.example/"), "{said:?}");
+    let away = said.iter().find(|line| line.contains("does not take spans")).unwrap();
+    assert!(away.contains("onnection refused"), "{away}");
+}
+
+#[test]
+fn without_keys_there_is_no_network() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let langfuse = Langfuse::builder().base_url(address).public_key(" ").start().unwrap();
+    calls(&langfuse, 1);
+    langfuse.shutdown(PATIENCE).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_rate_of_zero_samples_only_what_is_sent() {
+    let langfuse = Langfuse::builder().sample_rate(0.0).start().unwrap();
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        info_span!(target: "buttress", "retry_execution").in_scope(|| ());
+    });
+    assert_eq!(langfuse.terminal().unwrap().trees().len(), 1);
+}
+
+#[test]
+fn keys_are_trimmed_and_checked() {
+    let server = LangfuseServer::start_blocking();
+    let padded = builder(&server).public_key("  pk-lf-1\n").secret_key("\tsk-lf-1 ");
+    let langfuse = padded.start().unwrap();
+    calls(&langfuse, 1);
+    langfuse.shutdown(PATIENCE).unwrap();
+    assert_eq!(server.observations().len(), SPANS);
+    for (public, secret) in [("p\nk", "sk"), ("pk", "s\nk"), ("pk", "s\0k")] {
+        let error = builder(&server).public_key(public).secret_key(secret).start().unwrap_err();
+        assert!(matches!(error, StartError::Key), "{error:?}");
+    }
 }

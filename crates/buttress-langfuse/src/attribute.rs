@@ -16,6 +16,8 @@ pub(crate) const METADATA: &str = "langfuse.observation.metadata";
 pub(crate) const METADATA_PREFIX: &str = "langfuse.observation.metadata.";
 
 pub(crate) const TRACE_NAME: &str = "langfuse.trace.name";
+pub(crate) const TRACE_INPUT: &str = "langfuse.trace.input";
+pub(crate) const TRACE_OUTPUT: &str = "langfuse.trace.output";
 pub(crate) const TRACE_TAGS: &str = "langfuse.trace.tags";
 pub(crate) const TRACE_PUBLIC: &str = "langfuse.trace.public";
 pub(crate) const TRACE_METADATA: &str = "langfuse.trace.metadata";

@@ -1,8 +1,13 @@
 //! The settings: a builder, filled from the variables of the official SDKs.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+mod error;
+mod vars;
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::Uri;
+
+pub use self::error::{ConfigError, StartError};
 
 #[cfg(feature = "collector")]
 use crate::delivery::Collector;
@@ -10,27 +15,13 @@ use crate::{
     delivery::{Delivery, Destination, Endpoint, Limits},
     langfuse::Langfuse,
     notice::notice,
-    sink::{ProjectLink, TraceDefaults},
+    sink::{Nowhere, ProjectLink, TraceDefaults},
     terminal::TerminalTree,
+    text::{has_user, shown},
 };
 
 const CLOUD: &str = "https://cloud.langfuse.com";
 const EXPORT_PATH: &str = "/api/public/otel/v1/traces";
-
-/// Where builds name their commit; the official Python SDK looks at the same ones.
-const RELEASES: [&str; 11] = [
-    "LANGFUSE_RELEASE",
-    "RENDER_GIT_COMMIT",
-    "CI_COMMIT_SHA",
-    "CIRCLE_SHA1",
-    "SOURCE_VERSION",
-    "TRAVIS_COMMIT",
-    "GIT_COMMIT",
-    "GITHUB_SHA",
-    "BITBUCKET_COMMIT",
-    "BUILD_SOURCEVERSION",
-    "DRONE_COMMIT_SHA",
-];
 
 /// Builds a [`Langfuse`]; made by [`Langfuse::builder`] and [`Langfuse::from_env`].
 ///
@@ -39,8 +30,12 @@ const RELEASES: [&str; 11] = [
 /// - `base_url`: <https://cloud.langfuse.com>
 /// - `flush_at`: 512 spans; `flush_interval`: 5 s; `timeout` of a request: 5 s
 /// - `queue_spans`: 100,000; `queue_bytes`: 64 MiB; what does not fit is dropped and counted
-/// - `retry_backoff`: 0.5 s up to 30 s
+/// - `retry_backoff`: 0.5 s up to 30 s; a `Retry-After` of the server is obeyed up to 10 minutes
+///   and spread by a tenth
 /// - `sample_rate`: 1
+///
+/// Spans are sent at `flush_at`, at half of either limit of the queue, at 3 MiB, or after the
+/// interval, whichever comes first.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct LangfuseBuilder {
@@ -55,28 +50,6 @@ pub struct LangfuseBuilder {
     terminal: Option<TerminalTree>,
     #[cfg(feature = "collector")]
     collector: Option<Collector>,
-}
-
-/// A variable whose value cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    variable: &'static str,
-    message: &'static str,
-}
-
-/// Why delivery did not start.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The address is not one of an HTTP server.
-    BaseUrl,
-    /// A key holds what no header can.
-    Key,
-    /// The settings of the collector cannot be used.
-    #[cfg(feature = "collector")]
-    Collector(String),
-    /// The delivery's thread could not be made.
-    Thread(std::io::Error),
 }
 
 impl Langfuse {
@@ -118,85 +91,26 @@ impl Langfuse {
     pub fn from_vars(
         vars: impl Fn(&str) -> Option<String>,
     ) -> Result<LangfuseBuilder, ConfigError> {
-        let get = |name: &str| vars(name).filter(|value| !value.trim().is_empty());
-        let seconds = |name: &'static str| -> Result<Option<Duration>, ConfigError> {
-            let problem = ConfigError { variable: name, message: "must be a number of seconds" };
-            let Some(text) = get(name) else { return Ok(None) };
-            let number: f64 = text.trim().parse().map_err(|_| problem.clone())?;
-            let time = Duration::try_from_secs_f64(number).map_err(|_| problem.clone())?;
-            if time.is_zero() { Err(problem) } else { Ok(Some(time)) }
-        };
-        let mut builder = Self::builder();
-        builder.public_key = get("LANGFUSE_PUBLIC_KEY");
-        builder.secret_key = get("LANGFUSE_SECRET_KEY");
-        for variable in ["LANGFUSE_BASE_URL", "LANGFUSE_HOST"] {
-            if let Some(url) = get(variable) {
-                let problem = ConfigError { variable, message: "must be an http or https address" };
-                builder.base_url = url.trim().to_owned();
-                builder.uri().map_err(|_| problem)?;
-                break;
-            }
-        }
-        if let Some(path) = get("LANGFUSE_OTEL_TRACES_EXPORT_PATH") {
-            builder.export_path = path;
-        }
-        builder.defaults.environment = get("LANGFUSE_TRACING_ENVIRONMENT");
-        builder.defaults.release = RELEASES.into_iter().find_map(get);
-        if let Some(text) = get("LANGFUSE_SAMPLE_RATE") {
-            let rate = text.trim().parse().ok().filter(|rate| (0.0..=1.0).contains(rate));
-            builder.defaults.sample_rate = rate.ok_or(ConfigError {
-                variable: "LANGFUSE_SAMPLE_RATE",
-                message: "must be a number from 0 to 1",
-            })?;
-        }
-        if let Some(text) = get("LANGFUSE_FLUSH_AT") {
-            let spans = text.trim().parse().ok().filter(|spans| *spans > 0);
-            builder.limits.flush_at = spans.ok_or(ConfigError {
-                variable: "LANGFUSE_FLUSH_AT",
-                message: "must be a number of spans, at least 1",
-            })?;
-        }
-        if let Some(time) = seconds("LANGFUSE_FLUSH_INTERVAL")? {
-            builder.limits.flush_interval = time;
-        }
-        if let Some(time) = seconds("LANGFUSE_TIMEOUT")? {
-            builder.limits.timeout = time;
-        }
-        if let Some(name) = get("OTEL_SERVICE_NAME") {
-            builder.defaults.service_name = name;
-        }
-        if let Some(text) = get("LANGFUSE_TRACING_ENABLED") {
-            let variable = "LANGFUSE_TRACING_ENABLED";
-            builder.disabled_by = match text.trim().to_ascii_lowercase().as_str() {
-                "true" | "1" => None,
-                "false" | "0" => Some(variable),
-                _ => return Err(ConfigError { variable, message: "must be true or false" }),
-            };
-        }
-        // OpenTelemetry's specification: anything but "true" is false.
-        if get("OTEL_SDK_DISABLED").is_some_and(|text| text.trim().eq_ignore_ascii_case("true")) {
-            builder.disabled_by = Some("OTEL_SDK_DISABLED");
-        }
-        Ok(builder)
+        vars::read(vars)
     }
 }
 
 // ===== impl LangfuseBuilder =====
 
 impl LangfuseBuilder {
-    /// Sets the public key.
+    /// Sets the public key; white space around it is left out.
     pub fn public_key(mut self, key: impl Into<String>) -> Self {
         self.public_key = Some(key.into());
         self
     }
 
-    /// Sets the secret key.
+    /// Sets the secret key; white space around it is left out.
     pub fn secret_key(mut self, key: impl Into<String>) -> Self {
         self.secret_key = Some(key.into());
         self
     }
 
-    /// Sets the address of Langfuse, with or without a slash at its end.
+    /// Sets the address of Langfuse, with or without a slash at its end and without a user.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.base_url = url.into();
         self
@@ -226,7 +140,9 @@ impl LangfuseBuilder {
         self
     }
 
-    /// Sets the share of traces that is kept.
+    /// Sets the share of traces that is sent; traces in which something failed are sent anyway.
+    ///
+    /// Where nothing is sent, every trace is collected.
     ///
     /// # Panics
     ///
@@ -262,13 +178,13 @@ impl LangfuseBuilder {
         self
     }
 
-    /// Sets how long fewer spans wait.
+    /// Sets how long fewer spans wait; a time beyond every clock means without end.
     pub const fn flush_interval(mut self, time: Duration) -> Self {
         self.limits.flush_interval = time;
         self
     }
 
-    /// Sets how long one request may take.
+    /// Sets how long one request may take until the head of its answer is there.
     ///
     /// # Panics
     ///
@@ -312,24 +228,32 @@ impl LangfuseBuilder {
         self
     }
 
-    /// Starts delivery; without keys, or switched off, collects the spans in a [`TerminalTree`].
+    /// Starts delivery; without keys, collects the spans in a [`TerminalTree`].
     ///
-    /// One line on stderr says when nothing is sent.
+    /// Switched off by a variable, it collects them only where a tree was asked for. One line on
+    /// stderr says when nothing is sent.
     ///
     /// # Errors
     ///
     /// What keeps delivery from starting.
     pub fn start(mut self) -> Result<Langfuse, StartError> {
+        if has_user(&self.base_url) {
+            return Err(StartError::UserInBaseUrl);
+        }
         if let Some(variable) = self.disabled_by {
             notice(format_args!("{variable} switches tracing off: traces are not sent"));
-            return Ok(self.start_for_terminal());
+            return Ok(match self.terminal.take() {
+                Some(tree) => self.start_for_terminal(tree),
+                None => Langfuse::assemble(Arc::new(Nowhere), self.defaults, None, None),
+            });
         }
         let Some(destination) = self.destination()? else {
             notice(format_args!(
                 "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not both set: \
                  traces are not sent to Langfuse"
             ));
-            return Ok(self.start_for_terminal());
+            let tree = self.terminal.take().unwrap_or_default();
+            return Ok(self.start_for_terminal(tree));
         };
         let link = match &destination {
             Destination::Langfuse(_) => {
@@ -342,10 +266,10 @@ impl LangfuseBuilder {
         Ok(Langfuse::assemble(Arc::new(delivery), self.defaults, self.terminal, link))
     }
 
-    fn start_for_terminal(self) -> Langfuse {
-        let tree = self.terminal.unwrap_or_default();
-        let sink = Arc::new(tree.clone());
-        Langfuse::assemble_for_terminal(sink, self.defaults, tree)
+    fn start_for_terminal(mut self, tree: TerminalTree) -> Langfuse {
+        // A share is kept of what costs something to send.
+        self.defaults.sample_rate = 1.0;
+        Langfuse::assemble_for_terminal(Arc::new(tree.clone()), self.defaults, tree)
     }
 
     /// Returns where spans go; nowhere without keys.
@@ -355,14 +279,20 @@ impl LangfuseBuilder {
             let service_name = self.defaults.service_name.clone();
             return Ok(Some(Destination::Collector { collector, service_name }));
         }
-        let (Some(public), Some(secret)) = (&self.public_key, &self.secret_key) else {
+        let key = |key: &Option<String>| {
+            key.as_deref().map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned)
+        };
+        let (Some(public), Some(secret)) = (key(&self.public_key), key(&self.secret_key)) else {
             return Ok(None);
         };
-        let endpoint = Endpoint::new(self.uri()?, public, secret, &self.defaults);
+        let endpoint = Endpoint::new(self.uri()?, &public, &secret, &self.defaults);
         Ok(Some(Destination::Langfuse(endpoint.ok_or(StartError::Key)?)))
     }
 
     fn uri(&self) -> Result<Uri, StartError> {
+        if has_user(&self.base_url) {
+            return Err(StartError::UserInBaseUrl);
+        }
         let base = self.base_url.trim().trim_end_matches('/');
         let path = self.export_path.trim().trim_start_matches('/');
         let uri: Uri = format!("{base}/{path}").parse().map_err(|_| StartError::BaseUrl)?;
@@ -375,47 +305,8 @@ impl fmt::Debug for LangfuseBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Keys are never shown.
         f.debug_struct("LangfuseBuilder")
-            .field("base_url", &self.base_url)
+            .field("base_url", &shown(&self.base_url))
             .field("has_keys", &(self.public_key.is_some() && self.secret_key.is_some()))
             .finish_non_exhaustive()
-    }
-}
-
-// ===== errors =====
-
-impl ConfigError {
-    /// Returns the name of the variable.
-    #[must_use]
-    pub const fn variable(&self) -> &'static str {
-        self.variable
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.variable, self.message)
-    }
-}
-
-impl Error for ConfigError {}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BaseUrl => f.write_str("the address of Langfuse must be one of http or https"),
-            Self::Key => f.write_str("a key of Langfuse holds characters that no header can"),
-            #[cfg(feature = "collector")]
-            Self::Collector(problem) => write!(f, "the collector cannot be used: {problem}"),
-            Self::Thread(_) => f.write_str("the thread of the delivery could not be started"),
-        }
-    }
-}
-
-impl Error for StartError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Thread(error) => Some(error),
-            _ => None,
-        }
     }
 }

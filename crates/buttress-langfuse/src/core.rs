@@ -1,6 +1,7 @@
 //! What layers and span processors share with the handle.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +25,6 @@ use crate::{
 static LIVE: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
 
 /// The way of a span from its end to the sink.
-#[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) traces: Traces,
     pub(crate) filter: SpanFilter,
@@ -98,5 +98,15 @@ impl Core {
 
     pub(crate) const fn printer(&self) -> Option<&TerminalTree> {
         self.printer.as_ref()
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What spans say is not shown: it may be a prompt.
+        f.debug_struct("Core")
+            .field("traces", &self.traces)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }

@@ -38,6 +38,9 @@ pub(crate) struct Draft {
     kind: Option<&'static str>,
     /// Seconds until the first token.
     first_token: Option<f64>,
+    /// What the span says of its trace's input and output, which Langfuse 4 loses there.
+    trace_input: Option<AnyValue>,
+    trace_output: Option<AnyValue>,
     prompt_name: Option<String>,
     prompt_version: Option<i64>,
     /// Attributes with a place of their own.
@@ -73,6 +76,8 @@ impl Draft {
             key::METADATA | attribute::METADATA => self.users = Some(value.as_str().into_owned()),
             "input" | attribute::INPUT => self.take_field(attribute::INPUT, value::any(value)),
             "output" | attribute::OUTPUT => self.take_field(attribute::OUTPUT, value::any(value)),
+            attribute::TRACE_INPUT => self.trace_input = value::any(value),
+            attribute::TRACE_OUTPUT => self.trace_output = value::any(value),
             "model" | attribute::MODEL => self.take_text(attribute::MODEL, value),
             "model_parameters" | attribute::MODEL_PARAMETERS => {
                 self.take_object(key, attribute::MODEL_PARAMETERS, value);
@@ -187,6 +192,7 @@ impl Draft {
 
     /// Writes what is the span's own, the metadata last.
     pub(crate) fn write(mut self, start: u64, attributes: &mut Vec<v1::KeyValue>) {
+        self.place_trace_io();
         self.place_first_token(start);
         self.place_prompt();
         self.place_users();
@@ -196,6 +202,19 @@ impl Draft {
             entry.key.insert_str(0, attribute::METADATA_PREFIX);
             entry
         }));
+    }
+
+    /// Places input and output of the trace where the span has none of its own.
+    fn place_trace_io(&mut self) {
+        let said = [
+            (attribute::INPUT, self.trace_input.take()),
+            (attribute::OUTPUT, self.trace_output.take()),
+        ];
+        for (place, value) in said {
+            if self.fields.iter().all(|field| field.key != place) {
+                self.take_field(place, value);
+            }
+        }
     }
 
     fn place_first_token(&mut self, start: u64) {

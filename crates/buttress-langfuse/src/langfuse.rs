@@ -1,6 +1,7 @@
 //! The handle.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,6 @@ use tracing_subscriber::{Layer, registry::LookupSpan};
 use crate::{
     core::Core,
     layer,
-    notice::notice,
     processor::LangfuseSpanProcessor,
     sink::{FlushError, ProjectLink, Sink, Stats, TraceDefaults},
     terminal::TerminalTree,
@@ -45,13 +45,12 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// });
 /// assert!(tree.render().contains("retry_execution"));
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Langfuse {
     handle: Arc<Handle>,
 }
 
 /// Ends delivery when the last clone goes.
-#[derive(Debug)]
 struct Handle {
     core: Arc<Core>,
     link: Option<ProjectLink>,
@@ -107,6 +106,10 @@ impl Langfuse {
     /// The layer sees every span, so that ids are shared with what is around an agent; it sends
     /// spans of the target `buttress`, spans with `gen_ai.*` fields, and those of targets that
     /// the configuration names. The provider is the layer's own, never the global one.
+    ///
+    /// What a span is counts when it starts, which is when it is first entered or gets a child. A
+    /// span that records its first `gen_ai.*` field later is sent too, unless one that is sent
+    /// began below it before: that one has taken its place in the trace.
     #[must_use]
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
@@ -131,12 +134,16 @@ impl Langfuse {
     ///
     /// # Errors
     ///
-    /// Fails when spans still wait after `timeout`, or when delivery has been shut down.
+    /// Fails when spans still wait after `timeout`, or were given up when delivery ended.
     pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         self.handle.core.flush(timeout)
     }
 
     /// Delivers what is left and ends delivery, for every clone of the handle.
+    ///
+    /// It takes no longer than `timeout`, and answers the same when it is called again. What is
+    /// not delivered by then is given up: one line on stderr says how many spans, and
+    /// [`Stats::dropped`] counts them.
     ///
     /// # Errors
     ///
@@ -152,7 +159,7 @@ impl Langfuse {
         self.handle.core.stats()
     }
 
-    /// Returns the tree that collects the same spans, where one was asked for.
+    /// Returns the tree that collects the same spans, where one was asked for or keys are missing.
     #[must_use]
     pub fn terminal(&self) -> Option<&TerminalTree> {
         self.handle.tree.as_ref().or_else(|| self.handle.core.printer())
@@ -170,10 +177,15 @@ impl Drop for Handle {
         if self.closed.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = self.core.shutdown(DROP_TIMEOUT) {
-            notice(format_args!("{error}"));
-        }
+        // The sink itself says what it gives up.
+        drop(self.core.shutdown(DROP_TIMEOUT));
         self.core.abandon();
+    }
+}
+
+impl fmt::Debug for Langfuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Langfuse").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 

@@ -29,6 +29,7 @@ mod sink;
 mod terminal;
 #[cfg(test)]
 mod testing;
+mod text;
 mod trace;
 mod traces;
 mod value;

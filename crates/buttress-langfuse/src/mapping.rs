@@ -7,7 +7,8 @@
 //! | `status_message` | `langfuse.observation.status_message`, and the message of the status |
 //! | `metadata`, a JSON object | its entries, each `langfuse.observation.metadata.<key>` |
 //! | `input`, `output`, `model`, `model_parameters`, `usage`, `cost`, `completion_start_time`, `prompt_name`, `prompt_version` | their own attributes |
-//! | `session.id`, `user.id`, `langfuse.trace.*` | the same, on every span of the trace |
+//! | `langfuse.trace.input`, `langfuse.trace.output` | the observation's, where it has none of its own |
+//! | `session.id`, `user.id`, the rest of `langfuse.trace.*` | the same, on every span of the trace |
 //! | `gen_ai.*` and its kin | the same |
 //! | `code.*`, `thread.*`, `busy_ns`, `idle_ns`, `target` | nothing |
 //! | everything else | `langfuse.observation.metadata.<key>` |

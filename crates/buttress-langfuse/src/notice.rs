@@ -3,10 +3,15 @@
 use std::fmt;
 
 /// Writes one line to stderr: tracing may be what does not work.
+///
+/// Where stderr is closed the line is lost, and nothing else is.
 #[cfg(not(test))]
-#[expect(clippy::print_stderr, reason = "a broken tracing setup cannot report itself")]
 pub(crate) fn notice(text: fmt::Arguments<'_>) {
-    eprintln!("langfuse: {text}");
+    use std::io::Write as _;
+
+    // In one piece, so that lines of several threads do not mix.
+    let line = format!("langfuse: {text}\n");
+    drop(std::io::stderr().write_all(line.as_bytes()));
 }
 
 /// Keeps the line for the test that runs on this thread.

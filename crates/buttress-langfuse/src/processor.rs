@@ -1,6 +1,6 @@
 //! The span processor: what ends is mapped, encoded and handed on.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceId,
@@ -32,7 +32,6 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Made by [`Langfuse::span_processor`](crate::Langfuse::span_processor). It sends what
 /// [`Langfuse::layer`](crate::Langfuse::layer) sends, and leaves the provider's other processors
 /// alone. Shutting the provider down flushes; delivery itself ends with the handle.
-#[derive(Debug)]
 pub struct LangfuseSpanProcessor {
     core: Arc<Core>,
     /// Whether the provider is of our own making: then nobody else decided what to record.
@@ -53,6 +52,12 @@ impl LangfuseSpanProcessor {
             FlushError::Closed => OTelSdkError::AlreadyShutdown,
             FlushError::Undelivered { .. } => OTelSdkError::InternalFailure(error.to_string()),
         })
+    }
+}
+
+impl fmt::Debug for LangfuseSpanProcessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LangfuseSpanProcessor").field("core", &self.core).finish_non_exhaustive()
     }
 }
 
@@ -101,9 +106,10 @@ impl Core {
     /// Maps a span that ended and hands it on.
     fn end(&self, span: &SpanData, wanted: bool) {
         let trace_id = span.span_context.trace_id();
-        let ended = self.traces.end(trace_id, span.span_context.span_id());
-        let sent = wanted && self.filter.sends(&span.name, &span.attributes);
-        if !sent || is_probe(&span.name) {
+        let fit = wanted && self.filter.sends(&span.name, &span.attributes);
+        let name = fit.then_some(&*span.name);
+        let ended = self.traces.end(trace_id, span.span_context.span_id(), name);
+        if !fit || ended.passed_over || is_probe(&span.name) {
             // A span that is not sent may still say something about its trace.
             self.traces.learn(trace_id, &said(&span.attributes), false);
             return;

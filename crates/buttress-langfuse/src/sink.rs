@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use crate::encode::Encoded;
+use crate::{encode::Encoded, text::shown};
 
 /// The name that OpenTelemetry gives to a service without one.
 pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -19,7 +19,9 @@ pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Fails when something is still here when the time is over, or cannot be delivered.
     fn flush(&self, timeout: Duration) -> Result<(), FlushError>;
 
-    /// Delivers what is left and stops; a second call answers as the first did or `Ok`.
+    /// Delivers what is left and stops; a second call answers as the first did.
+    ///
+    /// What is not delivered in time is given up, counted, and told in one line.
     ///
     /// # Errors
     ///
@@ -30,7 +32,7 @@ pub(crate) trait Sink: Send + Sync + fmt::Debug {
     fn stats(&self) -> Stats;
 }
 
-/// Counts of spans since the start.
+/// Counts of spans since the start; all zero where tracing is switched off and no tree collects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -38,7 +40,9 @@ pub struct Stats {
     pub accepted: u64,
     /// Spans that Langfuse acknowledged.
     pub delivered: u64,
-    /// Spans that were given up because there was no room for them.
+    /// Spans that were given up: there was no room for them, or delivery ended first.
+    ///
+    /// Those of a request that was under way at the end count too, though it may arrive.
     pub dropped: u64,
     /// Spans that Langfuse refuses for good, each found alone in its batch; they are not kept.
     pub refused: u64,
@@ -55,7 +59,9 @@ pub enum FlushError {
         /// Spans that were still waiting.
         pending: usize,
     },
-    /// Langfuse cannot be reached or refuses; what waits is kept.
+    /// Langfuse cannot be reached or refuses, or the thread of the delivery has panicked.
+    ///
+    /// What waits is kept, unless this was the shutdown or the thread is gone.
     Undelivered {
         /// Spans that were still waiting.
         pending: usize,
@@ -81,6 +87,26 @@ impl fmt::Display for FlushError {
 }
 
 impl Error for FlushError {}
+
+/// Takes spans and keeps none.
+#[derive(Debug)]
+pub(crate) struct Nowhere;
+
+impl Sink for Nowhere {
+    fn accept(&self, _: Encoded) {}
+
+    fn flush(&self, _: Duration) -> Result<(), FlushError> {
+        Ok(())
+    }
+
+    fn shutdown(&self, _: Duration) -> Result<(), FlushError> {
+        Ok(())
+    }
+
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+}
 
 /// What the configuration says about every trace.
 #[derive(Debug, Clone)]
@@ -116,10 +142,18 @@ impl Default for TraceDefaults {
 }
 
 /// Where a person looks a trace up.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct ProjectLink {
     /// The address of Langfuse, with or without a slash at its end.
     pub(crate) base_url: String,
     /// The project's id, where it is known.
     pub(crate) project_id: Option<String>,
+}
+
+impl fmt::Debug for ProjectLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProjectLink")
+            .field("base_url", &shown(&self.base_url))
+            .finish_non_exhaustive()
+    }
 }

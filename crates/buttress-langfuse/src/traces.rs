@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,7 +21,6 @@ const CAPACITY: usize = 100_000;
 const SPANS_PER_TRACE: usize = 10_000;
 
 /// The open traces of this process.
-#[derive(Debug)]
 pub(crate) struct Traces {
     shards: [Mutex<Shard>; SHARDS],
     capacity_per_shard: usize,
@@ -57,9 +57,11 @@ pub(crate) struct Ended {
     pub(crate) scope: Option<Arc<TraceContext>>,
     /// Whether something failed in the trace before.
     pub(crate) eventful: bool,
+    /// Whether a span below it has taken its place, as it was not one that is sent then.
+    pub(crate) passed_over: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shard {
     traces: HashMap<TraceId, Trace>,
     /// Traces by age; those that ended since are skipped.
@@ -67,7 +69,7 @@ struct Shard {
     next: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Trace {
     /// Tells a trace from an earlier one of the same id.
     serial: u64,
@@ -79,11 +81,16 @@ struct Trace {
     spans: HashMap<SpanId, Note>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Note {
     open: bool,
     sent: bool,
+    /// The span right above, in this process.
+    parent: Option<SpanId>,
+    /// The nearest span above that is sent.
     above: Option<SpanId>,
+    /// Whether a span that is sent began below while this one was not one of them.
+    passed_over: bool,
     updates: Vec<KeyValue>,
     scope: Option<Arc<TraceContext>>,
 }
@@ -106,8 +113,11 @@ impl Traces {
     }
 
     /// Takes what is known about a span that ends, and forgets the trace with its last span.
-    pub(crate) fn end(&self, trace: TraceId, span: SpanId) -> Ended {
-        self.shard(trace).end(trace, span)
+    ///
+    /// `name` is there if the span, as it ends, is one to send; it may not have been when it
+    /// started.
+    pub(crate) fn end(&self, trace: TraceId, span: SpanId, name: Option<&str>) -> Ended {
+        self.shard(trace).end(trace, span, name)
     }
 
     /// Adds to a trace what one of its spans said at its end.
@@ -135,13 +145,16 @@ impl Traces {
         None
     }
 
-    /// Adds attributes to a span that is still open.
+    /// Adds an attribute to a span that is still open, in place of an earlier one of its key.
     pub(crate) fn update(&self, trace: TraceId, span: SpanId, attribute: KeyValue) {
         if let Some(trace) = self.shard(trace).traces.get_mut(&trace)
             && let Some(note) = trace.spans.get_mut(&span)
             && note.open
         {
-            note.updates.push(attribute);
+            match note.updates.iter_mut().find(|known| known.key == attribute.key) {
+                Some(known) => *known = attribute,
+                None => note.updates.push(attribute),
+            }
         }
     }
 
@@ -188,9 +201,9 @@ impl Shard {
         false
     }
 
-    fn end(&mut self, id: TraceId, span: SpanId) -> Ended {
+    fn end(&mut self, id: TraceId, span: SpanId, name: Option<&str>) -> Ended {
         let Some(trace) = self.traces.get_mut(&id) else { return Ended::default() };
-        let ended = trace.end(span);
+        let ended = trace.end(span, name);
         if trace.open == 0 {
             self.traces.remove(&id);
         }
@@ -207,9 +220,12 @@ impl Trace {
         if !started.says.is_empty() {
             Arc::make_mut(&mut self.context).merge(&started.says);
         }
-        let is_root = started.sent && above.is_none() && !self.joined;
-        if is_root && self.context.name.is_none() {
-            Arc::make_mut(&mut self.context).name = Some(started.name);
+        let parent = (!started.parent_is_remote).then_some(started.parent);
+        if started.sent {
+            if above.is_none() {
+                self.name_after(&started.name);
+            }
+            self.pass_over(parent);
         }
         if self.spans.len() >= SPANS_PER_TRACE.max(2 * self.open) {
             self.spans.retain(|_, note| note.open);
@@ -217,7 +233,9 @@ impl Trace {
         let note = Note {
             open: true,
             sent: started.sent,
+            parent,
             above,
+            passed_over: false,
             updates: Vec::new(),
             scope: started.scope,
         };
@@ -236,21 +254,54 @@ impl Trace {
         if parent.sent { Some(started.parent) } else { parent.above }
     }
 
-    fn end(&mut self, span: SpanId) -> Ended {
+    /// Names the trace after its outermost span, where this process began it and nobody else did.
+    fn name_after(&mut self, root: &str) {
+        if !self.joined && self.context.name.is_none() {
+            Arc::make_mut(&mut self.context).name = Some(root.to_owned());
+        }
+    }
+
+    /// Notes that a span which is sent has begun below spans which are not.
+    fn pass_over(&mut self, mut parent: Option<SpanId>) {
+        while let Some(note) = parent.and_then(|parent| self.spans.get_mut(&parent))
+            && !note.sent
+            && !note.passed_over
+        {
+            note.passed_over = true;
+            parent = note.parent;
+        }
+    }
+
+    fn end(&mut self, span: SpanId, name: Option<&str>) -> Ended {
         let Some(note) = self.spans.get_mut(&span).filter(|note| note.open) else {
             return Ended { trace: Some(self.context.clone()), ..Ended::default() };
         };
         // The note stays as long as the trace, for children that start after their parent's end.
         note.open = false;
         self.open -= 1;
-        Ended {
-            known: true,
-            above: note.above,
-            updates: std::mem::take(&mut note.updates),
-            trace: Some(self.context.clone()),
-            scope: note.scope.take(),
-            eventful: self.eventful,
+        let passed_over = !note.sent && note.passed_over;
+        let late = name.filter(|_| !note.sent && !passed_over);
+        note.sent |= late.is_some();
+        let (above, parent) = (note.above, note.parent);
+        let (updates, scope) = (std::mem::take(&mut note.updates), note.scope.take());
+        if let Some(name) = late {
+            if above.is_none() {
+                self.name_after(name);
+            }
+            self.pass_over(parent);
         }
+        let trace = Some(self.context.clone());
+        Ended { known: true, above, updates, trace, scope, eventful: self.eventful, passed_over }
+    }
+}
+
+impl fmt::Debug for Traces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shards = self.shards.iter();
+        let open: usize = shards
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).traces.len())
+            .sum();
+        f.debug_struct("Traces").field("open", &open).finish_non_exhaustive()
     }
 }
 
@@ -280,11 +331,11 @@ mod tests {
         let traces = Traces::new();
         traces.start(started(1, 1, 0));
         traces.start(started(1, 2, 1));
-        let child = traces.end(TraceId::from(1), SpanId::from(2));
+        let child = traces.end(TraceId::from(1), SpanId::from(2), None);
         assert_eq!((name(&child), child.above), (Some("span 1"), Some(SpanId::from(1))));
-        assert_eq!(name(&traces.end(TraceId::from(1), SpanId::from(1))), Some("span 1"));
+        assert_eq!(name(&traces.end(TraceId::from(1), SpanId::from(1), None)), Some("span 1"));
         assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().traces.is_empty()));
-        assert!(!traces.end(TraceId::from(1), SpanId::from(1)).known);
+        assert!(!traces.end(TraceId::from(1), SpanId::from(1), None).known);
     }
 
     #[test]
@@ -292,9 +343,12 @@ mod tests {
         let traces = Traces::new();
         traces.start(started(1, 1, 0));
         traces.start(started(1, 2, 1));
-        traces.end(TraceId::from(1), SpanId::from(1));
+        traces.end(TraceId::from(1), SpanId::from(1), None);
         traces.start(started(1, 3, 1));
-        assert_eq!(traces.end(TraceId::from(1), SpanId::from(3)).above, Some(SpanId::from(1)));
+        assert_eq!(
+            traces.end(TraceId::from(1), SpanId::from(3), None).above,
+            Some(SpanId::from(1))
+        );
     }
 
     #[test]
@@ -304,8 +358,21 @@ mod tests {
         for trace in 1..=3_u128 {
             traces.start(started(trace << 8, 1, 0));
         }
-        let known = |trace: u128| traces.end(TraceId::from(trace << 8), SpanId::from(1)).known;
+        let known =
+            |trace: u128| traces.end(TraceId::from(trace << 8), SpanId::from(1), None).known;
         assert_eq!([known(1), known(2), known(3)], [false, true, true]);
+    }
+
+    #[test]
+    fn of_a_key_said_twice_only_the_last_value_is_kept() {
+        let traces = Traces::new();
+        traces.start(started(1, 1, 0));
+        for attempt in 0..1_000 {
+            let attribute = KeyValue::new("attempt", attempt);
+            traces.update(TraceId::from(1), SpanId::from(1), attribute);
+        }
+        let ended = traces.end(TraceId::from(1), SpanId::from(1), None);
+        assert_eq!(ended.updates, [KeyValue::new("attempt", 999)]);
     }
 
     #[test]
@@ -313,7 +380,7 @@ mod tests {
         let traces = Traces::new();
         for trace in 1..=10_000_u128 {
             traces.start(started(trace << 8, 1, 0));
-            traces.end(TraceId::from(trace << 8), SpanId::from(1));
+            traces.end(TraceId::from(trace << 8), SpanId::from(1), None);
         }
         assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().ages.len() <= 66));
     }

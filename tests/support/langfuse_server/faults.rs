@@ -21,6 +21,10 @@ pub enum Fault {
     PayloadTooLarge,
     /// Answers a bare status.
     Status(u16),
+    /// Answers 400 with this error, in the form of the server's own refusals.
+    BadRequest(&'static str),
+    /// Answers 301 with this header `Location`, as a proxy that wants TLS does.
+    Redirect(&'static str),
     /// Takes the request and does not answer until [`release`](super::LangfuseServer::release);
     /// then goes on as if nothing had happened.
     Hang,
@@ -30,6 +34,10 @@ pub enum Fault {
     ResetAfterStoring,
     /// Stores the spans and answers after this time.
     Slow(Duration),
+    /// Stores the spans and answers 200 with a body of which nothing ever comes.
+    SilentBody,
+    /// Stores the spans and answers 200 with a body that comes byte by byte, without end.
+    TricklingBody,
 }
 
 /// When to come back, by the header `Retry-After`.

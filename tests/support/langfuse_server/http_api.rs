@@ -1,7 +1,10 @@
 //! The server's endpoints, and the connections they answer on.
 
 use std::io::Read as _;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -12,7 +15,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header, request::Parts};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -20,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
 use tower::ServiceExt as _;
 
 use super::faults::{Fault, RetryAfter};
@@ -177,6 +181,14 @@ async fn ingest(State(connection): State<Connection>, request: axum::extract::Re
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
         _ => {}
     }
+    let response = match fault {
+        Some(Fault::SilentBody) => response.map(|_| Body::new(Unending { pause: None })),
+        Some(Fault::TricklingBody) => {
+            let pause = Some(Box::pin(tokio::time::sleep(TRICKLE)));
+            response.map(|_| Body::new(Unending { pause }))
+        }
+        _ => response,
+    };
     finish(shared, number, response)
 }
 
@@ -232,10 +244,44 @@ fn shown_answer(fault: &Fault) -> Option<Response> {
                 StatusCode::from_u16(*status).expect("the test names a status of HTTP");
             response
         }
-        Fault::Hang | Fault::ResetBeforeBody | Fault::ResetAfterStoring | Fault::Slow(_) => {
-            return None;
+        Fault::BadRequest(error) => refuse(error).response(),
+        Fault::Redirect(location) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            let location = header::HeaderValue::from_static(location);
+            response.headers_mut().insert(header::LOCATION, location);
+            response
         }
+        Fault::Hang
+        | Fault::ResetBeforeBody
+        | Fault::ResetAfterStoring
+        | Fault::Slow(_)
+        | Fault::SilentBody
+        | Fault::TricklingBody => return None,
     })
+}
+
+/// The time between two bytes of a body that trickles.
+const TRICKLE: Duration = Duration::from_millis(10);
+
+/// A body without end, of which nothing comes or a byte at a time.
+struct Unending {
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl hyper::body::Body for Unending {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(pause) = &mut self.pause else { return Poll::Pending };
+        ready!(pause.as_mut().poll(cx));
+        pause.as_mut().reset(Instant::now() + TRICKLE);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+    }
 }
 
 const INVALID_CREDENTIALS: &str =

@@ -37,7 +37,11 @@ use opentelemetry_sdk::{
 use prost::Message as _;
 
 use super::{Answer, post::Post};
-use crate::{config::StartError, layer::SCOPE};
+use crate::{
+    config::StartError,
+    layer::SCOPE,
+    text::{has_user, shown},
+};
 
 /// An OTLP endpoint of one's own, such as an OpenTelemetry Collector; needs feature `collector`.
 ///
@@ -91,7 +95,7 @@ impl Collector {
         Self::default()
     }
 
-    /// Sets the whole address, path included.
+    /// Sets the whole address, path included and without a user.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
@@ -105,6 +109,10 @@ impl Collector {
 
     /// Makes the exporter.
     pub(super) fn connect(self, post: Post, service_name: &str) -> Result<Exporter, StartError> {
+        if self.endpoint.as_deref().is_some_and(has_user) {
+            let problem = "its endpoint must not hold a user or password; use a header";
+            return Err(StartError::Collector(problem.to_owned()));
+        }
         let refused = Arc::new(AtomicUsize::new(0));
         let carrier = Carrier { post, refused: Arc::clone(&refused) };
         let mut builder = OtlpExporter::builder()
@@ -117,7 +125,7 @@ impl Collector {
             builder = builder.with_endpoint(endpoint);
         }
         let mut exporter =
-            builder.build().map_err(|error| StartError::Collector(error.to_string()))?;
+            builder.build().map_err(|error| StartError::Collector(told(&error.to_string())))?;
         let mut resource = Resource::builder();
         if service_name != crate::sink::UNKNOWN_SERVICE {
             resource = resource.with_service_name(service_name.to_owned());
@@ -127,9 +135,16 @@ impl Collector {
     }
 }
 
+/// Keeps what a variable holds of a user's password out of a problem.
+fn told(problem: &str) -> String {
+    let problem = if problem.contains('@') { "its endpoint is invalid" } else { problem };
+    problem.to_owned()
+}
+
 impl fmt::Debug for Collector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collector").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        let endpoint = self.endpoint.as_deref().map(shown);
+        f.debug_struct("Collector").field("endpoint", &endpoint).finish_non_exhaustive()
     }
 }
 
@@ -171,7 +186,7 @@ impl HttpClient for Carrier {
                 let refused = usize::try_from(partial.rejected_spans).unwrap_or(0);
                 self.refused.store(refused, Ordering::Relaxed);
                 if refused > 0 {
-                    self.post.refused(partial.error_message);
+                    self.post.refused(&partial.error_message);
                 }
             }
             Ok(answer)

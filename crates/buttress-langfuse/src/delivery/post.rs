@@ -1,42 +1,52 @@
 //! One request and the layers that it goes through: our own retry and timeout around a client.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use buttress::{
-    Backoff, BoxError, Error, ExponentialBackoff, Failure, FailureKind, HttpClassifier, Outcome,
-    OverCap, RetryLayer, TimeoutLayer,
+    Backoff, Error, ExponentialBackoff, Failure, FailureKind, HttpClassifier, Outcome, OverCap,
+    RetryLayer, TimeoutLayer,
 };
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tokio::time::Instant;
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
-use super::{Problem, Shared};
+use super::{
+    problem::{Problem, innermost, is_about_the_batch, is_away, words_of},
+    shared::Shared,
+    state::Pause,
+};
 
 /// What is read of an answer; the server's own words fit.
 const ANSWER_BYTES: usize = 64 << 10;
+/// How long the body of an answer is read that takes the batch and says nothing else: that the
+/// connection can be used again is worth no more.
+const DRAIN: Duration = Duration::from_millis(250);
 /// How long delivery pauses when a person has to change something.
 const PAUSE: Duration = Duration::from_secs(60);
 /// The longest delay between two tries while somebody waits for delivery.
 const LONGEST_AWAITED: Duration = Duration::from_millis(500);
+/// The longest `Retry-After` that is obeyed: Langfuse's windows are of 60 seconds, and a date that
+/// is years away is a mistake of a clock.
+const LONGEST_ASKED: Duration = Duration::from_secs(600);
 
 /// Posts requests until they are taken or refused for good.
 #[derive(Clone)]
 pub(super) struct Post {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     shared: Arc<Shared>,
+    /// Whether the body of an answer that takes the batch says more than its status.
+    reads_answers: bool,
 }
 
-/// Growing delays, which stay short while somebody waits for delivery.
+/// Growing delays, and what who waits and the kind of problem make of them.
 #[derive(Clone)]
 struct Delays<'a> {
     usual: ExponentialBackoff,
@@ -44,7 +54,7 @@ struct Delays<'a> {
 }
 
 impl Post {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, reads_answers: bool) -> Self {
         // The roots of the machine first, as self-hosted servers often have their own.
         let connector = HttpsConnectorBuilder::new();
         let connector = match connector.with_native_roots() {
@@ -52,7 +62,8 @@ impl Post {
             Err(_) => HttpsConnectorBuilder::new().with_webpki_roots(),
         };
         let connector = connector.https_or_http().enable_http1().build();
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), shared }
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Self { client, shared, reads_answers }
     }
 
     /// Returns the answer that takes the request, or the one that refuses it for good.
@@ -61,41 +72,36 @@ impl Post {
     ///
     /// None that is not tried again; the type has room for one.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        let limits = &self.shared.limits;
-        let client = service_fn(|request| self.request(request));
-        let timed = TimeoutLayer::new(limits.timeout).layer(client);
-        let usual = ExponentialBackoff::new(limits.retry_base).max(limits.retry_max);
-        let retry = RetryLayer::new(usize::MAX)
-            .backoff(Delays { usual, shared: &self.shared })
-            .max_retry_after(Duration::MAX)
-            .over_cap(OverCap::Clamp)
-            .classify(|result: Result<&Response<Bytes>, &Error>| self.judge(result));
-        retry.layer(timed).oneshot(request).await
+        self.shared.persist(service_fn(|request| self.exchange(request)), request).await
     }
 
     /// Says that a span is refused for good.
     #[cfg(feature = "collector")]
-    pub(super) fn refused(&self, words: String) {
-        self.shared.say(&Problem::Refused(words));
+    pub(super) fn refused(&self, words: &str) {
+        self.shared.say(&Problem::Refused(crate::text::printable(words)));
     }
 
-    async fn request(&self, request: Request<Bytes>) -> Result<Response<Bytes>, BoxError> {
-        self.shared.pausing.store(false, Ordering::Relaxed);
-        let (head, body) = self.client.request(request.map(Full::new)).await?.into_parts();
-        // The body is read to its end, so that the connection can be used again.
-        let body = Limited::new(body, ANSWER_BYTES).collect().await;
-        let bytes = body.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
-        Ok(Response::from_parts(head, bytes))
+    /// Makes one try. The time limit is that of the answer's head: a batch is taken by then, and
+    /// a body that does not come in what is left of the time is taken for an empty one.
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
+        let limit = self.shared.limits.timeout;
+        let start = Instant::now();
+        let client = service_fn(|request| self.client.request(request));
+        let timed = TimeoutLayer::new(limit).layer(client);
+        let (head, body) = timed.oneshot(request.map(Full::new)).await?.into_parts();
+        let left = limit.saturating_sub(start.elapsed());
+        let is_plain = head.status.is_success() && !self.reads_answers;
+        let body = read(body, if is_plain { left.min(DRAIN) } else { left }).await;
+        Ok(Response::from_parts(head, body))
     }
+}
 
-    /// Says whether a request is tried again, and notes what it waits for then.
-    fn judge(&self, result: Result<&Response<Bytes>, &Error>) -> Outcome {
-        let outcome = judge(result, &|problem| self.shared.say(problem));
-        if let Outcome::Failure(failure) = &outcome {
-            let of_own_choice = failure.is_retryable() && failure.retry_after().is_none();
-            self.shared.pausing.store(of_own_choice, Ordering::Relaxed);
-        }
-        outcome
+/// Reads a body to its end, so that the connection can be used again.
+async fn read(body: Incoming, limit: Duration) -> Bytes {
+    let whole = Limited::new(body, ANSWER_BYTES).collect();
+    match tokio::time::timeout(limit, whole).await {
+        Ok(Ok(whole)) => whole.to_bytes(),
+        _ => Bytes::new(),
     }
 }
 
@@ -105,62 +111,74 @@ impl fmt::Debug for Post {
     }
 }
 
+// ===== trying on =====
+
+impl Shared {
+    /// Repeats a request until its answer takes it or refuses it for good.
+    pub(super) async fn persist<S>(
+        &self,
+        exchange: S,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, Error>
+    where
+        S: Service<Request<Bytes>, Response = Response<Bytes>, Error = Error> + Clone,
+    {
+        let usual = ExponentialBackoff::new(self.limits.retry_base).max(self.limits.retry_max);
+        let retry = RetryLayer::new(usize::MAX)
+            .backoff(Delays { usual, shared: self })
+            .max_retry_after(LONGEST_ASKED)
+            .over_cap(OverCap::Clamp)
+            .classify(|result: Result<&Response<Bytes>, &Error>| self.judge(result));
+        let noted = exchange.map_request(|request| {
+            self.begin_try();
+            request
+        });
+        retry.layer(noted).oneshot(request).await
+    }
+
+    /// Says whether a request is tried again, and notes what it waits for then.
+    fn judge(&self, result: Result<&Response<Bytes>, &Error>) -> Outcome {
+        let answer = match result {
+            Ok(answer) if answer.status().is_success() => return Outcome::Success,
+            Ok(answer) => answer,
+            Err(error) => {
+                let failure = Failure::new(FailureKind::Transient);
+                return self.try_again(&Problem::Away(innermost(error)), failure);
+            }
+        };
+        if is_about_the_batch(answer) {
+            return Failure::new(FailureKind::InvalidRequest).with_retryable(false).into();
+        }
+        let failure = match HttpClassifier::new().classify_head(answer.status(), answer.headers()) {
+            Outcome::Failure(failure) => failure,
+            // A redirect is none to the classifier.
+            _ => Failure::new(FailureKind::InvalidRequest),
+        };
+        if is_away(answer.status()) {
+            self.try_again(&Problem::Away(format!("HTTP {}", answer.status())), failure)
+        } else {
+            self.try_again(&Problem::Misconfigured(words_of(answer)), failure)
+        }
+    }
+
+    fn try_again(&self, problem: &Problem, failure: Failure) -> Outcome {
+        self.say(problem);
+        self.pause(match problem {
+            _ if failure.retry_after().is_some() => Pause::Asked,
+            Problem::Misconfigured(_) => Pause::Misconfigured,
+            Problem::Away(_) | Problem::Refused(_) => Pause::Away,
+        });
+        failure.with_retryable(true).into()
+    }
+}
+
 impl Backoff for Delays<'_> {
     fn delay(&self, retry: usize, previous: Option<Duration>, random: f64) -> Duration {
-        let delay = self.usual.delay(retry, previous, random);
-        if self.shared.is_awaited() { delay.min(LONGEST_AWAITED) } else { delay }
+        let usual = self.usual.delay(retry, previous, random);
+        self.shared.delay(usual, LONGEST_AWAITED, PAUSE)
     }
 
     fn is_random(&self) -> bool {
         self.usual.is_random()
     }
-}
-
-/// Judges an answer.
-///
-/// 500 is tried again too: Langfuse answers it when its own store fails.
-fn judge(result: Result<&Response<Bytes>, &Error>, say: &dyn Fn(&Problem)) -> Outcome {
-    let answer = match result {
-        Ok(answer) => answer,
-        Err(error) => {
-            let source = std::error::Error::source(error);
-            let cause = source.map_or_else(|| error.to_string(), ToString::to_string);
-            say(&Problem::Away(cause));
-            return Failure::new(FailureKind::Transient).with_retryable(true).into();
-        }
-    };
-    let status = answer.status();
-    if status.is_success() {
-        return Outcome::Success;
-    }
-    let misconfigured = status.is_redirection()
-        || matches!(
-            status,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
-        );
-    if misconfigured {
-        say(&Problem::Misconfigured(words_of(answer)));
-        return Failure::new(FailureKind::Unauthorized)
-            .with_retryable(true)
-            .with_retry_after(PAUSE)
-            .into();
-    }
-    let away = status.is_server_error()
-        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
-    if away {
-        say(&Problem::Away(format!("HTTP {status}")));
-        let outcome = HttpClassifier::new().classify_head(status, answer.headers());
-        return match outcome {
-            Outcome::Failure(failure) => failure.with_retryable(true).into(),
-            outcome => outcome,
-        };
-    }
-    Failure::new(FailureKind::InvalidRequest).with_retryable(false).into()
-}
-
-/// The server's own words, for people: short and on one line.
-pub(super) fn words_of(answer: &Response<Bytes>) -> String {
-    let text = String::from_utf8_lossy(answer.body());
-    let words: String = text.chars().filter(|char| !char.is_control()).take(300).collect();
-    format!("HTTP {}: {words}", answer.status())
 }

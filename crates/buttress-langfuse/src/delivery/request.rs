@@ -15,10 +15,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use super::{
-    Answer,
-    post::{Post, words_of},
-};
+use super::{Answer, post::Post, problem::words_of};
 use crate::sink::TraceDefaults;
 
 /// Where spans go, and what every request says.
@@ -34,13 +31,16 @@ pub(crate) struct Endpoint {
 // ===== impl Endpoint =====
 
 impl Endpoint {
-    /// Builds what every request says; nothing if a key does not fit into a header.
+    /// Builds what every request says; nothing if a key holds what belongs into no header.
     pub(crate) fn new(
         uri: Uri,
         public_key: &str,
         secret_key: &str,
         defaults: &TraceDefaults,
     ) -> Option<Self> {
+        if secret_key.chars().any(char::is_control) {
+            return None;
+        }
         let basic = STANDARD.encode(format!("{public_key}:{secret_key}"));
         let mut authorization = HeaderValue::from_str(&format!("Basic {basic}")).ok()?;
         authorization.set_sensitive(true);

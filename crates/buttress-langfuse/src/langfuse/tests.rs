@@ -35,13 +35,6 @@ fn a_handle_that_was_shut_down_is_dropped_in_silence() {
 }
 
 #[test]
-fn what_a_dropped_handle_could_not_deliver_is_told() {
-    let sink = Arc::new(MemorySink { fails: true, ..MemorySink::default() });
-    drop(Langfuse::assemble(sink, TraceDefaults::default(), None, None));
-    assert_eq!(captured::take(), ["time is over with 1 spans waiting for delivery"]);
-}
-
-#[test]
 fn a_span_after_the_last_handle_is_told_once() {
     let (langfuse, _sink) = langfuse();
     let subscriber = registry().with(langfuse.layer());
@@ -109,4 +102,51 @@ fn a_trace_has_an_address_where_the_base_is_known() {
     assert_eq!(link(Some("p")).trace("ab"), "https://lf.example/project/p/traces/ab");
     assert_eq!(link(None).trace("ab"), "https://lf.example/trace/ab");
     assert_eq!(Langfuse::to_terminal(TerminalTree::new()).trace_url("ab"), None);
+}
+
+#[test]
+fn debug_shows_counts_and_nothing_that_spans_say() {
+    let tree = TerminalTree::new();
+    let langfuse = Langfuse::to_terminal(tree.clone());
+    let processor = langfuse.span_processor();
+    with_default(registry().with(langfuse.layer()), || {
+        info_span!(target: "buttress", "first", input = "hush").in_scope(|| ());
+        info_span!(target: "buttress", "second").in_scope(|| {
+            crate::current().input("hush").session("hush");
+            let core = crate::core::Core::live();
+            for shown in [format!("{langfuse:?}"), format!("{tree:?}"), format!("{processor:?}")] {
+                assert!(!shown.contains("hush"), "{shown}");
+            }
+            assert!(!format!("{core:?} {:?}", crate::current()).contains("hush"));
+        });
+    });
+    assert!(format!("{langfuse:?}").contains("accepted: 2"), "{langfuse:?}");
+    assert!(format!("{tree:?}").contains("spans: 2"), "{tree:?}");
+    let base_url = "http://me:hush@host".to_owned();
+    let link = ProjectLink { base_url: base_url.clone(), project_id: None };
+    let builder = Langfuse::builder().base_url(base_url).public_key("p").secret_key("s");
+    assert!(!format!("{link:?} {builder:?}").contains("hush"));
+    for builder in [builder.clone(), builder.public_key("")] {
+        let error = builder.start().unwrap_err();
+        assert!(matches!(error, crate::StartError::UserInBaseUrl), "{error:?}");
+    }
+}
+
+#[test]
+fn switched_off_there_is_a_tree_only_where_one_was_asked_for() {
+    for variable in ["LANGFUSE_TRACING_ENABLED", "OTEL_SDK_DISABLED"] {
+        let value = if variable == "OTEL_SDK_DISABLED" { "true" } else { "false" };
+        let off = || Langfuse::from_vars(|name| (name == variable).then(|| value.to_owned()));
+        let without = off().unwrap().start().unwrap();
+        let tree = TerminalTree::new();
+        let with = off().unwrap().terminal(tree.clone()).sample_rate(0.0).start().unwrap();
+        for langfuse in [&without, &with] {
+            with_default(registry().with(langfuse.layer()), || {
+                info_span!(target: "buttress", "span").in_scope(|| ());
+            });
+            langfuse.shutdown(TIMEOUT).unwrap();
+        }
+        assert!(without.terminal().is_none());
+        assert_eq!((without.stats().accepted, tree.trees().len()), (0, 1));
+    }
 }

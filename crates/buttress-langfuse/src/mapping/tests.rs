@@ -156,6 +156,23 @@ fn what_langfuse_would_lose_or_garble_becomes_metadata() {
 }
 
 #[test]
+fn input_and_output_of_the_trace_become_the_observations() {
+    let trace = |key: &str| format!("langfuse.trace.{key}");
+    let span = mapped(&recorded(vec![
+        KeyValue::new(trace("input"), "question"),
+        KeyValue::new(trace("output"), "answer"),
+    ]));
+    assert_eq!(get(&span, attribute::INPUT), "question");
+    assert_eq!(get(&span, attribute::OUTPUT), "answer");
+    let both = [KeyValue::new("input", "own"), KeyValue::new(trace("input"), "the trace's")];
+    for fields in [both.to_vec(), both.into_iter().rev().collect()] {
+        let span = mapped(&recorded(fields));
+        assert_eq!(get(&span, attribute::INPUT), "own");
+        assert_eq!(get(&span, attribute::TRACE_INPUT), Json::Null);
+    }
+}
+
+#[test]
 fn a_prompt_needs_its_name_and_an_integer_version() {
     let span = ours(vec![("prompt_name", "p".into()), ("prompt_version", "3".into())]);
     assert_eq!(get(&span, attribute::PROMPT_NAME), "p");

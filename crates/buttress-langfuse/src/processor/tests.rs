@@ -140,6 +140,50 @@ fn only_ours_and_gen_ai_and_named_targets_are_sent() {
 }
 
 #[test]
+fn a_span_that_becomes_one_of_gen_ai_too_late_leaves_its_place_to_the_one_below() {
+    use tracing::field::Empty;
+
+    let (langfuse, sink) = langfuse();
+    within(&langfuse, || {
+        let late = info_span!("chat", gen_ai.usage.input_tokens = Empty);
+        late.in_scope(|| info_span!(target: "buttress", "retry_execution").in_scope(|| ()));
+        late.record("gen_ai.usage.input_tokens", 7_i64);
+    });
+    let spans = sink.spans();
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    assert_eq!(
+        (is_root(&spans[0]), get(&spans[0], TRACE_NAME)),
+        (json!(true), json!("retry_execution"))
+    );
+}
+
+#[test]
+fn a_span_that_becomes_one_of_gen_ai_late_is_sent_where_nothing_took_its_place() {
+    use tracing::field::Empty;
+
+    let (langfuse, sink) = langfuse();
+    within(&langfuse, || {
+        info_span!("request").in_scope(|| {
+            let late = info_span!("chat", gen_ai.usage.input_tokens = Empty);
+            late.in_scope(|| info_span!("helper").in_scope(|| ()));
+            late.record("gen_ai.usage.input_tokens", 7_i64);
+        });
+    });
+    within(&langfuse, || {
+        info_span!(target: "buttress", "agent").in_scope(|| {
+            let late = info_span!("below", gen_ai.usage.input_tokens = Empty);
+            late.in_scope(|| ());
+            late.record("gen_ai.usage.input_tokens", 7_i64);
+        });
+    });
+    let root = sink.span("chat");
+    assert_eq!((is_root(&root), get(&root, TRACE_NAME)), (json!(true), json!("chat")));
+    let below = sink.span("below");
+    assert_eq!((is_root(&below), get(&below, TRACE_NAME)), (Json::Null, json!("agent")));
+    assert_eq!(below.parent_span_id, sink.span("agent").span_id);
+}
+
+#[test]
 fn the_configuration_stands_on_every_span() {
     let defaults = TraceDefaults {
         environment: Some("Prod".to_owned()),

@@ -1,8 +1,14 @@
 use tracing::{info_span, subscriber::with_default};
 use tracing_subscriber::{layer::SubscriberExt as _, registry};
 
-use super::*;
-use crate::Langfuse;
+use serde_json::json;
+
+use super::{
+    collected::{CAPACITY, CAPACITY_BYTES},
+    tree::DEEPEST,
+    *,
+};
+use crate::{Langfuse, value};
 
 fn collected(tree: &TerminalTree, spans: impl FnOnce()) {
     let langfuse = Langfuse::to_terminal(tree.clone());
@@ -80,6 +86,121 @@ fn old_traces_make_room_for_new_ones_and_are_counted() {
         let trace_id = trace.to_be_bytes().to_vec();
         collected.add(Span { trace_id, ..Span::default() });
     }
-    assert_eq!((collected.spans, collected.traces.len()), (CAPACITY, CAPACITY));
+    assert_eq!((collected.spans(), collected.in_order().count()), (CAPACITY, CAPACITY));
     assert_eq!((collected.stats.dropped, collected.stats.delivered), (1, CAPACITY as u64));
+}
+
+/// A span of trace 1.
+fn numbered(span: u64, parent: u64) -> Span {
+    Span {
+        trace_id: vec![1; 16],
+        span_id: span.to_be_bytes().to_vec(),
+        parent_span_id: if parent == 0 { Vec::new() } else { parent.to_be_bytes().to_vec() },
+        start_time_unix_nano: span,
+        name: format!("span {span}"),
+        ..Span::default()
+    }
+}
+
+/// Fills a span with so many bytes.
+fn with_input(mut span: Span, bytes: usize) -> Span {
+    let input = value::text("x".repeat(bytes));
+    span.attributes.push(value::attribute("langfuse.observation.input", input));
+    span
+}
+
+#[test]
+fn a_chain_deeper_than_a_stack_is_drawn_to_a_depth_and_the_rest_is_counted() {
+    let tree = TerminalTree::new();
+    for span in 1..=10_000 {
+        tree.collect(numbered(span, span - 1));
+    }
+    let deeper = 10_000 - DEEPEST - 1;
+    let drawing = move || {
+        let text = tree.render();
+        assert_eq!(text.lines().count(), DEEPEST + 2);
+        assert!(text.ends_with(&format!("└─ deeper: {deeper}\n")), "{text}");
+        let json = tree.to_json();
+        let mut observation = &json[0];
+        for _ in 0..DEEPEST {
+            assert_eq!(observation["deeper"], Json::Null);
+            observation = &observation["children"][0];
+        }
+        assert_eq!(
+            (&observation["deeper"], &observation["children"]),
+            (&json!(deeper), &json!([]))
+        );
+    };
+    let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(drawing).unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn branches_are_drawn_along_every_open_level() {
+    let tree = TerminalTree::new();
+    for (span, parent) in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 2), (6, 1), (7, 6)] {
+        tree.collect(numbered(span, parent));
+    }
+    let lines: Vec<_> =
+        tree.render().lines().map(|line| line.split(" [").next().unwrap().to_owned()).collect();
+    let expected = [
+        "span 1",
+        "├─ span 2",
+        "│  ├─ span 3",
+        "│  │  └─ span 4",
+        "│  └─ span 5",
+        "└─ span 6",
+        "   └─ span 7",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_trace_over_the_capacity_loses_its_oldest_spans_only() {
+    let mut collected = Collected::default();
+    for span in 1..=CAPACITY as u64 + 5 {
+        collected.add(numbered(span, 0));
+    }
+    let names: Vec<_> = collected.in_order().flatten().map(|span| span.name.clone()).collect();
+    assert_eq!((names.len(), &names[0][..]), (CAPACITY, "span 6"));
+    assert_eq!(names.last().unwrap(), &format!("span {}", CAPACITY + 5));
+    assert_eq!((collected.stats.dropped, collected.stats.delivered), (5, CAPACITY as u64));
+}
+
+#[test]
+fn large_spans_are_bounded_by_their_bytes_and_the_newest_stays() {
+    let mut collected = Collected::default();
+    for span in 1..=40 {
+        collected.add(with_input(numbered(span, 0), 1 << 20));
+        assert!(collected.bytes() <= CAPACITY_BYTES);
+    }
+    assert_eq!(collected.spans(), 15);
+    collected.add(with_input(numbered(41, 0), CAPACITY_BYTES));
+    collected.add(Span { trace_id: vec![2; 16], ..with_input(numbered(42, 0), CAPACITY_BYTES) });
+    let names: Vec<_> = collected.in_order().flatten().map(|span| &span.name[..]).collect();
+    assert_eq!(names, ["span 42"]);
+    assert_eq!(collected.stats.accepted, collected.stats.delivered + collected.stats.dropped);
+}
+
+#[test]
+fn nothing_that_steers_a_terminal_is_drawn() {
+    let bad = "a\u{1b}[2J\n\r\u{202e}\u{2066}\u{200f}b";
+    let mut span = numbered(1, 0);
+    span.name = bad.to_owned();
+    for key in [
+        "langfuse.observation.type",
+        "langfuse.observation.status_message",
+        "langfuse.observation.metadata.stop",
+    ] {
+        span.attributes.push(value::attribute(key, value::text(bad)));
+    }
+    // A list is drawn as JSON, which does not escape what turns text around.
+    let list = value::list(vec![value::text(bad)]).unwrap();
+    span.attributes.push(value::attribute("langfuse.observation.metadata.attempt", list));
+    let tree = TerminalTree::new();
+    tree.collect(span);
+    let text = tree.render();
+    assert_eq!(text.lines().count(), 1, "{text:?}");
+    let steering = |char: char| char.is_control() || "\u{202e}\u{2066}\u{200f}".contains(char);
+    assert_eq!(text.trim_end_matches('\n').find(steering), None, "{text:?}");
 }

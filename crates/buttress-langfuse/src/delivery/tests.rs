@@ -1,0 +1,171 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{atomic::AtomicUsize, atomic::Ordering, mpsc},
+};
+
+use buttress::Error;
+use http::{Request, Response, StatusCode, header};
+use tokio::time::Instant;
+use tower::service_fn;
+
+use super::*;
+use crate::notice::captured;
+
+/// What a scripted sender does with a batch.
+pub(super) type Script = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer>>> + Send>;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn shared() -> Arc<Shared> {
+    Arc::new(Shared::new(Limits::default(), "Langfuse"))
+}
+
+fn span() -> Encoded {
+    Encoded(Bytes::from_static(b"span"))
+}
+
+fn answer(status: StatusCode, retry_after: Option<&'static str>) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::new());
+    *answer.status_mut() = status;
+    if let Some(text) = retry_after {
+        answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(text));
+    }
+    answer
+}
+
+/// Persists against a server that gives one answer and takes the batch then; `during` happens
+/// while the first try is under way. Returns the time between the two.
+async fn pause_after(
+    shared: &Shared,
+    first: Response<Bytes>,
+    during: impl Fn() + Clone,
+) -> Duration {
+    let tries = AtomicUsize::new(0);
+    let start = Instant::now();
+    let exchange = service_fn(|_: Request<Bytes>| {
+        let is_first = tries.fetch_add(1, Ordering::Relaxed) == 0;
+        if is_first {
+            during();
+        }
+        let answer = if is_first { first.clone() } else { answer(StatusCode::OK, None) };
+        std::future::ready(Ok::<_, Error>(answer))
+    });
+    let taken = shared.persist(exchange, Request::new(Bytes::new())).await.unwrap();
+    assert_eq!((taken.status(), tries.load(Ordering::Relaxed)), (StatusCode::OK, 2));
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_of_years_is_obeyed_for_ten_minutes() {
+    for asked in ["315359999", "Fri, 31 Dec 2032 23:59:59 GMT"] {
+        let first = answer(StatusCode::TOO_MANY_REQUESTS, Some(asked));
+        let pause = pause_after(&shared(), first, || ()).await;
+        // A tenth more spreads the clients that were told the same.
+        assert!((600..=660).contains(&pause.as_secs()), "{asked}: {pause:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_wait_during_a_try_gets_another_at_once_unless_the_server_forbids_it() {
+    for (status, retry_after, at_once) in [
+        (StatusCode::UNAUTHORIZED, None, true),
+        (StatusCode::BAD_GATEWAY, None, true),
+        (StatusCode::FORBIDDEN, Some("100"), false),
+        (StatusCode::SERVICE_UNAVAILABLE, Some("100"), false),
+    ] {
+        let shared = shared();
+        accept(&shared);
+        let waits = || drop(shared.flush(&Countdown::start(Duration::ZERO)));
+        let pause = pause_after(&shared, answer(status, retry_after), waits).await;
+        assert_eq!(pause.is_zero(), at_once, "{status}: {pause:?}");
+    }
+    let pause = pause_after(&shared(), answer(StatusCode::UNAUTHORIZED, None), || ()).await;
+    assert!(pause >= Duration::from_secs(60), "{pause:?}");
+}
+
+fn accept(shared: &Shared) {
+    shared.accept(span().0);
+}
+
+#[test]
+fn a_panic_of_the_thread_is_noticed_by_who_waits() {
+    let script: Script = Box::new(|| Box::pin(async { panic!("a fault in the delivery") }));
+    let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
+    delivery.accept(span());
+    let error = delivery.flush(PATIENCE).unwrap_err();
+    assert!(matches!(error, FlushError::Undelivered { pending: 1, .. }), "{error:?}");
+    assert_eq!((delivery.stats().pending, delivery.stats().dropped), (0, 1));
+    delivery.accept(span());
+    assert_eq!(delivery.stats().dropped, 2);
+    // There is no end left to wait for.
+    assert_eq!(delivery.shutdown(Duration::MAX), Err(error));
+}
+
+#[test]
+fn a_panic_of_the_thread_is_one_line() {
+    let shared = shared();
+    accept(&shared);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ending = Ending(&shared);
+        panic!("a fault in the delivery");
+    }));
+    assert!(panicked.is_err());
+    let said = captured::take();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("1 spans are given up") && said[0].contains("panicked"), "{said:?}");
+}
+
+#[test]
+fn a_look_up_that_hangs_does_not_hold_a_shutdown() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    // As hyper looks a name up: on a thread that nothing can stop.
+    let script: Script = Box::new(move || {
+        let held = Arc::clone(&held);
+        Box::pin(async move {
+            let look_up = move || held.lock().unwrap().recv().is_err();
+            assert!(tokio::task::spawn_blocking(look_up).await.unwrap());
+            Answer::Taken { refused: 0 }
+        })
+    });
+    let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
+    delivery.accept(span());
+    let error = delivery.shutdown(Duration::from_millis(50)).unwrap_err();
+    assert_eq!(error, FlushError::TimedOut { pending: 1 });
+    let stats = delivery.stats();
+    assert_eq!((stats.accepted, stats.pending, stats.dropped), (1, 0, 1));
+    assert_eq!(
+        captured::take(),
+        ["delivery has ended and 1 spans are given up: the time was over"]
+    );
+    assert_eq!(delivery.shutdown(PATIENCE), Err(error));
+    assert_eq!(captured::take(), [""; 0]);
+    drop(release);
+}
+
+#[test]
+fn a_shutdown_that_delivers_everything_joins_the_thread_and_says_nothing() {
+    let script: Script = Box::new(|| Box::pin(async { Answer::Taken { refused: 0 } }));
+    let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
+    delivery.accept(span());
+    assert_eq!(delivery.shutdown(PATIENCE), Ok(()));
+    assert!(delivery.shared.ends_within(&Countdown::start(Duration::ZERO)));
+    assert_eq!(delivery.stats(), Stats { accepted: 1, delivered: 1, ..Stats::default() });
+    assert_eq!((delivery.shutdown(PATIENCE), delivery.flush(PATIENCE)), (Ok(()), Ok(())));
+    assert_eq!(captured::take(), [""; 0]);
+}
+
+#[test]
+fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
+    let limits = |limits: Limits| Shared::new(limits, "Langfuse");
+    let wakes = |shared: &Shared, spans: usize| -> Vec<bool> {
+        (0..spans).map(|_| shared.accept(span().0).wakes).collect()
+    };
+    let usual = Limits { flush_at: 3, ..Limits::default() };
+    assert_eq!(wakes(&limits(usual), 5), [true, false, true, false, false]);
+    let few = Limits { queue_spans: 6, ..Limits::default() };
+    assert_eq!(wakes(&limits(few), 4), [true, false, true, false]);
+    let small = Limits { queue_bytes: 4 * span().0.len(), ..Limits::default() };
+    assert_eq!(wakes(&limits(small), 3), [true, true, false]);
+}
