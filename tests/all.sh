@@ -2,7 +2,7 @@
 # Runs every check of the project: format, lints, tests, doctests, docs, dependencies.
 #
 #   bash tests/all.sh          everything
-#   bash tests/all.sh --fast   format, lints and tests only: what one runs before each commit
+#   bash tests/all.sh --fast   format, lints, tests and docs: what one runs before each commit
 #
 # Installs cargo-deny from the Rust registry where it is missing. Ends with one line that counts
 # the tests; exits with 1 when a check failed.
@@ -101,11 +101,11 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
     tests "tests" cargo test --workspace --all-features --lib --bins --tests --no-fail-fast
 fi
+check "documentation" documentation
 
 if ! $fast; then
     tests "doctests" cargo test --workspace --all-features --doc --no-fail-fast
     check "clippy, minimal features" minimal_features
-    check "documentation" documentation
     check "number of dependencies" few_dependencies
     check "cargo deny" dependencies
 fi

@@ -29,6 +29,9 @@ use crate::{
 /// Clones are the same circuit. Handed out by [`CircuitBreakerLayer::circuit`]; one may also be
 /// made alone and shared with [`CircuitBreakerLayer::sharing`].
 ///
+/// [`CircuitBreakerLayer::circuit`]: super::CircuitBreakerLayer::circuit
+/// [`CircuitBreakerLayer::sharing`]: super::CircuitBreakerLayer::sharing
+///
 /// ```
 /// use buttress::{CircuitBreakerLayer, circuit_breaker::State};
 ///
@@ -145,7 +148,7 @@ impl Word {
 // ===== impl Circuit =====
 
 impl Circuit {
-    /// Creates a circuit with the default rules; see [`CircuitBreakerLayer`].
+    /// Creates a circuit with the default rules; see [`CircuitBreakerLayer`][super::CircuitBreakerLayer].
     ///
     /// # Panics
     ///
@@ -282,7 +285,7 @@ impl Circuit {
     ///
     /// # Errors
     ///
-    /// As [`CircuitBreakerLayer`].
+    /// As [`CircuitBreakerLayer`][super::CircuitBreakerLayer].
     ///
     /// # Panics
     ///
@@ -290,7 +293,7 @@ impl Circuit {
     ///
     /// # Cancellation
     ///
-    /// As [`CircuitBreakerLayer`].
+    /// As [`CircuitBreakerLayer`][super::CircuitBreakerLayer].
     pub async fn call<F, Fut, T, E>(&self, function: F) -> Result<T, Error>
     where
         F: FnOnce() -> Fut,
