@@ -26,9 +26,9 @@ use crate::{
 /// still grows its oldest spans; the newest span always stays. `Stats` count what went as dropped
 /// where the tree is all that collects.
 ///
-/// Control characters and those that turn text around are drawn as spaces. Spans more than 100
-/// levels below their root are counted instead of shown. JSON of a tree that deep is nested
-/// deeper than the 128 levels at which `serde_json` stops reading.
+/// Control characters and those that turn text around are drawn as spaces. Spans more than 50
+/// levels below their root are counted instead of shown, so that JSON of the deepest tree stays
+/// within the 128 levels that `serde_json` reads.
 ///
 /// # Defaults
 ///
@@ -70,7 +70,7 @@ impl TerminalTree {
 
     /// Returns the roots of every trace as JSON, with their children in them.
     ///
-    /// A span 100 levels below its root has a number `deeper` instead of children, where it has
+    /// A span 50 levels below its root has a number `deeper` instead of children, where it has
     /// any: that of the spans below it.
     #[must_use]
     pub fn to_json(&self) -> Json {

@@ -130,6 +130,8 @@ fn a_chain_deeper_than_a_stack_is_drawn_to_a_depth_and_the_rest_is_counted() {
             (&observation["deeper"], &observation["children"]),
             (&json!(deeper), &json!([]))
         );
+        let nested = format!("[[[{json}]]]");
+        assert!(serde_json::from_str::<Json>(&nested).is_ok(), "too deep to be read");
     };
     let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(drawing).unwrap();
     thread.join().unwrap();

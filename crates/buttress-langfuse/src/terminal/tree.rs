@@ -7,8 +7,9 @@ use serde_json::Value as Json;
 
 use super::span::{line, observation};
 
-/// How many levels below its root a span is still shown.
-pub(super) const DEEPEST: usize = 100;
+/// How many levels below its root a span is still shown: as JSON a level is an object in an array,
+/// and `serde_json` reads 128 of those, values in metadata and what surrounds the tree included.
+pub(super) const DEEPEST: usize = 50;
 
 /// The spans of one trace, each knowing its children.
 pub(super) struct Tree<'a> {
