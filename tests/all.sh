@@ -4,8 +4,9 @@
 #   bash tests/all.sh          everything
 #   bash tests/all.sh --fast   format, lints, tests and docs: what one runs before each commit
 #
-# Installs cargo-deny from the Rust registry where it is missing. Ends with one line that counts
-# the tests; exits with 1 when a check failed.
+# Installs what it needs where it is missing: cargo-deny and gungraun's runner from the Rust
+# registry, valgrind with apt-get. Ends with one line that counts the tests; exits with 1 when a
+# check failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -108,6 +109,8 @@ if ! $fast; then
     check "clippy, minimal features" minimal_features
     check "number of dependencies" few_dependencies
     check "cargo deny" dependencies
+    check "instructions of a call" bash benches/instructions.sh
+    check "overhead, short" cargo run --quiet --release -p buttress-benches --bin overhead -- --quick
 fi
 
 echo

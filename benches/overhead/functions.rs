@@ -8,8 +8,9 @@ use recloser::{AsyncRecloser, Recloser};
 use tokio_retry2::{Retry, RetryError};
 use tower::Service;
 
+use buttress_benches::drive::{Answers, Fails, FailsOnce, Refused, discard, finish};
+
 use crate::{
-    drive::{Answers, Fails, FailsOnce, Refused, discard, finish},
     measure::Case,
     threads::{on_threads, thread_counts},
 };

@@ -7,7 +7,6 @@
 //! ```
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
-mod drive;
 mod functions;
 mod measure;
 mod ours;

@@ -1,52 +1,21 @@
 //! The cases of buttress.
 
-use std::{hint::black_box, time::Duration};
+use std::hint::black_box;
 
 use buttress::{
     CatchPanicLayer, CircuitBreakerLayer, FallbackLayer, FaultTolerantAgent, RetryLayer,
-    TimeoutLayer, Window,
+    TimeoutLayer,
 };
-use tower::{Layer, Service, ServiceBuilder};
+use buttress_benches::{
+    drive::{Answers, Fails, FailsOnce, Yields, ask, call, discard},
+    stacks::{HOUR, TIMEOUT, agent, at_once, breaker, count_window, full, time_window},
+};
+use tower::{Layer, Service};
 
 use crate::{
-    drive::{Answers, Fails, FailsOnce, Yields, ask, call, discard},
     measure::Case,
     threads::{on_threads, thread_counts},
 };
-
-const TIMEOUT: Duration = Duration::from_secs(30);
-const HOUR: Duration = Duration::from_secs(3_600);
-
-fn breaker() -> CircuitBreakerLayer {
-    CircuitBreakerLayer::new("model")
-}
-
-fn count_window(calls: usize) -> CircuitBreakerLayer {
-    breaker().failure_rate(0.5).window(Window::calls(calls))
-}
-
-fn time_window() -> CircuitBreakerLayer {
-    breaker().failure_rate(0.5).window(Window::time(HOUR).buckets(10))
-}
-
-fn at_once() -> RetryLayer<buttress::AnyError, [Duration; 1]> {
-    RetryLayer::new(3).backoff([Duration::ZERO])
-}
-
-/// The four patterns by hand, in the order that the docs advise.
-fn full<S, R>(inner: S) -> impl Service<R, Response = u64, Error = buttress::Error> + Clone
-where
-    S: Service<R, Response = u64> + Clone,
-    S::Error: Into<buttress::BoxError> + 'static,
-    R: Clone + 'static,
-{
-    ServiceBuilder::new()
-        .layer(FallbackLayer::new().or("backup", Answers))
-        .layer(RetryLayer::new(3))
-        .layer(breaker())
-        .layer(TimeoutLayer::new(TIMEOUT))
-        .service(inner)
-}
 
 fn calls<S: Service<u64> + 'static>(group: &'static str, name: &str, mut service: S) -> Case {
     Case::new(group, name, move || {
@@ -56,7 +25,6 @@ fn calls<S: Service<u64> + 'static>(group: &'static str, name: &str, mut service
 
 pub(crate) fn happy() -> Vec<Case> {
     let group = "happy";
-    let agent = FaultTolerantAgent::builder("research").fallback("backup", Answers);
     vec![
         calls(group, "bare", Answers),
         calls(group, "buttress/circuit_breaker", breaker().layer(Answers)),
@@ -67,7 +35,7 @@ pub(crate) fn happy() -> Vec<Case> {
         calls(group, "buttress/fallback", FallbackLayer::new().or("b", Answers).layer(Answers)),
         calls(group, "buttress/catch_panic", CatchPanicLayer::new().layer(Answers)),
         calls(group, "buttress/full", full(Answers)),
-        calls(group, "buttress/agent", agent.service(Answers)),
+        calls(group, "buttress/agent", agent()),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 use std::{hint::black_box, time::Duration};
 
+use buttress_benches::drive::{Answers, Fails, FailsOnce, Refused, Yields, ask, call, discard};
 use tower::{Layer, Service};
 use tower_resilience_circuitbreaker::{CircuitBreakerLayer, SlidingWindowType};
 use tower_resilience_fallback::FallbackLayer;
@@ -9,7 +10,6 @@ use tower_resilience_retry::RetryLayer;
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::{
-    drive::{Answers, Fails, FailsOnce, Refused, Yields, ask, call, discard},
     measure::Case,
     threads::{on_threads, thread_counts},
 };

@@ -6,16 +6,14 @@ use std::{
     time::Duration,
 };
 
+use buttress_benches::drive::{Answers, FailsOnce, Refused, Yields, ask, call, discard};
 use tower::{
     Layer, Service,
     retry::{Policy, RetryLayer},
     timeout::TimeoutLayer,
 };
 
-use crate::{
-    drive::{Answers, FailsOnce, Refused, Yields, ask, call, discard},
-    measure::Case,
-};
+use crate::measure::Case;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 

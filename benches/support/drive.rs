@@ -16,7 +16,7 @@ use tower::{Service, ServiceExt as _};
 
 /// The error of the agents.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Refused;
+pub struct Refused;
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +28,7 @@ impl std::error::Error for Refused {}
 
 /// Answers at once.
 #[derive(Debug, Clone)]
-pub(crate) struct Answers;
+pub struct Answers;
 
 impl<R> Service<R> for Answers {
     type Response = u64;
@@ -49,7 +49,7 @@ impl<R> Service<R> for Answers {
 
 /// Fails at once.
 #[derive(Debug, Clone)]
-pub(crate) struct Fails;
+pub struct Fails;
 
 impl<R> Service<R> for Fails {
     type Response = u64;
@@ -70,13 +70,18 @@ impl<R> Service<R> for Fails {
 
 /// Fails every other time: the first attempt of a call that is tried twice.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FailsOnce {
+pub struct FailsOnce {
     calls: Arc<AtomicUsize>,
 }
 
 impl FailsOnce {
+    /// Answers every second call.
+    ///
+    /// # Errors
+    ///
+    /// Every other call, beginning with the first.
     #[inline]
-    pub(crate) fn answer(&self) -> Result<u64, Refused> {
+    pub fn answer(&self) -> Result<u64, Refused> {
         let fails = self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         if fails { Err(Refused) } else { Ok(7) }
     }
@@ -101,11 +106,11 @@ impl<R> Service<R> for FailsOnce {
 
 /// Is pending once, as an agent that waits for its network is.
 #[derive(Debug, Clone)]
-pub(crate) struct Yields;
+pub struct Yields;
 
 /// The answer of [`Yields`].
 #[derive(Debug, Default)]
-pub(crate) struct YieldsOnce {
+pub struct YieldsOnce {
     yielded: bool,
 }
 
@@ -141,8 +146,12 @@ impl<R> Service<R> for Yields {
 }
 
 /// Makes one call of a service and returns what it came to; polls until it is done.
+///
+/// # Errors
+///
+/// Those of the service.
 #[inline]
-pub(crate) fn call<S, R>(service: &mut S, request: R) -> Result<S::Response, S::Error>
+pub fn call<S, R>(service: &mut S, request: R) -> Result<S::Response, S::Error>
 where
     S: Service<R>,
 {
@@ -158,8 +167,12 @@ where
 }
 
 /// Makes a call on a runtime, for what needs one.
+///
+/// # Errors
+///
+/// Those of the service.
 #[inline]
-pub(crate) async fn ask<S, R>(service: &mut S, request: R) -> Result<S::Response, S::Error>
+pub async fn ask<S, R>(service: &mut S, request: R) -> Result<S::Response, S::Error>
 where
     S: Service<R>,
 {
@@ -168,7 +181,7 @@ where
 
 /// Polls a future until it is done.
 #[inline]
-pub(crate) fn finish<F: Future>(future: F) -> F::Output {
+pub fn finish<F: Future>(future: F) -> F::Output {
     let mut cx = Context::from_waker(Waker::noop());
     let mut future = pin!(future);
     loop {
@@ -180,6 +193,6 @@ pub(crate) fn finish<F: Future>(future: F) -> F::Output {
 
 /// Drops what a call came to where the optimiser cannot see that nobody looks at it.
 #[inline]
-pub(crate) fn discard<T>(outcome: T) {
+pub fn discard<T>(outcome: T) {
     drop(black_box(outcome));
 }

@@ -1,0 +1,57 @@
+//! Our layers and stacks, set up as every bench has them.
+
+use std::time::Duration;
+
+use buttress::{
+    AnyError, BoxError, CircuitBreakerLayer, Error, FallbackLayer, FaultTolerantAgent, RetryLayer,
+    TimeoutLayer, Window,
+};
+use tower::{Service, ServiceBuilder};
+
+use crate::drive::Answers;
+
+/// A limit that no call comes near.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than any bench runs.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A breaker that counts consecutive failures.
+pub fn breaker() -> CircuitBreakerLayer {
+    CircuitBreakerLayer::new("model")
+}
+
+/// A breaker that looks at the last calls.
+pub fn count_window(calls: usize) -> CircuitBreakerLayer {
+    breaker().failure_rate(0.5).window(Window::calls(calls))
+}
+
+/// A breaker that looks at the calls of the last hour.
+pub fn time_window() -> CircuitBreakerLayer {
+    breaker().failure_rate(0.5).window(Window::time(HOUR).buckets(10))
+}
+
+/// A retry that waits for nothing.
+pub fn at_once() -> RetryLayer<AnyError, [Duration; 1]> {
+    RetryLayer::new(3).backoff([Duration::ZERO])
+}
+
+/// The four patterns by hand, in the order that the docs advise.
+pub fn full<S, R>(inner: S) -> impl Service<R, Response = u64, Error = Error> + Clone
+where
+    S: Service<R, Response = u64> + Clone,
+    S::Error: Into<BoxError> + 'static,
+    R: Clone + 'static,
+{
+    ServiceBuilder::new()
+        .layer(FallbackLayer::new().or("backup", Answers))
+        .layer(RetryLayer::new(3))
+        .layer(breaker())
+        .layer(TimeoutLayer::new(TIMEOUT))
+        .service(inner)
+}
+
+/// The agent with one fallback, all else as it comes.
+#[must_use]
+pub fn agent() -> impl Service<u64, Response = u64, Error = Error> {
+    FaultTolerantAgent::builder("research").fallback("backup", Answers).service(Answers)
+}
