@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,10 +57,6 @@ struct Shared {
     name: Arc<str>,
     /// What the closed path reads; see [`Word`]. Written under the lock only.
     word: AtomicU64,
-    /// Whether a success of a closed circuit that had no failure changes nothing: no window.
-    success_is_free: AtomicBool,
-    /// Whether a call's start must be known.
-    times_calls: AtomicBool,
     late: AtomicU64,
     machine: Mutex<Machine>,
     listeners: Mutex<Listeners>,
@@ -114,25 +110,36 @@ pub struct Subscription {
     id: u64,
 }
 
-/// The atomic word: the generation, the state, and whether the last result was a failure.
+/// The atomic word: the generation, the state, and what decides how much a call has to do.
 #[derive(Clone, Copy)]
 struct Word(u64);
 
 // ===== impl Word =====
 
 impl Word {
-    fn new(machine: &Machine) -> Self {
-        let failing = u64::from(machine.failures > 0);
-        Self(machine.generation << 8 | (machine.state as u64) << 1 | failing)
-    }
+    /// The last result was a failure.
+    const FAILING: u64 = 1;
+    /// Successes are counted too.
+    const WINDOWED: u64 = 2;
+    /// A call's start must be known.
+    const TIMED: u64 = 4;
+    const STATE: u32 = 3;
+    const GENERATION: u32 = 8;
 
-    /// The word of a closed circuit whose last result was no failure.
-    const fn closed(generation: u64) -> Self {
-        Self(generation << 8 | (State::Closed as u64) << 1)
+    fn new(machine: &Machine) -> Self {
+        let flag = |flag, is_set| if is_set { flag } else { 0 };
+        let state = (machine.state as u64) << Self::STATE;
+        Self(
+            machine.generation << Self::GENERATION
+                | state
+                | flag(Self::FAILING, machine.failures > 0)
+                | flag(Self::WINDOWED, machine.settings.has_window())
+                | flag(Self::TIMED, machine.settings.times_calls()),
+        )
     }
 
     const fn is(self, state: State) -> bool {
-        self.0 >> 1 & 0x7f == state as u64
+        self.0 >> Self::STATE & 0x1f == state as u64
     }
 
     fn state(self) -> State {
@@ -140,8 +147,18 @@ impl Word {
         known.expect("only states are written into the word")
     }
 
+    const fn is_timed(self) -> bool {
+        self.0 & Self::TIMED != 0
+    }
+
     const fn generation(self) -> u64 {
-        self.0 >> 8
+        self.0 >> Self::GENERATION
+    }
+
+    /// Returns whether a success changes nothing in a closed circuit of this generation.
+    const fn ignores_success(self, generation: u64) -> bool {
+        self.0 & !Self::TIMED
+            == generation << Self::GENERATION | (State::Closed as u64) << Self::STATE
     }
 }
 
@@ -166,15 +183,11 @@ impl Circuit {
         let shared = Shared {
             name,
             word: AtomicU64::new(Word::new(&machine).0),
-            success_is_free: AtomicBool::new(true),
-            times_calls: AtomicBool::new(false),
             late: AtomicU64::new(0),
             machine: Mutex::new(machine),
             listeners: Mutex::default(),
         };
-        let circuit = Self { shared: Arc::new(shared) };
-        circuit.publish_settings();
-        circuit
+        Self { shared: Arc::new(shared) }
     }
 
     /// Returns the name, with the key where it has one.
@@ -312,8 +325,8 @@ impl Circuit {
         if !word.is(State::Closed) {
             return None;
         }
-        let times = self.shared.times_calls.load(Ordering::Relaxed);
-        Some(Permit { generation: word.generation(), started: times.then(Instant::now) })
+        let started = word.is_timed().then(Instant::now);
+        Some(Permit { generation: word.generation(), started })
     }
 
     /// Asks for leave to make a call, whatever the state.
@@ -338,8 +351,7 @@ impl Circuit {
     /// Returns whether a success changes nothing: one atomic load.
     #[inline]
     pub(super) fn success_is_free(&self, permit: Permit) -> bool {
-        self.shared.word().0 == Word::closed(permit.generation).0
-            && self.shared.success_is_free.load(Ordering::Relaxed)
+        self.shared.word().ignores_success(permit.generation)
     }
 
     /// Reports the result of a call.
@@ -381,18 +393,10 @@ impl Circuit {
     pub(super) fn set(&self, settings: Settings) {
         let now = Instant::now();
         self.step(|machine, _| machine.reconfigure(settings, now));
-        self.publish_settings();
     }
 
     pub(super) fn settings(&self) -> Settings {
         self.shared.machine().settings.clone()
-    }
-
-    fn publish_settings(&self) {
-        let machine = self.shared.machine();
-        let settings = &machine.settings;
-        self.shared.success_is_free.store(!settings.has_window(), Ordering::Relaxed);
-        self.shared.times_calls.store(settings.times_calls(), Ordering::Relaxed);
     }
 
     fn trip_now(&self, time: Option<Duration>) {

@@ -31,8 +31,31 @@ pin_project! {
         S: Service<Req>,
     {
         #[pin]
+        guarded: Guarded<S, Req, C, Handle<Guard>>,
+    }
+}
+
+pin_project! {
+    /// The answer of a [`KeyedCircuitBreaker`](super::KeyedCircuitBreaker).
+    pub struct KeyedResponseFuture<S, Req, C>
+    where
+        S: Service<Req>,
+    {
+        #[pin]
+        guarded: Guarded<S, Req, C, Keyed>,
+    }
+}
+
+pin_project! {
+    /// A call through a circuit that it gets at by `A`.
+    pub(super) struct Guarded<S, Req, C, A>
+    where
+        S: Service<Req>,
+        A: Access,
+    {
+        #[pin]
         state: State<S, Req, S::Future>,
-        watch: Watch,
+        watch: Watch<A>,
         classify: C,
     }
 }
@@ -47,29 +70,32 @@ pin_project! {
         Readying { waiting: Box<(S, Option<Req>)> },
         // The call was rejected.
         Rejected { error: Option<Error> },
-        Done,
     }
 }
 
 /// A call that is about to be made; what the breaker and the keyed breaker share.
-pub(super) struct Call<'a, S, C> {
+pub(super) struct Call<'a, S, C, A> {
     pub(super) inner: &'a mut S,
     pub(super) readiness: &'a mut Readiness,
-    pub(super) access: Access,
+    pub(super) access: A,
     pub(super) classify: C,
 }
 
 /// How a call gets at its circuit.
-pub(super) enum Access {
-    /// The breaker has one circuit.
-    One(Handle<Guard>),
-    /// The circuit is that of the request's key.
-    Keyed { circuit: Circuit, labels: Handle<Labels> },
+pub(super) trait Access {
+    fn circuit(&self) -> &Circuit;
+    fn labels(&self) -> &Labels;
+}
+
+/// The circuit of the request's key.
+pub(super) struct Keyed {
+    pub(super) circuit: Circuit,
+    pub(super) labels: Handle<Labels>,
 }
 
 /// What a call owes the circuit: its result.
-struct Watch {
-    access: Access,
+struct Watch<A: Access> {
+    access: A,
     /// Taken when the result is reported; a permit that is left when the call is dropped means
     /// that its caller cancelled it.
     permit: Option<Permit>,
@@ -81,9 +107,9 @@ struct Watch {
 
 // ===== impl Call =====
 
-impl<S, C> Call<'_, S, C> {
-    #[inline]
-    pub(super) fn start<Req>(self, request: Req) -> ResponseFuture<S, Req, C>
+impl<S, C, A: Access> Call<'_, S, C, A> {
+    #[inline(always)]
+    pub(super) fn start<Req>(self, request: Req) -> Guarded<S, Req, C, A>
     where
         S: Service<Req> + Clone,
     {
@@ -99,16 +125,16 @@ impl<S, C> Call<'_, S, C> {
         } else {
             start_slowly(self.inner, self.readiness, &mut watch, request)
         };
-        ResponseFuture { state, watch, classify: self.classify }
+        Guarded { state, watch, classify: self.classify }
     }
 }
 
 /// Starts a call whose circuit is not closed, or was not when its service could be made ready.
 #[cold]
-fn start_slowly<S, Req>(
+fn start_slowly<S, Req, A: Access>(
     inner: &mut S,
     readiness: &mut Readiness,
-    watch: &mut Watch,
+    watch: &mut Watch<A>,
     request: Req,
 ) -> State<S, Req, S::Future>
 where
@@ -133,21 +159,27 @@ where
 
 // ===== impl Access =====
 
-impl Access {
+impl Access for Handle<Guard> {
     #[inline]
     fn circuit(&self) -> &Circuit {
-        match self {
-            Self::One(guard) => &guard.circuit,
-            Self::Keyed { circuit, .. } => circuit,
-        }
+        &self.circuit
     }
 
     #[inline]
     fn labels(&self) -> &Labels {
-        match self {
-            Self::One(guard) => &guard.labels,
-            Self::Keyed { labels, .. } => labels,
-        }
+        &self.labels
+    }
+}
+
+impl Access for Keyed {
+    #[inline]
+    fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    #[inline]
+    fn labels(&self) -> &Labels {
+        &self.labels
     }
 }
 
@@ -164,6 +196,16 @@ fn give_back<S: Clone>(inner: &mut S, readiness: &mut Readiness) {
 
 // ===== impl ResponseFuture =====
 
+impl<S, Req, C> ResponseFuture<S, Req, C>
+where
+    S: Service<Req>,
+{
+    #[inline(always)]
+    pub(super) const fn new(guarded: Guarded<S, Req, C, Handle<Guard>>) -> Self {
+        Self { guarded }
+    }
+}
+
 impl<S, Req, C> Future for ResponseFuture<S, Req, C>
 where
     S: Service<Req>,
@@ -174,33 +216,7 @@ where
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            match this.state.as_mut().project() {
-                // ## Calling => Done
-                StateProj::Calling { future } => {
-                    let result = ready!(this.watch.run(|| future.poll(cx)));
-                    this.state.set(State::Done);
-                    return Poll::Ready(this.watch.settle(this.classify, result));
-                }
-                // ## Readying => (Calling | Done)
-                StateProj::Readying { waiting } => {
-                    let (service, request) = &mut **waiting;
-                    if let Err(error) = ready!(this.watch.run(|| service.poll_ready(cx))) {
-                        this.state.set(State::Done);
-                        return Poll::Ready(this.watch.settle(this.classify, Err(error)));
-                    }
-                    let request = request.take().expect("a request is sent once");
-                    let future = this.watch.run(|| service.call(request));
-                    this.state.set(State::Calling { future });
-                }
-                // ## Rejected => Done
-                StateProj::Rejected { error } => {
-                    return Poll::Ready(Err(error.take().expect("polled after completion")));
-                }
-                StateProj::Done => panic!("polled after completion"),
-            }
-        }
+        self.project().guarded.poll(cx)
     }
 }
 
@@ -209,15 +225,114 @@ where
     S: Service<Req>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture")
-            .field("circuit", self.watch.access.circuit())
-            .finish_non_exhaustive()
+        self.guarded.debug("ResponseFuture", f)
+    }
+}
+
+// ===== impl KeyedResponseFuture =====
+
+impl<S, Req, C> KeyedResponseFuture<S, Req, C>
+where
+    S: Service<Req>,
+{
+    #[inline(always)]
+    pub(super) const fn new(guarded: Guarded<S, Req, C, Keyed>) -> Self {
+        Self { guarded }
+    }
+}
+
+impl<S, Req, C> Future for KeyedResponseFuture<S, Req, C>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError> + 'static,
+    C: Classify<S::Response, S::Error>,
+{
+    type Output = Result<S::Response, Error>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().guarded.poll(cx)
+    }
+}
+
+impl<S, Req, C> fmt::Debug for KeyedResponseFuture<S, Req, C>
+where
+    S: Service<Req>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.guarded.debug("KeyedResponseFuture", f)
+    }
+}
+
+// ===== impl Guarded =====
+
+impl<S, Req, C, A> Guarded<S, Req, C, A>
+where
+    S: Service<Req>,
+    A: Access,
+{
+    fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name).field("circuit", self.watch.access.circuit()).finish_non_exhaustive()
+    }
+}
+
+impl<S, Req, C, A> Future for Guarded<S, Req, C, A>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError> + 'static,
+    C: Classify<S::Response, S::Error>,
+    A: Access,
+{
+    type Output = Result<S::Response, Error>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
+        if let StateProj::Calling { future } = this.state.project() {
+            let result = ready!(this.watch.run(|| future.poll(cx)));
+            return Poll::Ready(this.watch.settle(this.classify, result));
+        }
+        self.poll_slowly(cx)
+    }
+}
+
+impl<S, Req, C, A> Guarded<S, Req, C, A>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError> + 'static,
+    C: Classify<S::Response, S::Error>,
+    A: Access,
+{
+    /// Polls a call that the circuit did not let through at once.
+    #[cold]
+    fn poll_slowly(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, Error>> {
+        let mut this = self.as_mut().project();
+        match this.state.as_mut().project() {
+            // ## Readying => Calling
+            StateProj::Readying { waiting } => {
+                let (service, request) = &mut **waiting;
+                if let Err(error) = ready!(this.watch.run(|| service.poll_ready(cx))) {
+                    return Poll::Ready(this.watch.settle(this.classify, Err(error)));
+                }
+                let request = request.take().expect("polled after completion");
+                let future = this.watch.run(|| service.call(request));
+                this.state.set(State::Calling { future });
+                self.poll(cx)
+            }
+            StateProj::Rejected { error } => {
+                Poll::Ready(Err(error.take().expect("polled after completion")))
+            }
+            StateProj::Calling { .. } => self.poll(cx),
+        }
     }
 }
 
 // ===== impl Watch =====
 
-impl Watch {
+impl<A: Access> Watch<A> {
     #[cold]
     fn admit(&mut self) -> Result<(), Rejection> {
         let (admission, transitions) = self.access.circuit().admit();
@@ -236,7 +351,7 @@ impl Watch {
     }
 
     /// Runs a call or poll of the inner service; a panic of it is a failure.
-    #[inline]
+    #[inline(always)]
     fn run<T>(&mut self, inner: impl FnOnce() -> T) -> T {
         if self.telemetry.is_off() {
             return on_unwind(inner, || self.panicked(false));
@@ -266,39 +381,46 @@ impl Watch {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn settle<Res, E, C>(&mut self, classify: &C, result: Result<Res, E>) -> Result<Res, Error>
     where
         E: Into<BoxError> + 'static,
         C: Classify<Res, E>,
     {
-        let outcome = classify.classify(result.as_ref());
-        match (result, outcome) {
-            (Ok(response), Outcome::Success) => {
-                self.succeed();
+        match result {
+            Ok(response) => {
+                match classify.classify(Ok(&response)) {
+                    Outcome::Success => self.succeed(),
+                    outcome => self.end_answered(&outcome),
+                }
                 Ok(response)
             }
-            (Ok(response), outcome) => {
-                self.end_answered(&outcome);
-                Ok(response)
+            Err(error) => {
+                let outcome = classify.classify(Err(&error));
+                Err(self.wrap(error, outcome))
             }
-            (Err(error), outcome) => Err(self.wrap(error, outcome)),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn succeed(&mut self) {
-        let Some(permit) = self.permit else { return };
-        if self.telemetry.is_off() && self.access.circuit().success_is_free(permit) {
+        if let Some(permit) = self.permit
+            && self.telemetry.is_off()
+            && self.access.circuit().success_is_free(permit)
+        {
             self.permit = None;
-            return;
+        } else {
+            self.succeed_slowly();
         }
+    }
+
+    #[inline(never)]
+    fn succeed_slowly(&mut self) {
         self.report(Verdict::Success);
         self.end_well();
     }
 
     /// Reports the result to the circuit.
-    #[inline(never)]
     fn report(&mut self, verdict: Verdict) {
         if let Some(permit) = self.permit.take() {
             let transitions = self.access.circuit().settle(permit, verdict);
@@ -373,7 +495,7 @@ impl Watch {
     }
 }
 
-impl Watch {
+impl<A: Access> Watch<A> {
     #[cold]
     fn cancel(&mut self) {
         self.report(Verdict::Cancelled);
@@ -384,8 +506,8 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
-    #[inline]
+impl<A: Access> Drop for Watch<A> {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.permit.is_some() {
             self.cancel();
@@ -412,7 +534,7 @@ impl Verdict {
 }
 
 #[inline]
-fn open_span(access: &Access) -> Telemetry {
+fn open_span<A: Access>(access: &A) -> Telemetry {
     Telemetry::open(|| {
         tracing::info_span!(
             target: telemetry::TARGET,

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::{
-    Circuit, CircuitBreakerLayer, Readiness, ResponseFuture, State,
-    future::{Access, Call},
+    Circuit, CircuitBreakerLayer, KeyedResponseFuture, Readiness, State,
+    future::{Call, Keyed},
 };
 use crate::{
     AnyError, BoxError, Classify, Error, classify::into_error, sharded::Sharded, telemetry::Labels,
@@ -418,7 +418,7 @@ where
 {
     type Response = S::Response;
     type Error = Error;
-    type Future = ResponseFuture<S, Req, C>;
+    type Future = KeyedResponseFuture<S, Req, C>;
 
     /// Makes the inner service ready; which circuit is asked is known only with the request.
     #[inline]
@@ -439,16 +439,17 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        Call {
+        let access = Keyed {
+            circuit: self.circuits.circuit((self.key)(&request)),
+            labels: self.labels.handle(Labels::clone),
+        };
+        let call = Call {
             inner: &mut self.inner,
             readiness: &mut self.readiness,
-            access: Access::Keyed {
-                circuit: self.circuits.circuit((self.key)(&request)),
-                labels: self.labels.handle(Labels::clone),
-            },
+            access,
             classify: self.classify.clone(),
-        }
-        .start(request)
+        };
+        KeyedResponseFuture::new(call.start(request))
     }
 }
 

@@ -60,17 +60,14 @@ use tower::Service;
 pub use self::{
     circuit::{Circuit, Snapshot, Subscription},
     config::CircuitBreakerConfig,
-    future::ResponseFuture,
+    future::{KeyedResponseFuture, ResponseFuture},
     keyed::{CircuitBreakers, KeyedCircuitBreaker, KeyedCircuitBreakerLayer},
     layer::CircuitBreakerLayer,
     machine::{State, Transition, TransitionReason},
     settings::{AfterLease, HalfOpen},
     window::Window,
 };
-use self::{
-    future::{Access, Call},
-    machine::Verdict,
-};
+use self::{future::Call, machine::Verdict};
 use crate::{
     AnyError, BoxError, Classify, Error, classify::into_error, sharded::Sharded, telemetry::Labels,
 };
@@ -179,12 +176,12 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        Call {
+        let call = Call {
             inner: &mut self.inner,
             readiness: &mut self.readiness,
-            access: Access::One(self.guard.handle(Guard::clone)),
+            access: self.guard.handle(Guard::clone),
             classify: self.classify.clone(),
-        }
-        .start(request)
+        };
+        ResponseFuture::new(call.start(request))
     }
 }
