@@ -49,12 +49,14 @@ pub enum BudgetLimit {
 /// ```
 #[derive(Clone)]
 pub struct CallBudget {
-    deadline: Option<Instant>,
     left: Arc<Left>,
 }
 
 /// What is left; `i64::MAX` stands for no limit.
 struct Left {
+    /// When the budget was made, and how many nanoseconds later its time is over.
+    made: Instant,
+    nanos: AtomicI64,
     attempts: AtomicI64,
     tokens: AtomicI64,
     /// In millionths of the currency.
@@ -119,8 +121,9 @@ impl CallBudget {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            deadline: None,
             left: Arc::new(Left {
+                made: Instant::now(),
+                nanos: AtomicI64::new(i64::MAX),
                 attempts: AtomicI64::new(i64::MAX),
                 tokens: AtomicI64::new(i64::MAX),
                 micros: AtomicI64::new(i64::MAX),
@@ -131,10 +134,11 @@ impl CallBudget {
 
     /// Limits the call to a time from now on.
     ///
-    /// A time too long for the clock is no limit.
+    /// A time of more than 292 years is no limit.
     #[must_use]
-    pub fn deadline(mut self, within: Duration) -> Self {
-        self.deadline = Instant::now().checked_add(within);
+    pub fn deadline(self, within: Duration) -> Self {
+        let nanos = self.left.made.elapsed().saturating_add(within).as_nanos();
+        self.left.nanos.store(i64::try_from(nanos).unwrap_or(i64::MAX), Ordering::Relaxed);
         self
     }
 
@@ -168,8 +172,8 @@ impl CallBudget {
 
     /// Returns when the time is over, if there is a limit.
     #[must_use]
-    pub const fn deadline_at(&self) -> Option<Instant> {
-        self.deadline
+    pub fn deadline_at(&self) -> Option<Instant> {
+        self.left.made.checked_add(Duration::from_nanos(left(&self.left.nanos)?))
     }
 
     /// Says which limit forbids another agent, without taking an attempt.
@@ -190,7 +194,7 @@ impl CallBudget {
 
     /// Returns whether the time is over.
     pub(crate) fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|at| Instant::now() >= at)
+        self.deadline_at().is_some_and(|at| Instant::now() >= at)
     }
 
     /// Returns a limit that has run out, but for the attempts.
@@ -233,6 +237,7 @@ impl CallBudget {
     /// Takes the first attempt of a layer, unless a layer further out has paid for it.
     ///
     /// It is made in any case: a layer without an error of its own cannot refuse it.
+    #[cold]
     pub(crate) fn take_first(&self) {
         if !PAID.get() {
             _ = self.take_attempt();
@@ -295,20 +300,26 @@ thread_local! {
     static PAID: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes a call whose attempt is paid for: layers further in do not pay for their first again.
-pub(crate) fn paid<T>(is_paid: bool, call: impl FnOnce() -> T) -> T {
-    struct Before(bool);
-    impl Drop for Before {
-        fn drop(&mut self) {
-            PAID.set(self.0);
+/// While it lives, the attempt that is made is paid for: layers further in do not pay for their
+/// first again.
+pub(crate) struct Paid {
+    before: Option<bool>,
+}
+
+impl Paid {
+    #[inline(always)]
+    pub(crate) fn from_now_on(is_paid: bool) -> Self {
+        Self { before: if is_paid { Some(PAID.replace(true)) } else { None } }
+    }
+}
+
+impl Drop for Paid {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            PAID.set(before);
         }
     }
-
-    if !is_paid {
-        return call();
-    }
-    let _before = Before(PAID.replace(true));
-    call()
 }
 
 impl Default for CallBudget {
@@ -320,7 +331,7 @@ impl Default for CallBudget {
 impl fmt::Debug for CallBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallBudget")
-            .field("deadline", &self.deadline)
+            .field("deadline", &self.deadline_at())
             .field("attempts_left", &self.attempts_left())
             .field("tokens_left", &self.tokens_left())
             .field("exhausted", &self.exhausted())

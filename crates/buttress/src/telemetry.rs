@@ -84,14 +84,21 @@ pub mod level {
 }
 
 pub(crate) use internal::{
-    Labels, Telemetry, describe, json, outcome_of, record_failure, record_status,
+    Labels, Scope, Telemetry, describe, json, outcome_of, record_failure, record_status,
 };
 
 /// What layers use to write the contract.
 mod internal {
-    use std::{any::Any, fmt, sync::Arc};
+    use std::{
+        any::Any,
+        fmt,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
 
-    use tracing::{Span, level_filters::LevelFilter};
+    use tracing::{Span, level_filters::LevelFilter, span::Entered};
 
     use super::{key, level, outcome};
     use crate::{BoxError, Error, ErrorKind, Failure, FailureKind};
@@ -121,102 +128,135 @@ mod internal {
     ///
     /// Dropped without a result, the call was cancelled.
     #[derive(Debug, Default)]
-    pub(crate) struct Telemetry(Option<Box<Span>>);
+    pub(crate) struct Telemetry(Option<Box<Open>>);
+
+    #[derive(Debug)]
+    struct Open {
+        span: Span,
+        /// Set by a panic, which is the end of the call whatever is recorded afterwards.
+        panicked: AtomicBool,
+    }
+
+    /// One poll or call of the inner service inside the span, until [`leave`](Self::leave).
+    ///
+    /// Dropped by a panic, it records that.
+    #[must_use = "a scope that is dropped has panicked"]
+    pub(crate) struct Scope<'a>(Option<(&'a Open, Entered<'a>)>);
 
     impl Telemetry {
         /// Opens a span if somebody may listen.
-        #[inline]
+        #[inline(always)]
         pub(crate) fn open(span: impl FnOnce() -> Span) -> Self {
-            if tracing::Level::INFO > LevelFilter::current() {
-                return Self(None);
-            }
-            Self::open_slowly(span)
+            if Self::nobody_listens() { Self(None) } else { Self::open_slowly(span) }
+        }
+
+        /// Returns whether no subscriber of the program wants spans of this level: two loads.
+        #[inline(always)]
+        pub(crate) fn nobody_listens() -> bool {
+            tracing::Level::INFO > LevelFilter::current()
         }
 
         #[cold]
         fn open_slowly(span: impl FnOnce() -> Span) -> Self {
             let span = span();
-            if span.is_disabled() { Self(None) } else { Self(Some(Box::new(span))) }
+            if span.is_disabled() {
+                return Self(None);
+            }
+            Self(Some(Box::new(Open { span, panicked: AtomicBool::new(false) })))
         }
 
-        #[inline]
+        #[inline(always)]
         pub(crate) const fn is_off(&self) -> bool {
             self.0.is_none()
         }
 
-        /// Returns the span, to record what becomes known on the way.
-        #[inline]
+        /// Returns the span, to record what becomes known on the way; none after a panic, which
+        /// ends it.
+        #[inline(always)]
         pub(crate) fn span(&self) -> Option<&Span> {
-            self.0.as_deref()
+            self.0.as_deref().and_then(Open::span)
+        }
+
+        /// Enters the span.
+        #[inline(always)]
+        pub(crate) fn scope(&self) -> Scope<'_> {
+            Scope(self.0.as_deref().map(Open::enter))
         }
 
         /// Runs one poll or call of the inner service inside the span.
         ///
         /// A panic ends the span as `panicked` and goes on unwinding.
-        #[inline]
-        pub(crate) fn in_scope<T>(&mut self, f: impl FnOnce() -> T) -> T {
-            if self.is_off() {
-                return f();
-            }
-            self.in_scope_slowly(f)
-        }
-
-        #[cold]
-        fn in_scope_slowly<T>(&mut self, f: impl FnOnce() -> T) -> T {
-            match self.0.take() {
-                None => f(),
-                Some(span) => {
-                    let (result, span) = watch(span, f);
-                    self.0 = Some(span);
-                    result
-                }
-            }
+        #[inline(always)]
+        pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
+            let scope = self.scope();
+            let result = f();
+            scope.leave();
+            result
         }
 
         /// Ends the span; `record` writes what is known at the end besides the outcome.
-        #[inline]
+        #[inline(always)]
         pub(crate) fn end(&mut self, outcome: &'static str, record: impl FnOnce(&Span)) {
-            if !self.is_off() {
-                self.end_slowly(outcome, record);
-            }
-        }
-
-        #[cold]
-        fn end_slowly(&mut self, outcome: &'static str, record: impl FnOnce(&Span)) {
-            if let Some(span) = self.0.take() {
-                record(&span);
-                span.record(key::OUTCOME, outcome);
+            if let Some(open) = self.0.take() {
+                open.end(outcome, record);
             }
         }
     }
 
     impl Drop for Telemetry {
-        #[inline]
+        #[inline(always)]
         fn drop(&mut self) {
             self.end(outcome::CANCELLED, |_| ());
         }
     }
 
-    fn watch<T>(span: Box<Span>, f: impl FnOnce() -> T) -> (T, Box<Span>) {
-        struct Panicked(Option<Box<Span>>);
-        impl Drop for Panicked {
-            fn drop(&mut self) {
-                if let Some(span) = self.0.take() {
-                    span.record(key::FAILURE_KIND, "panicked");
-                    span.record(key::ERROR_TYPE, "panicked");
-                    record_status(&span, level::ERROR, format_args!("The call panicked"));
-                    span.record(key::OUTCOME, outcome::PANICKED);
-                }
+    impl Open {
+        #[cold]
+        fn enter(&self) -> (&Self, Entered<'_>) {
+            (self, self.span.enter())
+        }
+
+        #[cold]
+        fn span(&self) -> Option<&Span> {
+            (!self.panicked.load(Ordering::Relaxed)).then_some(&self.span)
+        }
+
+        #[cold]
+        fn end(self: Box<Self>, outcome: &'static str, record: impl FnOnce(&Span)) {
+            if let Some(span) = self.span() {
+                record(span);
+                span.record(key::OUTCOME, outcome);
             }
         }
 
-        let mut guard = Panicked(Some(span));
-        let result = {
-            let _entered = guard.0.as_ref().map(|span| span.enter());
-            f()
-        };
-        let span = guard.0.take().expect("only an unwinding panic takes the span before");
-        (result, span)
+        #[cold]
+        fn panicked(&self) {
+            self.span.record(key::FAILURE_KIND, "panicked");
+            self.span.record(key::ERROR_TYPE, "panicked");
+            record_status(&self.span, level::ERROR, format_args!("The call panicked"));
+            self.span.record(key::OUTCOME, outcome::PANICKED);
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    impl Scope<'_> {
+        /// Leaves the span.
+        #[inline(always)]
+        pub(crate) fn leave(mut self) {
+            if let Some((_, entered)) = self.0.take() {
+                drop(entered);
+            }
+        }
+    }
+
+    impl Drop for Scope<'_> {
+        #[inline(always)]
+        fn drop(&mut self) {
+            if let Some((open, entered)) = self.0.take() {
+                drop(entered);
+                open.panicked();
+            }
+        }
     }
 
     /// Returns the `outcome` of a call that failed so.

@@ -170,7 +170,7 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        let mut telemetry = self.settings.open_span();
+        let telemetry = self.settings.open_span();
         let inner = telemetry.in_scope(|| self.inner.call(request));
         ResponseFuture::new(inner, telemetry, Arc::clone(&self.settings), self.classify.clone())
     }

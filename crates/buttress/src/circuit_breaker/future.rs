@@ -83,8 +83,14 @@ pub(super) struct Call<'a, S, C, A> {
 
 /// How a call gets at its circuit.
 pub(super) trait Access {
-    fn circuit(&self) -> &Circuit;
-    fn labels(&self) -> &Labels;
+    fn at(&self) -> At<'_>;
+}
+
+/// The circuit of a call, and what its spans are labelled with.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    circuit: &'a Circuit,
+    labels: &'a Labels,
 }
 
 /// The circuit of the request's key.
@@ -101,85 +107,108 @@ struct Watch<A: Access> {
     permit: Option<Permit>,
     telemetry: Telemetry,
     /// The changes of state that the call made, for its span.
-    #[expect(clippy::box_collection, reason = "nearly always none: 8 bytes to move, not 24")]
-    transitions: Option<Box<Vec<Transition>>>,
+    transitions: Transitions,
+}
+
+#[expect(clippy::box_collection, reason = "nearly always none: 8 bytes to move, not 24")]
+type Transitions = Option<Box<Vec<Transition>>>;
+
+/// What becomes of a call that the circuit does not let through at once.
+enum Decision<S> {
+    Call,
+    Wait(S),
+    Reject(Error),
 }
 
 // ===== impl Call =====
 
 impl<S, C, A: Access> Call<'_, S, C, A> {
+    /// Starts the call.
+    ///
+    /// What a call through a closed circuit consists of is never referred to before it stands in
+    /// the future, so that the compiler can put it there at once.
     #[inline(always)]
     pub(super) fn start<Req>(self, request: Req) -> Guarded<S, Req, C, A>
     where
         S: Service<Req> + Clone,
     {
-        let mut watch = Watch {
-            permit: self.access.circuit().admit_closed(),
-            telemetry: open_span(&self.access),
-            transitions: None,
-            access: self.access,
+        let Self { inner, readiness, access, classify } = self;
+        let at = access.at();
+        let mut telemetry = at.open_span();
+        let mut permit = at.circuit.admit_closed();
+        let mut transitions = None;
+        let mut decision = Decision::Call;
+        if permit.is_none() || *readiness != Readiness::Ready {
+            let slow = decide(at, telemetry, permit, inner, readiness);
+            (telemetry, permit, transitions, decision) = slow;
+        }
+        let state = match decision {
+            Decision::Call => {
+                *readiness = Readiness::Unasked;
+                let scope = telemetry.scope();
+                let future = on_unwind(
+                    || inner.call(request),
+                    || at.panicked(permit, telemetry.span(), transitions.as_deref()),
+                );
+                scope.leave();
+                State::Calling { future }
+            }
+            Decision::Wait(service) => {
+                State::Readying { waiting: Box::new((service, Some(request))) }
+            }
+            Decision::Reject(error) => State::Rejected { error: Some(error) },
         };
-        let state = if watch.permit.is_some() && *self.readiness == Readiness::Ready {
-            *self.readiness = Readiness::Unasked;
-            State::Calling { future: watch.run(|| self.inner.call(request)) }
-        } else {
-            start_slowly(self.inner, self.readiness, &mut watch, request)
-        };
-        Guarded { state, watch, classify: self.classify }
+        let watch = Watch { access, permit, telemetry, transitions };
+        Guarded { state, watch, classify }
     }
 }
 
-/// Starts a call whose circuit is not closed, or was not when its service could be made ready.
+/// Decides about a call whose circuit is not closed, or was not when its service could be made
+/// ready.
 #[cold]
-fn start_slowly<S, Req, A: Access>(
+fn decide<S: Clone>(
+    at: At<'_>,
+    mut telemetry: Telemetry,
+    mut permit: Option<Permit>,
     inner: &mut S,
     readiness: &mut Readiness,
-    watch: &mut Watch<A>,
-    request: Req,
-) -> State<S, Req, S::Future>
-where
-    S: Service<Req> + Clone,
-{
-    if watch.permit.is_none()
-        && let Err(rejection) = watch.admit()
-    {
-        give_back(inner, readiness);
-        return State::Rejected { error: Some(watch.reject(rejection)) };
+) -> (Telemetry, Option<Permit>, Transitions, Decision<S>) {
+    let mut transitions = None;
+    if permit.is_none() {
+        let (admission, more) = at.circuit.admit();
+        at.changed(more, &telemetry, &mut transitions);
+        match admission {
+            Ok(granted) => permit = Some(granted),
+            Err(rejection) => {
+                give_back(inner, readiness);
+                let error = at.reject(rejection, &mut telemetry, transitions.as_deref());
+                return (telemetry, None, transitions, Decision::Reject(error));
+            }
+        }
     }
     if *readiness == Readiness::Ready {
-        *readiness = Readiness::Unasked;
-        return State::Calling { future: watch.run(|| inner.call(request)) };
+        return (telemetry, permit, transitions, Decision::Call);
     }
     // The instance that was asked goes along: it may stand in a queue already.
     *readiness = Readiness::Unasked;
     let unasked = inner.clone();
     let asked = std::mem::replace(inner, unasked);
-    State::Readying { waiting: Box::new((asked, Some(request))) }
+    (telemetry, permit, transitions, Decision::Wait(asked))
 }
 
 // ===== impl Access =====
 
 impl Access for Handle<Guard> {
-    #[inline]
-    fn circuit(&self) -> &Circuit {
-        &self.circuit
-    }
-
-    #[inline]
-    fn labels(&self) -> &Labels {
-        &self.labels
+    #[inline(always)]
+    fn at(&self) -> At<'_> {
+        At { circuit: &self.circuit, labels: &self.labels }
     }
 }
 
 impl Access for Keyed {
-    #[inline]
-    fn circuit(&self) -> &Circuit {
-        &self.circuit
-    }
-
-    #[inline]
-    fn labels(&self) -> &Labels {
-        &self.labels
+    #[inline(always)]
+    fn at(&self) -> At<'_> {
+        At { circuit: &self.circuit, labels: &self.labels }
     }
 }
 
@@ -272,7 +301,9 @@ where
     A: Access,
 {
     fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(name).field("circuit", self.watch.access.circuit()).finish_non_exhaustive()
+        f.debug_struct(name)
+            .field("circuit", self.watch.access.at().circuit)
+            .finish_non_exhaustive()
     }
 }
 
@@ -333,52 +364,16 @@ where
 // ===== impl Watch =====
 
 impl<A: Access> Watch<A> {
-    #[cold]
-    fn admit(&mut self) -> Result<(), Rejection> {
-        let (admission, transitions) = self.access.circuit().admit();
-        self.changed(transitions);
-        admission.map(|permit| self.permit = Some(permit))
-    }
-
-    /// Tells what a step changed, inside the call's span.
-    fn changed(&mut self, transitions: Vec<Transition>) {
-        if transitions.is_empty() {
-            return;
-        }
-        let Self { telemetry, access, .. } = self;
-        telemetry.in_scope(|| announce_all(&transitions, access.labels()));
-        self.transitions.get_or_insert_default().extend(transitions);
-    }
-
-    /// Runs a call or poll of the inner service; a panic of it is a failure.
+    /// Runs a poll of the inner service, or its call; a panic of it is a failure.
     #[inline(always)]
     fn run<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        if self.telemetry.is_off() {
-            return on_unwind(inner, || self.panicked(false));
-        }
-        self.run_in_span(inner)
-    }
-
-    #[cold]
-    fn run_in_span<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        let mut telemetry = std::mem::take(&mut self.telemetry);
-        let result = telemetry.in_scope(|| on_unwind(inner, || self.panicked(true)));
-        self.telemetry = telemetry;
+        let Self { access, permit, telemetry, transitions } = self;
+        let scope = telemetry.scope();
+        let panicked =
+            || access.at().panicked(permit.take(), telemetry.span(), transitions.as_deref());
+        let result = on_unwind(inner, panicked);
+        scope.leave();
         result
-    }
-
-    /// Reports a panic, inside the call's span where it has one.
-    #[cold]
-    fn panicked(&mut self, is_told: bool) {
-        let Some(permit) = self.permit.take() else { return };
-        let (circuit, labels) = (self.access.circuit(), self.access.labels());
-        let more = circuit.settle(permit, Verdict::Failure);
-        announce_all(&more, labels);
-        let transitions = self.transitions.get_or_insert_default();
-        transitions.extend(more);
-        if is_told {
-            record_circuit(&Span::current(), circuit, Some(transitions));
-        }
     }
 
     #[inline(always)]
@@ -406,7 +401,7 @@ impl<A: Access> Watch<A> {
     fn succeed(&mut self) {
         if let Some(permit) = self.permit
             && self.telemetry.is_off()
-            && self.access.circuit().success_is_free(permit)
+            && self.access.at().circuit.success_is_free(permit)
         {
             self.permit = None;
         } else {
@@ -423,15 +418,16 @@ impl<A: Access> Watch<A> {
     /// Reports the result to the circuit.
     fn report(&mut self, verdict: Verdict) {
         if let Some(permit) = self.permit.take() {
-            let transitions = self.access.circuit().settle(permit, verdict);
-            self.changed(transitions);
+            let at = self.access.at();
+            let transitions = at.circuit.settle(permit, verdict);
+            at.changed(transitions, &self.telemetry, &mut self.transitions);
         }
     }
 
     fn end_well(&mut self) {
         let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome::SUCCESS, |span| {
-            record_circuit(span, access.circuit(), transitions.as_deref());
+            record_circuit(span, access.at().circuit, transitions.as_deref());
         });
     }
 
@@ -458,7 +454,7 @@ impl<A: Access> Watch<A> {
             Outcome::Success | Outcome::Neutral => Failure::new(FailureKind::Cancelled),
         };
         let error = Error::from_service(error, |_| failure.clone());
-        let error = error.in_agent(self.access.labels().agent_id.as_ref());
+        let error = error.in_agent(self.access.at().labels.agent_id.as_ref());
         self.fail(verdict, &failure, &describe(&error));
         error
     }
@@ -467,7 +463,7 @@ impl<A: Access> Watch<A> {
     fn fail(&mut self, verdict: Verdict, failure: &Failure, error: &dyn fmt::Display) {
         let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome_of(failure), |span| {
-            record_circuit(span, access.circuit(), transitions.as_deref());
+            record_circuit(span, access.at().circuit, transitions.as_deref());
             record_failure(span, failure, error);
             if verdict == Verdict::Failure {
                 let message = format_args!("Circuit breaker recorded failure: {error}");
@@ -477,31 +473,11 @@ impl<A: Access> Watch<A> {
     }
 
     #[cold]
-    fn reject(&mut self, rejection: Rejection) -> Error {
-        let Rejection { reason, retry_after } = rejection;
-        let key = Arc::clone(self.access.circuit().name());
-        let error = Error::new(ErrorKind::CircuitOpen { key, reason, retry_after });
-        let error = error.in_agent(self.access.labels().agent_id.as_ref());
-        let Self { telemetry, access, transitions, .. } = self;
-        telemetry.end(outcome::REJECTED, |span| {
-            let (circuit, labels) = (access.circuit(), access.labels());
-            record_circuit(span, circuit, transitions.as_deref());
-            record_failure(span, error.failure(), &describe(&error));
-            let id = labels.agent_id().unwrap_or(circuit.name());
-            let message = format_args!("Circuit breaker is OPEN for agent {id}");
-            record_status(span, level::ERROR, message);
-        });
-        error
-    }
-}
-
-impl<A: Access> Watch<A> {
-    #[cold]
     fn cancel(&mut self) {
         self.report(Verdict::Cancelled);
         let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome::CANCELLED, |span| {
-            record_circuit(span, access.circuit(), transitions.as_deref());
+            record_circuit(span, access.at().circuit, transitions.as_deref());
         });
     }
 }
@@ -512,6 +488,84 @@ impl<A: Access> Drop for Watch<A> {
         if self.permit.is_some() {
             self.cancel();
         }
+    }
+}
+
+// ===== impl At =====
+
+impl At<'_> {
+    #[inline(always)]
+    fn open_span(self) -> Telemetry {
+        let Self { circuit, labels } = self;
+        Telemetry::open(|| {
+            tracing::info_span!(
+                target: telemetry::TARGET,
+                telemetry::span::CIRCUIT_BREAKER,
+                agent_id = labels.agent_id(),
+                metadata = labels.metadata(),
+                circuit_key = &**circuit.name(),
+                circuit_state_at_start = circuit.state_before().as_str(),
+                circuit_state = Empty,
+                failure_count = Empty,
+                success_count = Empty,
+                retry_after_seconds = Empty,
+                state_transition = Empty,
+                outcome = Empty,
+                failure_kind = Empty,
+                error = Empty,
+                error_type = Empty,
+                level = Empty,
+                status_message = Empty,
+            )
+        })
+    }
+
+    /// Tells what a step changed, inside the call's span.
+    fn changed(self, more: Vec<Transition>, telemetry: &Telemetry, known: &mut Transitions) {
+        if more.is_empty() {
+            return;
+        }
+        telemetry.in_scope(|| announce_all(&more, self.labels));
+        known.get_or_insert_default().extend(more);
+    }
+
+    /// Reports a panic, inside the call's span where it has one.
+    #[cold]
+    fn panicked(
+        self,
+        permit: Option<Permit>,
+        span: Option<&Span>,
+        transitions: Option<&Vec<Transition>>,
+    ) {
+        let Some(permit) = permit else { return };
+        let more = self.circuit.settle(permit, Verdict::Failure);
+        announce_all(&more, self.labels);
+        if let Some(span) = span {
+            let all = [transitions.map_or(&[][..], Vec::as_slice), &more].concat();
+            record_circuit(span, self.circuit, Some(&all));
+        }
+    }
+
+    #[cold]
+    fn reject(
+        self,
+        rejection: Rejection,
+        telemetry: &mut Telemetry,
+        transitions: Option<&Vec<Transition>>,
+    ) -> Error {
+        let Self { circuit, labels } = self;
+        let Rejection { reason, retry_after } = rejection;
+        let key = Arc::clone(circuit.name());
+        let error = Error::new(ErrorKind::CircuitOpen { key, reason, retry_after });
+        let error = error.in_agent(labels.agent_id.as_ref());
+        telemetry.end(outcome::REJECTED, |span| {
+            record_circuit(span, circuit, transitions);
+            record_failure(span, error.failure(), &describe(&error));
+            let id = labels.agent_id().unwrap_or(circuit.name());
+            let message = format_args!("Circuit breaker is OPEN for agent {id}");
+            record_status(span, level::ERROR, message);
+        });
+        error
     }
 }
 
@@ -531,31 +585,6 @@ impl Verdict {
             },
         }
     }
-}
-
-#[inline]
-fn open_span<A: Access>(access: &A) -> Telemetry {
-    Telemetry::open(|| {
-        tracing::info_span!(
-            target: telemetry::TARGET,
-            telemetry::span::CIRCUIT_BREAKER,
-            agent_id = access.labels().agent_id(),
-            metadata = access.labels().metadata(),
-            circuit_key = &**access.circuit().name(),
-            circuit_state_at_start = access.circuit().state_before().as_str(),
-            circuit_state = Empty,
-            failure_count = Empty,
-            success_count = Empty,
-            retry_after_seconds = Empty,
-            state_transition = Empty,
-            outcome = Empty,
-            failure_kind = Empty,
-            error = Empty,
-            error_type = Empty,
-            level = Empty,
-            status_message = Empty,
-        )
-    })
 }
 
 /// Records how the circuit stands at the end of a call.

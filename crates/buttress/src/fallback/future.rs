@@ -13,7 +13,7 @@ use super::chain::Chain;
 use crate::{
     AgentFailure, BoxError, CallBudget, Classify, Error, ErrorKind, Failure, FailureKind,
     FindCallBudget, Outcome, Replay,
-    call_budget::paid,
+    call_budget::Paid,
     telemetry::{
         self, Labels, Telemetry, describe, json, level, outcome, outcome_of, record_failure,
         record_status,
@@ -92,7 +92,10 @@ where
             budget.take_first();
         }
         let is_paid = call_budget.is_some();
-        let future = progress.run(|| paid(is_paid, || primary.call(request)));
+        let future = progress.run(|| {
+            let _paid = Paid::from_now_on(is_paid);
+            primary.call(request)
+        });
         Self { state: State::Primary { future }, request: copy, chain, call_budget, progress }
     }
 
@@ -147,8 +150,10 @@ where
                         Ok(()) => {
                             let request = request.take().expect("a request is sent once");
                             let is_paid = this.call_budget.is_some();
-                            let call = || paid(is_paid, || service.call(request));
-                            let future = this.progress.run(call);
+                            let future = this.progress.run(|| {
+                                let _paid = Paid::from_now_on(is_paid);
+                                service.call(request)
+                            });
                             this.state.set(State::Fallback { future });
                             continue;
                         }

@@ -203,6 +203,7 @@ impl RetryBudget {
     }
 
     /// Counts a call that starts.
+    #[inline]
     pub(super) fn enter(&self) -> Share {
         if matches!(self.shared.rules, Rules::Share { .. }) {
             self.shared.calls.fetch_add(1, Ordering::Relaxed);

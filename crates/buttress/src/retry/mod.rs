@@ -48,6 +48,7 @@ mod layer;
 mod outermost;
 mod policy;
 mod report;
+mod series;
 
 use std::{
     fmt,

@@ -11,6 +11,7 @@ thread_local! {
 }
 
 /// Returns whether an outermost retry is at work further out.
+#[inline]
 pub(super) fn is_inside() -> bool {
     INSIDE.get()
 }

@@ -138,12 +138,6 @@ impl<C: Clone, B: Clone, Q: Clone, P: Clone> Clone for Policy<C, B, Q, P> {
 // ===== impl Rules =====
 
 impl Rules {
-    /// Returns whether a series is limited by more than its attempts.
-    #[inline]
-    pub(super) const fn has_limits(&self) -> bool {
-        self.deadline.is_some() || self.budget.is_some()
-    }
-
     fn may_repeat(&self, failure: &Failure) -> bool {
         failure.is_retryable()
             && !matches!(failure.kind(), FailureKind::CircuitOpen | FailureKind::Cancelled)

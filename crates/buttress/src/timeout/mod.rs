@@ -109,7 +109,7 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        let mut telemetry = Telemetry::open(|| {
+        let telemetry = Telemetry::open(|| {
             tracing::info_span!(
                 target: telemetry::TARGET,
                 telemetry::span::TIMEOUT,
