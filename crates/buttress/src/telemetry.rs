@@ -139,7 +139,7 @@ mod internal {
 
     /// One poll or call of the inner service inside the span, until [`leave`](Self::leave).
     ///
-    /// Dropped by a panic, it records that.
+    /// Dropped by a panic, it records that; the span ends with the call's future.
     #[must_use = "a scope that is dropped has panicked"]
     pub(crate) struct Scope<'a>(Option<(&'a Open, Entered<'a>)>);
 
@@ -222,7 +222,7 @@ mod internal {
         }
 
         #[cold]
-        fn end(self: Box<Self>, outcome: &'static str, record: impl FnOnce(&Span)) {
+        fn end(&self, outcome: &'static str, record: impl FnOnce(&Span)) {
             if let Some(span) = self.span() {
                 record(span);
                 span.record(key::OUTCOME, outcome);

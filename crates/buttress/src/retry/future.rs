@@ -110,7 +110,7 @@ where
             let _paid = Paid::from_now_on(is_paid);
             ready.call(request)
         };
-        scope.map(Scope::leave);
+        Scope::leave(scope);
         drop(inside);
         let series = Series {
             max_attempts,

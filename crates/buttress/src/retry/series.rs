@@ -65,7 +65,7 @@ impl Series {
         let _inside = rules.outermost.then(Inside::enter);
         let scope = self.story.as_deref().map(Story::scope);
         let result = inner();
-        scope.map(Scope::leave);
+        Scope::leave(scope);
         result
     }
 
@@ -339,9 +339,16 @@ impl Drop for Story {
 // ===== impl Scope =====
 
 impl Scope<'_> {
-    /// Leaves the spans.
+    /// Leaves the spans, where they were entered.
+    #[inline(always)]
+    pub(super) fn leave(scope: Option<Self>) {
+        if let Some(scope) = scope {
+            scope.leave_slowly();
+        }
+    }
+
     #[cold]
-    pub(super) fn leave(mut self) {
+    fn leave_slowly(mut self) {
         if let Some(Scopes { attempt, series, .. }) = self.0.take() {
             attempt.leave();
             series.leave();
