@@ -11,6 +11,7 @@ use super::Settings;
 use crate::{
     BoxError, Classify, Error, Failure, Outcome,
     classify::into_error,
+    sharded::Handle,
     telemetry::{
         self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
     },
@@ -22,7 +23,7 @@ pin_project! {
         #[pin]
         inner: F,
         telemetry: Telemetry,
-        settings: Arc<Settings>,
+        settings: Handle<Arc<Settings>>,
         classify: C,
     }
 }
@@ -30,10 +31,11 @@ pin_project! {
 // ===== impl ResponseFuture =====
 
 impl<F, C> ResponseFuture<F, C> {
+    #[inline(always)]
     pub(super) const fn new(
         inner: F,
         telemetry: Telemetry,
-        settings: Arc<Settings>,
+        settings: Handle<Arc<Settings>>,
         classify: C,
     ) -> Self {
         Self { inner, telemetry, settings, classify }

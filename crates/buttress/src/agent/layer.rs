@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tower::Layer;
 
 use super::{Agent, Settings};
-use crate::AnyError;
+use crate::{AnyError, sharded::Sharded};
 
 /// Opens a root span `agent_{id}` around each call of an agent and names the agent in its errors.
 ///
@@ -86,6 +86,7 @@ impl<S, C: Clone> Layer<S> for AgentLayer<C> {
     type Service = Agent<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Agent { inner, settings: Arc::new(self.settings.clone()), classify: self.classify.clone() }
+        let settings = Sharded::new(Arc::new(self.settings.clone()));
+        Agent { inner, settings, classify: self.classify.clone() }
     }
 }

@@ -100,6 +100,7 @@ pub use self::{
 use crate::{
     AnyError, BoxError, Classify, Error,
     classify::into_error,
+    sharded::Sharded,
     telemetry::{self, Labels, Telemetry},
 };
 
@@ -109,7 +110,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Agent<S, C = AnyError> {
     inner: S,
-    settings: Arc<Settings>,
+    settings: Sharded<Arc<Settings>, Arc<Settings>>,
     classify: C,
 }
 
@@ -132,7 +133,7 @@ impl<S, C> Agent<S, C> {
     /// Returns the agent's id.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.settings.id
+        &self.settings.prototype().id
     }
 
     /// Returns the inner service.
@@ -163,16 +164,17 @@ where
 
     #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner
-            .poll_ready(cx)
-            .map_err(|error| into_error(&self.classify, error).in_agent(Some(&self.settings.id)))
+        self.inner.poll_ready(cx).map_err(|error| {
+            into_error(&self.classify, error).in_agent(Some(&self.settings.prototype().id))
+        })
     }
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        let telemetry = self.settings.open_span();
+        let settings = self.settings.handle(Arc::clone);
+        let telemetry = settings.open_span();
         let inner = telemetry.in_scope(|| self.inner.call(request));
-        ResponseFuture::new(inner, telemetry, Arc::clone(&self.settings), self.classify.clone())
+        ResponseFuture::new(inner, telemetry, settings, self.classify.clone())
     }
 }
 
@@ -193,7 +195,7 @@ impl Settings {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn open_span(&self) -> Telemetry {
         Telemetry::open(|| {
             tracing::info_span!(

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     AnyError, BoxError, ByClone, Classify, Failure, FailureKind, NoCallBudget,
-    classify::into_error, telemetry::Labels,
+    classify::into_error, sharded::Sharded, telemetry::Labels,
 };
 
 /// Asks other agents when the one it is applied to has failed.
@@ -218,6 +218,7 @@ impl<S, Req, Res, C: Clone, Q: Clone, P: Clone> Layer<S> for FallbackLayer<Req, 
     type Service = FallbackService<S, Req, Res, C, Q, P>;
 
     fn layer(&self, primary: S) -> Self::Service {
-        FallbackService { primary, chain: Arc::new(self.chain.clone()), unready: None }
+        let chain = Sharded::new(Arc::new(self.chain.clone()));
+        FallbackService { primary, chain, unready: None }
     }
 }

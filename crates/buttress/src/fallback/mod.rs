@@ -38,6 +38,7 @@
 mod chain;
 mod future;
 mod layer;
+mod story;
 
 use std::{
     fmt,
@@ -50,8 +51,8 @@ use tower::{Layer, Service, ServiceExt};
 use self::chain::Chain;
 pub use self::{future::ResponseFuture, layer::FallbackLayer};
 use crate::{
-    AnyError, BoxError, ByClone, Classify, Error, Failure, FailureKind, FindCallBudget,
-    NoCallBudget, Replay, classify::into_error,
+    AnyError, BoxError, ByClone, Classify, Error, FailureKind, FindCallBudget, NoCallBudget,
+    Replay, classify::into_error, sharded::Sharded,
 };
 
 /// A primary agent with fallbacks; made by [`FallbackLayer`], or by [`new`](Self::new).
@@ -59,10 +60,12 @@ use crate::{
 /// See the [module docs](self) for an example.
 pub struct FallbackService<S, Req, Res, C = AnyError, Q = NoCallBudget, P = ByClone> {
     primary: S,
-    chain: Arc<Chain<Req, Res, C, Q, P>>,
+    chain: Sharded<Shared<Req, Res, C, Q, P>, Shared<Req, Res, C, Q, P>>,
     /// What the primary's readiness failed with; the call then goes straight to the fallbacks.
-    unready: Option<(Failure, Error)>,
+    unready: Option<Error>,
 }
+
+type Shared<Req, Res, C, Q, P> = Arc<Chain<Req, Res, C, Q, P>>;
 
 // ===== impl FallbackService =====
 
@@ -111,7 +114,7 @@ where
         self,
         change: impl FnOnce(FallbackLayer<Req, Res, C, Q, P>) -> FallbackLayer<Req, Res, C, Q, P>,
     ) -> Self {
-        change(FallbackLayer::from_chain(Chain::clone(&self.chain))).layer(self.primary)
+        change(FallbackLayer::from_chain(Chain::clone(self.chain.prototype()))).layer(self.primary)
     }
 }
 
@@ -147,7 +150,7 @@ impl<S, Req, Res, C, Q, P> FallbackService<S, Req, Res, C, Q, P> {
 /// A clone's primary is not ready, whatever the original's is.
 impl<S: Clone, Req, Res, C, Q, P> Clone for FallbackService<S, Req, Res, C, Q, P> {
     fn clone(&self) -> Self {
-        Self { primary: self.primary.clone(), chain: Arc::clone(&self.chain), unready: None }
+        Self { primary: self.primary.clone(), chain: self.chain.clone(), unready: None }
     }
 }
 
@@ -155,7 +158,7 @@ impl<S: fmt::Debug, Req, Res, C, Q, P> fmt::Debug for FallbackService<S, Req, Re
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FallbackService")
             .field("primary", &self.primary)
-            .field("chain", &self.chain)
+            .field("chain", self.chain.prototype())
             .finish_non_exhaustive()
     }
 }
@@ -179,11 +182,12 @@ where
         }
         match self.primary.poll_ready(cx) {
             Poll::Ready(Err(error)) => {
-                let error = into_error::<Res, S::Error, C>(&self.chain.classify, error);
-                if self.chain.fallbacks.is_empty() {
+                let chain = self.chain.prototype();
+                let error = into_error::<Res, S::Error, C>(&chain.classify, error);
+                if chain.fallbacks.is_empty() {
                     return Poll::Ready(Err(error));
                 }
-                self.unready = Some((error.failure().clone(), error));
+                self.unready = Some(error);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
@@ -193,10 +197,7 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        let chain = Arc::clone(&self.chain);
-        match self.unready.take() {
-            None => ResponseFuture::start(&mut self.primary, request, chain),
-            Some((failure, error)) => ResponseFuture::skip(failure, error, request, chain),
-        }
+        let chain = self.chain.handle(Arc::clone);
+        ResponseFuture::start(&mut self.primary, &mut self.unready, request, chain)
     }
 }

@@ -41,6 +41,7 @@ pub(super) type Known = Option<Handle<Labels>>;
 // ===== impl ResponseFuture =====
 
 impl<F, C> ResponseFuture<F, C> {
+    #[inline(always)]
     pub(super) const fn new(
         inner: F,
         after: Duration,
