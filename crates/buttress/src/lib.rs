@@ -41,6 +41,7 @@ mod http_answer;
 mod once;
 mod outcome;
 #[cfg(any(feature = "retry", feature = "fallback"))]
+mod rare;
 mod replay;
 mod service_builder_ext;
 mod sharded;

@@ -101,7 +101,7 @@ mod internal {
     use tracing::{Span, level_filters::LevelFilter, span::Entered};
 
     use super::{key, level, outcome};
-    use crate::{BoxError, Error, ErrorKind, Failure, FailureKind};
+    use crate::{BoxError, Error, ErrorKind, Failure, FailureKind, rare::Rare};
 
     /// What every span of a layer carries: the setters `agent_id` and `metadata` of each layer.
     #[derive(Debug, Clone, Default)]
@@ -128,7 +128,7 @@ mod internal {
     ///
     /// Dropped without a result, the call was cancelled.
     #[derive(Debug, Default)]
-    pub(crate) struct Telemetry(Option<Box<Open>>);
+    pub(crate) struct Telemetry(Rare<Open>);
 
     #[derive(Debug)]
     struct Open {
@@ -147,7 +147,7 @@ mod internal {
         /// Opens a span if somebody may listen.
         #[inline(always)]
         pub(crate) fn open(span: impl FnOnce() -> Span) -> Self {
-            if Self::nobody_listens() { Self(None) } else { Self::open_slowly(span) }
+            if Self::nobody_listens() { Self(Rare::NONE) } else { Self::open_slowly(span) }
         }
 
         /// Returns whether no subscriber of the program wants spans of this level: two loads.
@@ -160,9 +160,9 @@ mod internal {
         fn open_slowly(span: impl FnOnce() -> Span) -> Self {
             let span = span();
             if span.is_disabled() {
-                return Self(None);
+                return Self::default();
             }
-            Self(Some(Box::new(Open { span, panicked: AtomicBool::new(false) })))
+            Self(Rare::some(Open { span, panicked: AtomicBool::new(false) }))
         }
 
         #[inline(always)]
@@ -174,13 +174,13 @@ mod internal {
         /// ends it.
         #[inline(always)]
         pub(crate) fn span(&self) -> Option<&Span> {
-            self.0.as_deref().and_then(Open::span)
+            self.0.get().and_then(Open::span)
         }
 
         /// Enters the span.
         #[inline(always)]
         pub(crate) fn scope(&self) -> Scope<'_> {
-            Scope(self.0.as_deref().map(Open::enter))
+            Scope(self.0.get().map(Open::enter))
         }
 
         /// Runs one poll or call of the inner service inside the span.
@@ -197,8 +197,9 @@ mod internal {
         /// Ends the span; `record` writes what is known at the end besides the outcome.
         #[inline(always)]
         pub(crate) fn end(&mut self, outcome: &'static str, record: impl FnOnce(&Span)) {
-            if let Some(open) = self.0.take() {
+            if let Some(open) = self.0.get() {
                 open.end(outcome, record);
+                self.0.clear();
             }
         }
     }

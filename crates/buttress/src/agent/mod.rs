@@ -83,6 +83,7 @@ mod future;
 mod layer;
 
 use std::{
+    mem::ManuallyDrop,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -173,8 +174,9 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         let settings = self.settings.handle(Arc::clone);
         let telemetry = settings.open_span();
-        let inner = telemetry.in_scope(|| self.inner.call(request));
-        ResponseFuture::new(inner, telemetry, settings, self.classify.clone())
+        let classify = self.classify.clone();
+        let inner = telemetry.in_scope(|| ManuallyDrop::new(self.inner.call(request)));
+        ResponseFuture::new(ManuallyDrop::into_inner(inner), telemetry, settings, classify)
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    mem::ManuallyDrop,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::{
     BoxError, Classify, Error, ErrorKind, Failure, FailureKind, Outcome,
+    rare::Rare,
     sharded::Handle,
     telemetry::{
         self, Labels, Telemetry, describe, level, outcome, outcome_of, record_failure,
@@ -110,8 +112,7 @@ struct Watch<A: Access> {
     transitions: Transitions,
 }
 
-/// Boxed, since it is nearly always none.
-type Transitions = Option<Box<Vec<Transition>>>;
+type Transitions = Rare<Vec<Transition>>;
 
 /// What becomes of a call that the circuit does not let through at once.
 enum Decision<S> {
@@ -136,7 +137,7 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
         let at = access.at();
         let mut telemetry = at.open_span();
         let mut permit = at.circuit.admit_closed();
-        let mut transitions = None;
+        let mut transitions = Rare::NONE;
         let mut decision = Decision::Call;
         if permit.is_none() || *readiness != Readiness::Ready {
             let slow = decide(at, telemetry, permit, inner, readiness);
@@ -147,11 +148,11 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
                 *readiness = Readiness::Unasked;
                 let scope = telemetry.scope();
                 let future = on_unwind(
-                    || inner.call(request),
-                    || at.panicked(permit, telemetry.span(), transitions.as_deref()),
+                    || ManuallyDrop::new(inner.call(request)),
+                    || at.panicked(permit, telemetry.span(), transitions.get()),
                 );
                 scope.leave();
-                State::Calling { future }
+                State::Calling { future: ManuallyDrop::into_inner(future) }
             }
             Decision::Wait(service) => {
                 State::Readying { waiting: Box::new((service, Some(request))) }
@@ -173,7 +174,7 @@ fn decide<S: Clone>(
     inner: &mut S,
     readiness: &mut Readiness,
 ) -> (Telemetry, Option<Permit>, Transitions, Decision<S>) {
-    let mut transitions = None;
+    let mut transitions = Rare::NONE;
     if permit.is_none() {
         let (admission, more) = at.circuit.admit();
         at.changed(more, &telemetry, &mut transitions);
@@ -181,7 +182,7 @@ fn decide<S: Clone>(
             Ok(granted) => permit = Some(granted),
             Err(rejection) => {
                 give_back(inner, readiness);
-                let error = at.reject(rejection, &mut telemetry, transitions.as_deref());
+                let error = at.reject(rejection, &mut telemetry, transitions.get());
                 return (telemetry, None, transitions, Decision::Reject(error));
             }
         }
@@ -369,8 +370,7 @@ impl<A: Access> Watch<A> {
     fn run<T>(&mut self, inner: impl FnOnce() -> T) -> T {
         let Self { access, permit, telemetry, transitions } = self;
         let scope = telemetry.scope();
-        let panicked =
-            || access.at().panicked(permit.take(), telemetry.span(), transitions.as_deref());
+        let panicked = || access.at().panicked(permit.take(), telemetry.span(), transitions.get());
         let result = on_unwind(inner, panicked);
         scope.leave();
         result
@@ -427,7 +427,7 @@ impl<A: Access> Watch<A> {
     fn end_well(&mut self) {
         let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome::SUCCESS, |span| {
-            record_circuit(span, access.at().circuit, transitions.as_deref());
+            record_circuit(span, access.at().circuit, transitions.get());
         });
     }
 
@@ -463,7 +463,7 @@ impl<A: Access> Watch<A> {
     fn fail(&mut self, verdict: Verdict, failure: &Failure, error: &dyn fmt::Display) {
         let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome_of(failure), |span| {
-            record_circuit(span, access.at().circuit, transitions.as_deref());
+            record_circuit(span, access.at().circuit, transitions.get());
             record_failure(span, failure, error);
             if verdict == Verdict::Failure {
                 let message = format_args!("Circuit breaker recorded failure: {error}");
@@ -477,7 +477,7 @@ impl<A: Access> Watch<A> {
         self.report(Verdict::Cancelled);
         let Self { telemetry, access, transitions, .. } = self;
         telemetry.end(outcome::CANCELLED, |span| {
-            record_circuit(span, access.at().circuit, transitions.as_deref());
+            record_circuit(span, access.at().circuit, transitions.get());
         });
     }
 }
@@ -526,7 +526,7 @@ impl At<'_> {
             return;
         }
         telemetry.in_scope(|| announce_all(&more, self.labels));
-        known.get_or_insert_default().extend(more);
+        known.get_or_insert_with(Vec::new).extend(more);
     }
 
     /// Reports a panic, inside the call's span where it has one.

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    mem::ManuallyDrop,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     BoxError, CallBudget, Classify, Error, Failure, FailureKind, FindCallBudget, Outcome, Replay,
-    call_budget::Paid, sharded::Handle,
+    call_budget::Paid, rare::Rare, sharded::Handle,
 };
 
 /// The boxed future of an erased agent: boxed after a failure only.
@@ -29,7 +30,7 @@ pin_project! {
         request: Option<Req>,
         chain: Handle<Arc<Chain<Req, Res, C, Q, P>>>,
         call_budget: Option<CallBudget>,
-        story: Option<Box<Story>>,
+        story: Rare<Story>,
     }
 }
 
@@ -80,13 +81,14 @@ where
         if let Some(budget) = &call_budget {
             budget.take_first();
         }
-        let scope = story.as_deref().map(Story::scope);
+        let scope = story.get().map(Story::scope);
         let future = {
             let _paid = Paid::from_now_on(call_budget.is_some());
-            primary.call(request)
+            ManuallyDrop::new(primary.call(request))
         };
         Scope::leave(scope);
-        Self { state: State::Primary { future }, request: copy, chain, call_budget, story }
+        let state = State::Primary { future: ManuallyDrop::into_inner(future) };
+        Self { state, request: copy, chain, call_budget, story }
     }
 }
 
@@ -103,7 +105,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.as_mut().project();
         if let StateProj::Primary { future } = this.state.project() {
-            let scope = this.story.as_deref().map(Story::scope);
+            let scope = this.story.get().map(Story::scope);
             let poll = future.poll(cx);
             Scope::leave(scope);
             let classify = &this.chain.classify;
@@ -144,7 +146,7 @@ where
         let failure = match outcome {
             Outcome::Failure(failure) => failure,
             Outcome::Success | Outcome::Neutral if result.is_ok() => {
-                if let Some(story) = this.story {
+                if let Some(story) = this.story.get_mut() {
                     story.succeed();
                 }
                 return Some(result);
@@ -170,7 +172,7 @@ where
     {
         loop {
             let mut this = self.as_mut().project();
-            let scope = this.story.as_deref().map(Story::scope);
+            let scope = this.story.get().map(Story::scope);
             let poll = match this.state.as_mut().project() {
                 // ## Skipped => (Readying | Done)
                 StateProj::Skipped { error } => {
@@ -212,7 +214,7 @@ where
 
 impl<F, Req, Res, C, Q, P> fmt::Debug for ResponseFuture<F, Req, Res, C, Q, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let agent = self.story.as_ref().map_or(0, |story| story.agent());
+        let agent = self.story.get().map_or(0, Story::agent);
         f.debug_struct("ResponseFuture").field("agent", &agent).finish_non_exhaustive()
     }
 }

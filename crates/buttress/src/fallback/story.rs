@@ -8,6 +8,7 @@ use tracing::{Span, field::Empty};
 use super::chain::Chain;
 use crate::{
     AgentFailure, BoxError, CallBudget, Error, ErrorKind, Failure, Replay,
+    rare::Rare,
     telemetry::{
         self, Labels, Telemetry, describe, json, level, outcome, outcome_of, record_failure,
         record_status,
@@ -46,27 +47,27 @@ pub(super) enum Next<Req, Res> {
 impl Story {
     /// Opens the spans of a chain and its primary, if somebody may listen.
     #[inline(always)]
-    pub(super) fn open(labels: &Labels, agents: usize) -> Option<Box<Self>> {
-        if Telemetry::nobody_listens() { None } else { Self::open_slowly(labels, agents) }
+    pub(super) fn open(labels: &Labels, agents: usize) -> Rare<Self> {
+        if Telemetry::nobody_listens() { Rare::NONE } else { Self::open_slowly(labels, agents) }
     }
 
     #[cold]
-    fn open_slowly(labels: &Labels, agents: usize) -> Option<Box<Self>> {
+    fn open_slowly(labels: &Labels, agents: usize) -> Rare<Self> {
         let telemetry = chain_span(labels, agents);
-        let attempt = attempt_span(labels, telemetry.span()?, 0);
-        Some(Box::new(Self { telemetry, attempt, ..*Self::untold() }))
+        let Some(span) = telemetry.span() else { return Rare::NONE };
+        let attempt = attempt_span(labels, span, 0);
+        Rare::some(Self { telemetry, attempt, ..Self::untold() })
     }
 
     /// Begins a story that nobody listens to: what it comes to is in the chain's error.
-    #[cold]
-    pub(super) fn untold() -> Box<Self> {
-        Box::new(Self {
+    pub(super) fn untold() -> Self {
+        Self {
             agent: 0,
             failures: Vec::new(),
             history: json::List::new(),
             telemetry: Telemetry::default(),
             attempt: Telemetry::default(),
-        })
+        }
     }
 
     pub(super) const fn agent(&self) -> usize {

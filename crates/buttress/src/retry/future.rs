@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    mem::ManuallyDrop,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -105,10 +106,10 @@ where
         let story = Story::open(rules, max_attempts);
         let copy = if max_attempts > 1 { policy.replay.replay(&request) } else { None };
         let inside = rules.outermost.then(Inside::enter);
-        let scope = story.as_deref().map(Story::scope);
+        let scope = story.get().map(Story::scope);
         let future = {
             let _paid = Paid::from_now_on(is_paid);
-            ready.call(request)
+            ManuallyDrop::new(ready.call(request))
         };
         Scope::leave(scope);
         drop(inside);
@@ -119,7 +120,8 @@ where
             share: rules.budget.as_ref().map(RetryBudget::enter),
             story,
         };
-        Self { state: State::Calling { future }, request: copy, plan, series }
+        let state = State::Calling { future: ManuallyDrop::into_inner(future) };
+        Self { state, request: copy, plan, series }
     }
 }
 

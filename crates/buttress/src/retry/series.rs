@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     BudgetLimit, CallBudget, Classify, Failure, FailureKind, Outcome,
+    rare::Rare,
     telemetry::{
         self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
     },
@@ -31,7 +32,7 @@ pub(super) struct Series {
     pub(super) deadline: Option<Instant>,
     pub(super) call_budget: Option<CallBudget>,
     pub(super) share: Option<Share>,
-    pub(super) story: Option<Box<Story>>,
+    pub(super) story: Rare<Story>,
 }
 
 /// What there is to tell of a series: made where somebody listens, or at its first failure.
@@ -63,7 +64,7 @@ impl Series {
     #[inline(always)]
     pub(super) fn run<T>(&self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
         let _inside = rules.outermost.then(Inside::enter);
-        let scope = self.story.as_deref().map(Story::scope);
+        let scope = self.story.get().map(Story::scope);
         let result = inner();
         Scope::leave(scope);
         result
@@ -76,7 +77,7 @@ impl Series {
     }
 
     pub(super) fn attempts(&self) -> usize {
-        self.story.as_ref().map_or(1, |story| story.attempts)
+        self.story.get().map_or(1, |story| story.attempts)
     }
 
     /// Returns what there is to tell; made here where nobody listened so far.
@@ -135,7 +136,7 @@ impl Series {
             Ok(_) => self.story().note(failure, failure),
             Err(error) => self.story().note(failure, &describe(error)),
         }
-        let history = self.story.as_ref().and_then(|story| story.history.as_ref());
+        let history = self.story.get().and_then(|story| story.history.as_ref());
         let standing = Standing {
             attempts: self.attempts(),
             max_attempts: self.max_attempts,
@@ -158,7 +159,7 @@ impl Series {
             share.succeed(self.attempts() > 1);
         }
         let stop = if success { Stop::Success } else { Stop::NotRetryable };
-        if let Some(story) = &mut self.story {
+        if let Some(story) = self.story.get_mut() {
             story.pass_on(stop);
         }
         self.finish(rules, stop);
@@ -201,7 +202,7 @@ impl Series {
 
     fn finish(&mut self, rules: &Rules, stop: Stop) {
         if let Some(listener) = &rules.on_finish {
-            let history = self.story.as_ref().and_then(|story| story.history.as_ref());
+            let history = self.story.get().and_then(|story| story.history.as_ref());
             listener(&RetryReport {
                 attempts: self.attempts(),
                 delays: history.map_or(&[], |history| &history.delays),
@@ -219,22 +220,27 @@ impl Series {
 impl Story {
     /// Opens the spans of a series and its first attempt, if somebody may listen.
     #[inline(always)]
-    pub(super) fn open(rules: &Rules, max_attempts: usize) -> Option<Box<Self>> {
-        if Telemetry::nobody_listens() { None } else { Self::open_slowly(rules, max_attempts) }
+    pub(super) fn open(rules: &Rules, max_attempts: usize) -> Rare<Self> {
+        if Telemetry::nobody_listens() {
+            Rare::NONE
+        } else {
+            Self::open_slowly(rules, max_attempts)
+        }
     }
 
     #[cold]
-    fn open_slowly(rules: &Rules, max_attempts: usize) -> Option<Box<Self>> {
+    fn open_slowly(rules: &Rules, max_attempts: usize) -> Rare<Self> {
         let telemetry = series_span(rules, max_attempts);
-        telemetry.span()?;
+        if telemetry.is_off() {
+            return Rare::NONE;
+        }
         let mut story = Self::new(telemetry);
         story.open_attempt(rules);
-        Some(story)
+        Rare::some(story)
     }
 
-    #[cold]
-    fn new(telemetry: Telemetry) -> Box<Self> {
-        Box::new(Self { attempts: 1, history: None, telemetry, attempt: Telemetry::default() })
+    fn new(telemetry: Telemetry) -> Self {
+        Self { attempts: 1, history: None, telemetry, attempt: Telemetry::default() }
     }
 
     fn open_attempt(&mut self, rules: &Rules) {

@@ -34,6 +34,7 @@ mod future;
 mod layer;
 
 use std::{
+    mem::ManuallyDrop,
     task::{Context, Poll},
     time::Duration,
 };
@@ -124,13 +125,10 @@ where
                 status_message = Empty,
             )
         });
-        let inner = telemetry.in_scope(|| self.inner.call(request));
-        ResponseFuture::new(
-            inner,
-            self.after,
-            self.classify.clone(),
-            self.labels.as_ref().map(|labels| labels.handle(Labels::clone)),
-            telemetry,
-        )
+        let labels = self.labels.as_ref().map(|labels| labels.handle(Labels::clone));
+        let classify = self.classify.clone();
+        let inner = telemetry.in_scope(|| ManuallyDrop::new(self.inner.call(request)));
+        let inner = ManuallyDrop::into_inner(inner);
+        ResponseFuture::new(inner, self.after, classify, labels, telemetry)
     }
 }
