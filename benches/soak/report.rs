@@ -109,12 +109,12 @@ fn held(text: &mut String, outcome: &Outcome) {
         "the server's process", "before", "first", "median", "last", "max", "after"
     );
     for (name, of) in HELD {
-        let [first, median, last, max] = spread(&outcome.samples, of);
-        let (before, after) = (of(&outcome.before), of(&outcome.after));
-        _ = writeln!(
-            text,
-            "{name:<30} {before:>9.1} {first:>9.1} {median:>9.1} {last:>9.1} {max:>9.1} {after:>9.1}"
-        );
+        _ = write!(text, "{name:<30} {:>9.1}", of(&outcome.before));
+        for figure in spread(&outcome.samples, of) {
+            let figure = figure.map_or("-".to_owned(), |figure| format!("{figure:.1}"));
+            _ = write!(text, " {figure:>9}");
+        }
+        _ = writeln!(text, " {:>9.1}", of(&outcome.after));
     }
     if let Some(cores) = cores_used(&outcome.samples) {
         _ = writeln!(text, "  it computed on {cores:.2} cores");
@@ -126,18 +126,13 @@ fn held(text: &mut String, outcome: &Outcome) {
     );
 }
 
-/// Returns the first, the median, the last and the greatest of the samples.
-fn spread(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> [f64; 4] {
+/// Returns the first, the median, the last and the greatest of the samples, where there are any.
+fn spread(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> [Option<f64>; 4] {
     let figures: Vec<f64> = samples.iter().map(of).collect();
     let mut sorted = figures.clone();
     sorted.sort_by(f64::total_cmp);
-    let or_zero = |figure: Option<&f64>| figure.copied().unwrap_or(0.0);
-    [
-        or_zero(figures.first()),
-        or_zero(sorted.get(sorted.len() / 2)),
-        or_zero(figures.last()),
-        or_zero(sorted.last()),
-    ]
+    [figures.first(), sorted.get(sorted.len() / 2), figures.last(), sorted.last()]
+        .map(Option::<&f64>::copied)
 }
 
 fn cores_used(samples: &[Sample]) -> Option<f64> {

@@ -96,6 +96,8 @@ pub(crate) fn run(plan: &Plan) -> Result<Outcome, BoxError> {
     drop(langfuse.flush(FLUSHING));
     let after = soak.watch.wait_for(&before, CLOSING);
 
+    // To look at a circuit may end its open time, which is a span.
+    let stack = soak.server.stack();
     let undelivered = langfuse.shutdown(FLUSHING).err().map(|error| error.to_string());
     let mut outcome = Outcome {
         interrupted: soak.interrupted.load(Ordering::Relaxed),
@@ -104,7 +106,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Outcome, BoxError> {
         before,
         samples,
         after,
-        stack: soak.server.stack(),
+        stack,
         stats: langfuse.stats(),
         undelivered,
         arrived: receiver.ask("report")?,
