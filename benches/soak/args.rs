@@ -5,12 +5,13 @@ use std::{str::FromStr, time::Duration};
 use crate::load::LoadPlan;
 
 pub(crate) const HELP: &str = "\
-Usage: soak [--minutes N] [--rps R] [--json] [--quick]
+Usage: soak [--minutes N] [--rps R] [--langfuse-ms M] [--json] [--quick]
 
-  --minutes N  how long the load lasts, such as 2 or 0.5 [default: 2; with --quick 0.05]
-  --rps R      calls per second on each of the two routes [default: 500; with --quick 100]
-  --json       one JSON object with every sample
-  --quick      a run of seconds: what holds, not how fast
+  --minutes N      how long the load lasts, such as 2 or 0.5 [default: 2; with --quick 0.05]
+  --rps R          calls per second on each of the two routes [default: 500; with --quick 100]
+  --langfuse-ms M  how long Langfuse waits before each answer, as one far away [default: 0]
+  --json           one JSON object with every sample
+  --quick          a run of seconds: what holds, not how fast
 
 Exit codes: 0 every check holds, 1 one does not, 2 wrong use, 130 interrupted with Ctrl-C.";
 
@@ -22,7 +23,9 @@ pub(crate) enum Command {
     /// The load, in a process of its own.
     Load(LoadPlan),
     /// Langfuse, in a process of its own.
-    Receive,
+    Receive {
+        delay: Duration,
+    },
 }
 
 /// What a run is like.
@@ -31,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) time: Duration,
     /// Calls per second on each route.
     pub(crate) rps: u32,
+    /// How long Langfuse waits before each answer.
+    pub(crate) langfuse_delay: Duration,
 }
 
 /// Who reads the report.
@@ -49,7 +54,7 @@ const HIGHEST_RPS: u32 = 20_000;
 impl Command {
     /// Reads the arguments after the program's name.
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (mut minutes, mut rps) = (None, None);
+        let (mut minutes, mut rps, mut langfuse_ms) = (None, None, 0_u16);
         let (mut format, mut quick) = (Format::Table, false);
         while let Some(argument) = arguments.next() {
             match &*argument {
@@ -58,12 +63,16 @@ impl Command {
                 "--help" | "-h" => return Ok(Self::Help),
                 "--minutes" => minutes = Some(number(&argument, arguments.next())?),
                 "--rps" => rps = Some(number(&argument, arguments.next())?),
+                "--langfuse-ms" => langfuse_ms = number(&argument, arguments.next())?,
                 "load" => {
                     let plan = arguments.next().unwrap_or_default();
                     let plan = serde_json::from_str(&plan);
                     return plan.map(Self::Load).map_err(|error| format!("load: {error}"));
                 }
-                "langfuse" => return Ok(Self::Receive),
+                "langfuse" => {
+                    let millis: u16 = number(&argument, arguments.next())?;
+                    return Ok(Self::Receive { delay: Duration::from_millis(millis.into()) });
+                }
                 unknown => return Err(format!("{unknown} is not an option of soak")),
             }
         }
@@ -78,7 +87,8 @@ impl Command {
             return Err(format!("--rps must be from 1 to {HIGHEST_RPS}, not {rps}"));
         }
         let time = Duration::from_secs_f64(minutes * 60.0);
-        Ok(Self::Soak(Plan { time, rps }, format))
+        let langfuse_delay = Duration::from_millis(langfuse_ms.into());
+        Ok(Self::Soak(Plan { time, rps, langfuse_delay }, format))
     }
 }
 
@@ -97,8 +107,12 @@ mod tests {
 
     #[test]
     fn a_run_is_told_by_minutes_and_calls_per_second() {
-        let plan = Plan { time: Duration::from_secs(90), rps: 20 };
-        assert_eq!(parse("--minutes 1.5 --rps 20 --json"), Ok(Command::Soak(plan, Format::Json)));
+        let (time, langfuse_delay) = (Duration::from_secs(90), Duration::from_millis(40));
+        let plan = Plan { time, rps: 20, langfuse_delay };
+        assert_eq!(
+            parse("--minutes 1.5 --rps 20 --json --langfuse-ms 40"),
+            Ok(Command::Soak(plan, Format::Json))
+        );
     }
 
     #[test]
@@ -110,6 +124,7 @@ mod tests {
             ("--minutes NaN", "--minutes must be above 0 and at most 1440, not NaN"),
             ("--rps 0", "--rps must be from 1 to 20000, not 0"),
             ("--rps -3", "--rps needs a number, not -3"),
+            ("--langfuse-ms -1", "--langfuse-ms needs a number, not -1"),
             ("--fast", "--fast is not an option of soak"),
         ] {
             assert_eq!(parse(arguments), Err(sentence.to_owned()));

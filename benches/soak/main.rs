@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             println!("{loaded}");
             ExitCode::SUCCESS
         }),
-        Command::Receive => receiver::run().map(|()| ExitCode::SUCCESS),
+        Command::Receive { delay } => receiver::run(delay).map(|()| ExitCode::SUCCESS),
         Command::Soak(plan, format) => run::run(&plan).map(|outcome| {
             match format {
                 Format::Json => println!("{}", report::json(&plan, &outcome)),

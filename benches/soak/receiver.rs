@@ -57,6 +57,8 @@ pub(crate) struct Arrived {
 }
 
 struct Receiver {
+    /// How long each answer is kept back.
+    delay: Duration,
     client: Client<HttpConnector, Body>,
     server: RwLock<LangfuseServer>,
     tally: Mutex<Tally>,
@@ -69,7 +71,7 @@ struct Tally {
 }
 
 /// Receives until the input ends; answers each line of it with what has arrived.
-pub(crate) fn run() -> Result<(), BoxError> {
+pub(crate) fn run(delay: Duration) -> Result<(), BoxError> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).enable_all().build()?;
     let receiver = runtime.block_on(async {
@@ -82,6 +84,7 @@ pub(crate) fn run() -> Result<(), BoxError> {
             secret_key: server.secret_key().to_owned(),
         };
         let receiver = Arc::new(Receiver {
+            delay,
             client: Client::builder(TokioExecutor::new()).build_http(),
             server: RwLock::new(server),
             tally: Mutex::default(),
@@ -113,6 +116,9 @@ async fn pass_on(State(receiver): State<Arc<Receiver>>, request: Request) -> Res
     drop(server);
     if is_full {
         receiver.replace().await;
+    }
+    if !receiver.delay.is_zero() {
+        tokio::time::sleep(receiver.delay).await;
     }
     answer.unwrap_or_else(|error| (StatusCode::BAD_GATEWAY, error.to_string()).into_response())
 }

@@ -23,6 +23,9 @@ pub(crate) fn table(plan: &Plan, outcome: &Outcome) -> String {
         outcome.loaded.seconds,
         plan.time.as_secs_f64()
     );
+    if !plan.langfuse_delay.is_zero() {
+        _ = writeln!(text, "Langfuse answers after {:?}", plan.langfuse_delay);
+    }
     routes(&mut text, &outcome.loaded);
     latencies(&mut text, &outcome.loaded);
     held(&mut text, outcome);
@@ -192,6 +195,7 @@ pub(crate) fn json(plan: &Plan, outcome: &Outcome) -> Value {
         "planned_seconds": plan.time.as_secs_f64(),
         "seconds": loaded.seconds,
         "seed": SEED,
+        "langfuse_delay_ms": plan.langfuse_delay.as_secs_f64() * 1e3,
         "interrupted": outcome.interrupted,
         "latency_unit": "ms",
         "bare": route(&loaded.bare),

@@ -68,7 +68,8 @@ struct Soak {
 
 /// Runs as planned, or until Ctrl-C.
 pub(crate) fn run(plan: &Plan) -> Result<Outcome, BoxError> {
-    let mut receiver = Helper::start(&["langfuse"])?;
+    let delay = plan.langfuse_delay.as_millis().to_string();
+    let mut receiver = Helper::start(&["langfuse", &delay])?;
     let address: Address = receiver.wait_for()?;
     let langfuse = Langfuse::builder()
         .public_key(address.public_key)
