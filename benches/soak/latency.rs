@@ -1,0 +1,72 @@
+//! Latencies: what is recorded of them, and what is said about them.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// Longer than any call may take.
+const LONGEST_NS: u64 = 60_000_000_000;
+
+/// Latencies as they are recorded, in nanoseconds, each to three digits.
+#[derive(Debug)]
+pub(crate) struct Latencies(Histogram<u64>);
+
+/// What is said about latencies, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) calls: u64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+}
+
+// ===== impl Latencies =====
+
+impl Latencies {
+    pub(crate) fn new() -> Self {
+        Self(Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order"))
+    }
+
+    pub(crate) fn record(&mut self, latency: Duration) {
+        self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        let at = |quantile| millis(self.0.value_at_quantile(quantile));
+        Summary {
+            calls: self.0.len(),
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: millis(self.0.max()),
+        }
+    }
+}
+
+impl Summary {
+    /// Returns the four figures in the order of the table.
+    pub(crate) const fn figures(&self) -> [f64; 4] {
+        [self.p50, self.p99, self.p999, self.max]
+    }
+}
+
+fn millis(nanos: u64) -> f64 {
+    Duration::from_nanos(nanos).as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rare_outlier_shows_in_the_last_figures_only() {
+        let mut latencies = Latencies::new();
+        (0..998).for_each(|_| latencies.record(Duration::from_micros(200)));
+        (0..2).for_each(|_| latencies.record(Duration::from_secs(1)));
+        let [p50, p99, p999, max] = latencies.summary().figures();
+        assert!((0.1999..0.2003).contains(&p50) && (0.1999..0.2003).contains(&p99));
+        assert!((999.0..1001.0).contains(&p999) && (999.0..1001.0).contains(&max));
+    }
+}

@@ -1,0 +1,68 @@
+//! A server under steady load for minutes: what buttress adds to its latency, what grows, what is
+//! lost.
+//!
+//! ```sh
+//! cargo run --release -p buttress-benches --bin soak -- --minutes 2 --rps 500
+//! cargo run --release -p buttress-benches --bin soak -- --minutes 2 --rps 500 --json
+//! cargo run --release -p buttress-benches --bin soak -- --quick
+//! ```
+//!
+//! This process serves one agent on two routes, bare and behind the whole stack with delivery to
+//! Langfuse on. The load and Langfuse are processes of their own (`load.rs`, `receiver.rs`), so
+//! that memory, descriptors and tasks are the server's.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+mod agent;
+mod args;
+mod checks;
+mod helper;
+mod latency;
+mod load;
+mod pace;
+mod receiver;
+mod report;
+mod run;
+mod server;
+mod watch;
+
+use std::process::ExitCode;
+
+use self::args::{Command, Format};
+
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let command = match Command::parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(sentence) => {
+            eprintln!("error: {sentence}\n\n{}", args::HELP);
+            return ExitCode::from(2);
+        }
+    };
+    let result = match command {
+        Command::Help => {
+            println!("{}", args::HELP);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Load(plan) => load::run(&plan).map(|loaded| {
+            println!("{loaded}");
+            ExitCode::SUCCESS
+        }),
+        Command::Receive { delay } => receiver::run(delay).map(|()| ExitCode::SUCCESS),
+        Command::Soak(plan, format) => run::run(&plan).map(|outcome| {
+            match format {
+                Format::Json => println!("{}", report::json(&plan, &outcome)),
+                Format::Table => print!("{}", report::table(&plan, &outcome)),
+            }
+            match (outcome.interrupted, outcome.holds()) {
+                (true, _) => ExitCode::from(INTERRUPTED),
+                (false, true) => ExitCode::SUCCESS,
+                (false, false) => ExitCode::FAILURE,
+            }
+        }),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
