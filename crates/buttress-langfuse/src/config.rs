@@ -166,7 +166,10 @@ impl LangfuseBuilder {
         self
     }
 
-    /// Sets how many waiting spans are sent at once.
+    /// Sets at how many waiting spans a request is sent.
+    ///
+    /// A request takes along all that waits, up to 3 MiB before compression, so that a server some
+    /// way off is not fallen behind of.
     ///
     /// # Panics
     ///

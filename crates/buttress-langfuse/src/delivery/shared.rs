@@ -178,7 +178,7 @@ impl Shared {
     }
 
     /// Waits for a batch; an empty one means that delivery is closed.
-    async fn next_batch(&self) -> Vec<Bytes> {
+    pub(super) async fn next_batch(&self) -> Vec<Bytes> {
         // An interval beyond every clock has no deadline.
         let mut deadline: Option<Instant> = None;
         loop {
@@ -187,7 +187,7 @@ impl Shared {
                 let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
                 let hurry = state.waiting > 0 || state.closing;
                 if !state.queue.is_empty() && (late || hurry || self.is_due(&state)) {
-                    return state.take(self.limits.flush_at);
+                    return state.take();
                 }
                 if state.queue.is_empty() {
                     deadline = None;

@@ -54,11 +54,11 @@ pub(super) enum End {
 // ===== impl State =====
 
 impl State {
-    pub(super) fn take(&mut self, spans: usize) -> Vec<Bytes> {
+    /// Takes what fits into a request.
+    pub(super) fn take(&mut self) -> Vec<Bytes> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.queue.front()
-            && batch.len() < spans
             && (batch.is_empty() || bytes + next.len() <= REQUEST_BYTES)
         {
             bytes += next.len();

@@ -156,6 +156,20 @@ fn a_shutdown_that_delivers_everything_joins_the_thread_and_says_nothing() {
     assert_eq!(captured::take(), [""; 0]);
 }
 
+/// A server some way off takes few requests in a second: what waits must not be bounded by them.
+#[tokio::test(start_paused = true)]
+async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
+    let shared = Shared::new(Limits { flush_at: 3, ..Limits::default() }, "Langfuse");
+    (0..1_000).for_each(|_| accept(&shared));
+    assert_eq!(shared.next_batch().await.len(), 1_000);
+    let mebibyte = Bytes::from(vec![0; 1 << 20]);
+    for _ in 0..5 {
+        shared.accept(mebibyte.clone());
+    }
+    assert_eq!(shared.next_batch().await.len(), 3);
+    assert_eq!(shared.next_batch().await.len(), 2);
+}
+
 #[test]
 fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
     let limits = |limits: Limits| Shared::new(limits, "Langfuse");
