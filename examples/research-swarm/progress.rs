@@ -294,7 +294,7 @@ impl Row {
             (paint, mark.to_string()),
             (Paint::Plain, format!(" {:<12} ", self.analyst)),
             (paint, self.to_string()),
-            (Paint::Dim, format!("  {note}")),
+            (Paint::Dim, if note.is_empty() { String::new() } else { format!("  {note}") }),
         ];
         cut(&pieces, width, style)
     }
