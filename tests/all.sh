@@ -43,8 +43,9 @@ check() {
 # Adds up "N passed" and "N failed" of the lines that close a test run.
 count() {
     local sum
-    sum=$(grep -E '^(test result:|[[:space:]]*Summary )' "$log" |
-        sed -E 's/\x1b\[[0-9;]*m//g' |
+    # Colours come first on a line, so they go before the lines are picked.
+    sum=$(sed -E 's/\x1b\[[0-9;]*m//g' "$log" |
+        grep -E '^(test result:|[[:space:]]*Summary )' |
         grep -oE "[0-9]+ $1" | awk '{ n += $1 } END { print n + 0 }')
     echo "$sum"
 }

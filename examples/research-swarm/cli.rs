@@ -14,9 +14,16 @@ Environment:
   OPENAI_MODEL          The model to ask [default: gpt-4.1]
   OPENAI_BACKUP_MODEL   The model to fall back to
                         [default: gpt-4.1-mini; none where OPENAI_MODEL is set]
-  LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY, LANGFUSE_BASE_URL
-                        Where to send the traces; without keys they stay here
-  NO_COLOR              Set to anything: no colours
+  LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY
+                        Send the traces to Langfuse; without both they stay here
+  LANGFUSE_BASE_URL     Where Langfuse is [default: https://cloud.langfuse.com];
+                        LANGFUSE_HOST is its older name
+  LANGFUSE_TRACING_ENABLED, LANGFUSE_TRACING_ENVIRONMENT, LANGFUSE_RELEASE,
+  LANGFUSE_SAMPLE_RATE, LANGFUSE_FLUSH_AT, LANGFUSE_FLUSH_INTERVAL, LANGFUSE_TIMEOUT,
+  LANGFUSE_OTEL_TRACES_EXPORT_PATH, OTEL_SDK_DISABLED
+                        As in Langfuse's own SDKs
+  NO_COLOR, TERM        No escape codes where NO_COLOR is set to anything or TERM is dumb
+  COLUMNS               The width that live progress is cut to
 
 Without OPENAI_BASE_URL and OPENAI_API_KEY, or with --faults or --seed, an embedded server on a
 local port plays the language model and fails on purpose. It needs no network.
@@ -26,7 +33,7 @@ Exit codes:
   1    something unexpected went wrong
   2    wrong use: a flag, a ticker or a setting
   3    the model endpoint cannot be used: unreachable, wrong key, or every analyst failed
-  130  interrupted with Ctrl-C";
+  130  interrupted with Ctrl-C or SIGTERM; a second one does not wait for Langfuse";
 
 /// Four analysts look at a stock and ask a language model to phrase what they found.
 ///
@@ -45,14 +52,16 @@ pub(crate) struct Cli {
     pub(crate) faults: Option<Weather>,
 
     /// The seed of the embedded server's faults [default: 7].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
 
     /// How the layers of each agent nest.
     #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
     pub(crate) order: Nesting,
 
-    /// Print the report and the trace as one JSON document.
+    /// Print the report, the trace and what went wrong as one JSON document.
+    ///
+    /// It has `report`, `trace`, `links` and `error`; without a problem `error` is null.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -139,9 +148,8 @@ mod tests {
     #[test]
     fn help_names_every_ticker_and_exit_code() {
         let help = Cli::command().render_long_help().to_string();
-        for word in
-            crate::prices::tickers().into_iter().chain(["\n  0 ", "\n  1 ", "\n  2 ", "\n  3 "])
-        {
+        let codes = ["\n  0 ", "\n  1 ", "\n  2 ", "\n  3 ", "\n  130 "];
+        for word in crate::prices::tickers().into_iter().chain(codes) {
             assert!(help.contains(word), "{word} is missing");
         }
     }

@@ -3,17 +3,14 @@
 use buttress::{ErrorKind, Failure, FailureKind};
 
 use crate::{
-    llm::{Endpoint, HttpError},
+    llm::{CallFailure, Endpoint},
     swarm::Missing,
 };
 
-/// Says what made every analyst fail.
-///
-/// Circuits that opened are left out: they say that something failed, not what.
-pub(crate) fn of_total_failure(missing: &[Missing], endpoint: &Endpoint) -> String {
+/// Says what made every call fail.
+pub(crate) fn of_total_failure(failures: &[CallFailure], endpoint: &Endpoint) -> String {
     let base_url = endpoint.base_url();
-    let failures = root_failures(missing);
-    let all_are = |kind| !failures.is_empty() && failures.iter().all(|f| f.kind() == kind);
+    let all_are = |kind| !failures.is_empty() && failures.iter().all(|f| f.kind == kind);
 
     if all_are(FailureKind::Unauthorized) {
         return if endpoint.authorization().is_some() {
@@ -31,35 +28,26 @@ pub(crate) fn of_total_failure(missing: &[Missing], endpoint: &Endpoint) -> Stri
     if all_are(FailureKind::QuotaExhausted) {
         return format!("the account at {base_url} has nothing left to spend");
     }
-    if let Some(error) = unreachable(missing) {
-        return format!("{error}: {}", error.root_cause());
-    }
-    let reasons: Vec<_> = missing
-        .iter()
-        .map(|missing| format!("{}: {}", missing.analyst, missing.reason()))
-        .collect();
-    format!("no analyst got an answer from {base_url} ({})", reasons.join("; "))
+    format!("no analyst got an answer from {base_url}: {}", counted(failures))
 }
 
-/// Returns how each model failed each analyst, without open circuits.
-fn root_failures(missing: &[Missing]) -> Vec<&Failure> {
-    let mut roots = Vec::new();
-    for missing in missing {
-        match missing.error.as_ref().map(buttress::Error::kind) {
-            Some(ErrorKind::FallbackExhausted { failures, .. }) => {
-                roots.extend(failures.iter().map(|failed| &failed.failure));
-            }
-            _ => roots.push(&missing.failure),
+/// Lists each reason once, with how often it came up.
+fn counted(failures: &[CallFailure]) -> String {
+    let mut reasons: Vec<(&str, usize)> = Vec::new();
+    for failure in failures {
+        match reasons.iter_mut().find(|(reason, _)| *reason == failure.reason) {
+            Some((_, times)) => *times += 1,
+            None => reasons.push((&failure.reason, 1)),
         }
     }
-    roots.retain(|failure| failure.kind() != FailureKind::CircuitOpen);
-    roots
-}
-
-/// Finds the error of an endpoint that nobody could connect to.
-fn unreachable(missing: &[Missing]) -> Option<&HttpError> {
-    let errors: Vec<_> = missing.iter().filter_map(Missing::http_error).collect();
-    errors.iter().all(|error| error.is_unreachable()).then(|| errors.first().copied()).flatten()
+    let told: Vec<_> = reasons
+        .into_iter()
+        .map(|(reason, times)| match times {
+            1 => reason.to_owned(),
+            _ => format!("{reason} ({times} times)"),
+        })
+        .collect();
+    told.join("; ")
 }
 
 // ===== impl Missing =====
@@ -77,10 +65,6 @@ impl Missing {
             }
             _ => describe(&self.failure),
         }
-    }
-
-    fn http_error(&self) -> Option<&HttpError> {
-        self.error.as_ref().and_then(buttress::Error::downcast_ref)
     }
 }
 
@@ -102,36 +86,32 @@ mod tests {
         Endpoint::new("http://localhost:1/v1", key, "large".into(), Some("small".into())).unwrap()
     }
 
-    fn missing(kinds: [FailureKind; 4]) -> Vec<Missing> {
-        Analyst::ALL
-            .into_iter()
-            .zip(kinds)
-            .map(|(analyst, kind)| {
-                let failure = Failure::new(kind);
-                Missing { analyst, failure: failure.clone(), error: None }
-            })
-            .collect()
+    fn failures(kinds: &[(FailureKind, &str)]) -> Vec<CallFailure> {
+        let failure =
+            |(kind, reason): &(_, &str)| CallFailure { kind: *kind, reason: (*reason).to_owned() };
+        kinds.iter().map(failure).collect()
     }
 
     #[test]
-    fn a_refused_key_is_named_also_behind_open_circuits() {
-        use FailureKind::{CircuitOpen, Unauthorized};
-        let missing = missing([Unauthorized, CircuitOpen, CircuitOpen, Unauthorized]);
-        let refused = of_total_failure(&missing, &endpoint(Some("sk-wrong")));
+    fn a_refused_key_is_named() {
+        let failures = failures(&[(FailureKind::Unauthorized, "HTTP 401 Unauthorized"); 2]);
+        let refused = of_total_failure(&failures, &endpoint(Some("sk-wrong")));
         assert_eq!(refused, "http://localhost:1/v1 refuses the key in OPENAI_API_KEY");
-        let none = of_total_failure(&missing, &endpoint(None));
+        let none = of_total_failure(&failures, &endpoint(None));
         assert_eq!(none, "http://localhost:1/v1 wants a key: set OPENAI_API_KEY");
     }
 
     #[test]
-    fn mixed_failures_are_all_told() {
-        use FailureKind::{ContextWindowExceeded, Timeout, Transient, Unauthorized};
-        let missing = missing([Unauthorized, Timeout, Transient, ContextWindowExceeded]);
-        let sentence = of_total_failure(&missing, &endpoint(None));
+    fn mixed_failures_are_told_once_each() {
+        let failures = failures(&[
+            (FailureKind::Unauthorized, "HTTP 401 Unauthorized"),
+            (FailureKind::Timeout, "no answer in time"),
+            (FailureKind::Timeout, "no answer in time"),
+        ]);
         assert_eq!(
-            sentence,
-            "no analyst got an answer from http://localhost:1/v1 (trend: unauthorized; \
-             volatility: timeout; drawdown: transient; seasonality: context window exceeded)"
+            of_total_failure(&failures, &endpoint(None)),
+            "no analyst got an answer from http://localhost:1/v1: HTTP 401 Unauthorized; \
+             no answer in time (2 times)"
         );
     }
 

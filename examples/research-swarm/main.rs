@@ -8,7 +8,6 @@
 //! `swarm.rs` holds what buttress is about: an agent for each analyst with retries, a timeout, a
 //! circuit breaker shared by all who ask the same model, and a weaker model to fall back to.
 //! `observe.rs` sends what happens to Langfuse and shows it here.
-#![expect(clippy::print_stderr, reason = "a command line program talks to its terminal")]
 
 mod analysts;
 mod cli;
@@ -19,29 +18,54 @@ mod prices;
 mod problem;
 mod progress;
 mod report;
+mod signals;
 mod style;
 mod swarm;
+mod terminal;
+mod text;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser as _;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use self::{
     cli::Cli,
-    llm::{EmbeddedServer, Endpoint, Settings},
+    llm::{EmbeddedServer, Endpoint, Faults, Settings},
     observe::Observer,
     prices::Prices,
     problem::Problem,
     progress::Progress,
     report::Report,
+    signals::Signals,
     style::Style,
     swarm::{Patience, Survey, Swarm},
+    terminal::{print, tell},
 };
+
+/// How long the end of the program waits for Langfuse.
+const DELIVERY: Duration = Duration::from_secs(10);
+
+/// How long it waits after an interruption.
+const BRIEF_DELIVERY: Duration = Duration::from_secs(2);
+
+/// What `--json` prints, beside what went wrong.
+#[derive(Debug, Default)]
+struct Document {
+    report: Value,
+    trace: Value,
+    links: Vec<String>,
+}
+
+/// What a run came to that was not interrupted.
+#[derive(Debug)]
+struct Found {
+    endpoint: Arc<Endpoint>,
+    survey: Survey,
+    /// What the embedded server did, where it played the model.
+    faults: Option<Faults>,
+}
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -52,87 +76,91 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match run(&cli) {
+    let mut document = Document::default();
+    let mut result = run(&cli, &mut document);
+    if cli.json {
+        let printed = print(&document.to_text(result.as_ref().err()));
+        result = result.and(printed);
+    }
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{problem}");
-            problem.exit_code()
+            tell(&problem);
+            ExitCode::from(problem.exit_code())
         }
     }
 }
 
 /// Checks what was asked before anything starts, then lets the swarm run and shows the result.
-fn run(cli: &Cli) -> Result<(), Problem> {
+fn run(cli: &Cli, document: &mut Document) -> Result<(), Problem> {
     let prices = Prices::of(&cli.ticker)?;
     let configured = match cli.wants_embedded_server() {
         true => None,
         false => Settings::from_env().endpoint()?,
     };
-    let faults = configured.is_none().then(|| cli.faults());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // The clock of the progress is tokio's.
-    let observer = {
+    let runtime = runtime()?;
+    // The signals and the clock of the progress are tokio's.
+    let (mut signals, observer) = {
         let _entered = runtime.enter();
-        Observer::start()?
+        (Signals::listen()?, Observer::start()?)
     };
-    let result = runtime.block_on(investigate(cli, &prices, configured, observer.progress()));
-    // Drops what an interruption left running, so that its spans end before they are sent.
-    drop(runtime);
-    let seen = observer.finish();
-
-    let (endpoint, survey) = result?;
-    let report = Report { prices: &prices, survey: &survey, endpoint: &endpoint, faults };
-    if survey.findings.is_empty() {
-        if !cli.json {
-            print(&seen.to_text())?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            survey = investigate(cli, &prices, configured, observer.progress()) => survey,
+            () = signals.next() => Err(Problem::Interrupted),
         }
-        return Err(Problem::Endpoint(diagnosis::of_total_failure(&survey.missing, &endpoint)));
+    });
+    // Drops what an interruption left running, so that its spans end before they are sent. A look
+    // for the address of a host cannot be dropped, and is not waited for.
+    runtime.shutdown_background();
+    let result = result.and_then(|found| show(cli, &prices, &found, &observer, document));
+    let delivered = deliver(&observer, &mut signals, matches!(result, Err(Problem::Interrupted)));
+
+    document.trace = observer.to_json();
+    document.links = observer.links();
+    let result = result.and(delivered);
+    if cli.json {
+        return result;
     }
-    let output = if cli.json {
-        let document = serde_json::json!({ "report": report.to_json(), "trace": seen.to_json() });
-        format!("{document:#}\n")
-    } else {
-        format!("{}\n{}", report.to_text(Style::of(&io::stdout())), seen.to_text())
-    };
-    print(&output)
+    let links = document.links.iter().map(|link| format!("In Langfuse: {link}\n"));
+    let printed = print(&links.collect::<String>());
+    result.and(printed)
 }
 
-/// Runs the swarm until it is done or somebody presses Ctrl-C.
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Asks the endpoint that was configured, or else the embedded server.
 async fn investigate(
     cli: &Cli,
     prices: &Prices,
     configured: Option<Endpoint>,
     progress: &Progress,
-) -> Result<(Endpoint, Survey), Problem> {
-    let interrupted = tokio::signal::ctrl_c();
-    let survey = async {
-        let (endpoint, patience, _server) = match configured {
-            Some(endpoint) => {
-                connect(endpoint.base_url()).await?;
-                (endpoint, Patience::REAL, None)
-            }
-            None => {
-                let server = EmbeddedServer::start(cli.faults()).await?;
-                (server.endpoint(), Patience::EMBEDDED, Some(server))
-            }
-        };
-        let endpoint = Arc::new(endpoint);
-        let swarm = Swarm::new(&endpoint, patience, cli.order.into(), progress);
-        let survey = swarm.run(prices).await;
-        Ok((Endpoint::clone(&endpoint), survey))
+) -> Result<Found, Problem> {
+    let faults = configured.is_none().then(|| cli.faults());
+    let (endpoint, patience, _server) = match configured {
+        Some(endpoint) => {
+            connect(&endpoint).await?;
+            (endpoint, Patience::REAL, None)
+        }
+        None => {
+            let server = EmbeddedServer::start(cli.faults()).await?;
+            (server.endpoint(), Patience::EMBEDDED, Some(server))
+        }
     };
-    tokio::select! {
-        survey = survey => survey,
-        result = interrupted => Err(result.map_or_else(Problem::from, |()| Problem::Interrupted)),
-    }
+    let endpoint = Arc::new(endpoint);
+    let swarm = Swarm::new(&endpoint, patience, cli.order.into(), progress);
+    let survey = swarm.run(prices).await;
+    Ok(Found { endpoint, survey, faults })
 }
 
 /// Finds out whether anybody listens there, before agents with all their patience do.
-async fn connect(base_url: &str) -> Result<(), Problem> {
+async fn connect(endpoint: &Endpoint) -> Result<(), Problem> {
     let problem = |why: &dyn std::fmt::Display| {
-        Problem::Endpoint(format!("cannot connect to {base_url}: {why}"))
+        Problem::Endpoint(format!("cannot connect to {}: {why}", endpoint.base_url()))
     };
-    let uri: http::Uri = base_url.parse().map_err(|error| problem(&error))?;
+    let uri = endpoint.chat();
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
     let connect = tokio::net::TcpStream::connect((host, uri.port_u16().unwrap_or(default)));
@@ -143,11 +171,59 @@ async fn connect(base_url: &str) -> Result<(), Problem> {
     }
 }
 
-/// Writes to stdout; a reader that has gone away, such as `head`, is no error.
-fn print(text: &str) -> Result<(), Problem> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+/// Shows the report and the trace: to people at once, to programs when all is known.
+fn show(
+    cli: &Cli,
+    prices: &Prices,
+    found: &Found,
+    observer: &Observer,
+    document: &mut Document,
+) -> Result<(), Problem> {
+    let Found { endpoint, survey, faults } = found;
+    let report = Report { prices, survey, endpoint, faults: *faults };
+    document.report = report.to_json();
+    let nothing_found = survey.findings.is_empty();
+    if !cli.json {
+        if !nothing_found {
+            print(&format!("{}\n", report.to_text(Style::of(&io::stdout()))))?;
+        }
+        print(&observer.to_text())?;
+    }
+    if nothing_found {
+        return Err(Problem::Endpoint(diagnosis::of_total_failure(&survey.failures, endpoint)));
+    }
+    Ok(())
+}
+
+/// Waits for Langfuse, as long as nobody interrupts that too.
+fn deliver(observer: &Observer, signals: &mut Signals, is_hasty: bool) -> Result<(), Problem> {
+    let patience = if is_hasty { BRIEF_DELIVERY } else { DELIVERY };
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            delivered = observer.deliver(patience) => {
+                if let Err(error) = delivered {
+                    tell(format_args!("the trace is not complete in Langfuse: {error}"));
+                }
+                Ok(())
+            }
+            () = signals.next() => Err(Problem::Interrupted),
+        }
+    });
+    runtime.shutdown_background();
+    result
+}
+
+// ===== impl Document =====
+
+impl Document {
+    fn to_text(&self, problem: Option<&Problem>) -> String {
+        let document = json!({
+            "report": self.report,
+            "trace": self.trace.as_array().cloned().unwrap_or_default(),
+            "links": self.links,
+            "error": problem.map(Problem::to_json),
+        });
+        format!("{document:#}\n")
     }
 }

@@ -1,13 +1,19 @@
 //! What can go wrong with the program itself, and the exit codes for it.
 
-use std::{fmt, io, process::ExitCode};
+use std::{fmt, io};
 
 use buttress::BoxError;
+use serde_json::{Value, json};
 
-use crate::{llm::InvalidSetting, prices::UnknownTicker};
+use crate::{
+    llm::InvalidSetting,
+    prices::UnknownTicker,
+    text::{Secrets, printable},
+};
 
 /// The exit code of a wrong flag, ticker or setting.
 pub(crate) const WRONG_USE: u8 = 2;
+const UNEXPECTED: u8 = 1;
 const ENDPOINT: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
@@ -18,7 +24,7 @@ pub(crate) enum Problem {
     WrongUse(String),
     /// The model endpoint cannot be used.
     Endpoint(String),
-    /// Ctrl-C.
+    /// By Ctrl-C or SIGTERM.
     Interrupted,
     Unexpected(BoxError),
 }
@@ -26,12 +32,32 @@ pub(crate) enum Problem {
 // ===== impl Problem =====
 
 impl Problem {
-    pub(crate) fn exit_code(&self) -> ExitCode {
+    pub(crate) const fn exit_code(&self) -> u8 {
         match self {
-            Self::WrongUse(_) => ExitCode::from(WRONG_USE),
-            Self::Endpoint(_) => ExitCode::from(ENDPOINT),
-            Self::Interrupted => ExitCode::from(INTERRUPTED),
-            Self::Unexpected(_) => ExitCode::FAILURE,
+            Self::WrongUse(_) => WRONG_USE,
+            Self::Endpoint(_) => ENDPOINT,
+            Self::Interrupted => INTERRUPTED,
+            Self::Unexpected(_) => UNEXPECTED,
+        }
+    }
+
+    /// Returns the problem for programs.
+    pub(crate) fn to_json(&self) -> Value {
+        let kind = match self {
+            Self::WrongUse(_) => "wrong_use",
+            Self::Endpoint(_) => "endpoint",
+            Self::Interrupted => "interrupted",
+            Self::Unexpected(_) => "unexpected",
+        };
+        let message = Secrets::from_env().hide(&printable(&self.sentence()));
+        json!({ "kind": kind, "message": message, "exit_code": self.exit_code() })
+    }
+
+    fn sentence(&self) -> String {
+        match self {
+            Self::WrongUse(sentence) | Self::Endpoint(sentence) => sentence.clone(),
+            Self::Interrupted => "interrupted".to_owned(),
+            Self::Unexpected(error) => error.to_string(),
         }
     }
 }
@@ -39,9 +65,8 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WrongUse(sentence) | Self::Endpoint(sentence) => write!(f, "error: {sentence}"),
-            Self::Interrupted => f.write_str("interrupted"),
-            Self::Unexpected(error) => write!(f, "error: {error}"),
+            Self::Interrupted => f.write_str(&self.sentence()),
+            _ => write!(f, "error: {}", self.sentence()),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Live progress on stderr: what the layers of each agent are doing, as they do it.
 //!
 //! A small `tracing` layer listens to the same spans and log lines that become the trace. On a
-//! terminal it redraws one line per analyst; elsewhere it writes one line per event.
+//! terminal it redraws one line per analyst; elsewhere, and where escape codes are not wanted, it
+//! writes one line per event.
 
 use std::{
     fmt,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,6 +27,7 @@ use tracing_subscriber::{
 use crate::{
     analysts::Analyst,
     style::{Paint, Style},
+    text::printable,
 };
 
 /// What is known about the run so far, and where to show it.
@@ -37,6 +39,8 @@ struct Board {
     started: Instant,
     style: Style,
     in_place: bool,
+    /// How wide the terminal is, where that is known.
+    width: Option<usize>,
     rows: Vec<Row>,
     /// Circuits that are not closed, with their state.
     circuits: Vec<(String, String)>,
@@ -60,6 +64,8 @@ enum State {
     Asking(String),
     Done(Duration),
     Failed(Duration),
+    /// By an interruption.
+    Stopped(Duration),
 }
 
 /// Which row of the board a span belongs to.
@@ -75,11 +81,12 @@ impl Progress {
     /// Shows the progress on stderr.
     pub(crate) fn on_stderr() -> Self {
         let rows = Analyst::ALL.map(Row::new).into();
-        let in_place = io::stderr().is_terminal();
+        let style = Style::of(&io::stderr());
         Self(Arc::new(Mutex::new(Board {
             started: Instant::now(),
-            style: Style::of(&io::stderr()),
-            in_place,
+            style,
+            in_place: style.is_coloured(),
+            width: std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()),
             rows,
             circuits: Vec::new(),
             drawn: 0,
@@ -156,7 +163,7 @@ where
         let Some(message) = fields.message else { return };
         let place = context.event_span(event).and_then(|span| place_here(&span));
         if let Some(place) = place {
-            self.update(place.row, |row, _| row.note.clone_from(&message));
+            self.update(place.row, |row, _| row.note = printable(&message));
         }
         self.say(place.map(|place| place.row), &message);
     }
@@ -187,6 +194,7 @@ impl Progress {
         self.update(row, |row, elapsed| {
             row.state = match outcome {
                 telemetry::outcome::SUCCESS => State::Done(elapsed),
+                telemetry::outcome::CANCELLED => State::Stopped(elapsed),
                 _ => State::Failed(elapsed),
             };
         });
@@ -228,7 +236,7 @@ impl Board {
         let seconds = self.started.elapsed().as_secs_f64();
         let who = who.map(|who| format!("{who}: ")).unwrap_or_default();
         // Progress that nobody can read is no reason to stop.
-        writeln!(io::stderr(), "{seconds:6.2}s  {who}{line}").ok();
+        writeln!(io::stderr(), "{seconds:6.2}s  {who}{}", printable(line)).ok();
     }
 
     /// Redraws the rows on a terminal.
@@ -236,19 +244,19 @@ impl Board {
         if !self.in_place {
             return;
         }
-        // Without wrapping a long note is cut off at the edge, and each row stays one line.
+        // Without wrapping each row stays one line also where the width is not known.
         let mut text = String::from("\x1b[?7l");
         if self.drawn > 0 {
             text.push_str(&format!("\x1b[{}A", self.drawn));
         }
         for row in &self.rows {
-            text.push_str(&format!("\r\x1b[2K{}\n", row.show(self.style)));
+            text.push_str(&format!("\r\x1b[2K{}\n", row.show(self.style, self.width)));
         }
         let circuits: Vec<_> =
             self.circuits.iter().map(|(name, state)| format!("{name} {state}")).collect();
         let breaker = if circuits.is_empty() { "closed".to_owned() } else { circuits.join(", ") };
         let paint = if circuits.is_empty() { Paint::Dim } else { Paint::Red };
-        let circuits = self.style.paint(paint, format_args!("circuits: {breaker}"));
+        let circuits = cut(&[(paint, format!("circuits: {breaker}"))], self.width, self.style);
         text.push_str(&format!("\r\x1b[2K{circuits}\n"));
         text.push_str("\x1b[?7h");
         self.drawn = self.rows.len() + 1;
@@ -270,25 +278,38 @@ impl Row {
         }
     }
 
-    fn show(&self, style: Style) -> String {
+    fn show(&self, style: Style, width: Option<usize>) -> String {
         let (paint, mark) = match &self.state {
             State::Waiting => (Paint::Dim, ' '),
             State::Asking(_) => (Paint::Plain, '>'),
             State::Done(_) => (Paint::Green, '+'),
             State::Failed(_) => (Paint::Red, 'x'),
+            State::Stopped(_) => (Paint::Yellow, '-'),
         };
         let note = match self.state {
             State::Done(_) => "",
             _ => &self.note,
         };
-        format!(
-            "{} {:<12} {}  {}",
-            style.paint(paint, mark),
-            self.analyst,
-            style.paint(paint, format_args!("{self}")),
-            style.paint(Paint::Dim, note)
-        )
+        let pieces = [
+            (paint, mark.to_string()),
+            (Paint::Plain, format!(" {:<12} ", self.analyst)),
+            (paint, self.to_string()),
+            (Paint::Dim, if note.is_empty() { String::new() } else { format!("  {note}") }),
+        ];
+        cut(&pieces, width, style)
     }
+}
+
+/// Paints a line, as much of it as the terminal is wide.
+fn cut(pieces: &[(Paint, String)], width: Option<usize>, style: Style) -> String {
+    let mut left = width.unwrap_or(usize::MAX);
+    let mut line = String::new();
+    for (paint, text) in pieces {
+        let text: String = text.chars().take(left).collect();
+        left -= text.chars().count();
+        line.push_str(&style.paint(*paint, text));
+    }
+    line
 }
 
 impl fmt::Display for Row {
@@ -298,6 +319,7 @@ impl fmt::Display for Row {
             State::Asking(model) => write!(f, "asks {model}")?,
             State::Done(elapsed) => write!(f, "done after {:.1} s", elapsed.as_secs_f64())?,
             State::Failed(elapsed) => write!(f, "failed after {:.1} s", elapsed.as_secs_f64())?,
+            State::Stopped(elapsed) => write!(f, "stopped after {:.1} s", elapsed.as_secs_f64())?,
         }
         if self.calls > 0 {
             write!(f, ", {} call{}", self.calls, plural(self.calls))?;
@@ -349,6 +371,27 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             self.message = Some(format!("{value:?}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_no_wider_than_the_terminal() {
+        let mut row = Row::new(Analyst::Seasonality);
+        row.state = State::Asking("embedded-large".to_owned());
+        row.note = "Attempt 1 failed, retrying in 0.04s".to_owned();
+        let plain = Style::default();
+        let whole = row.show(plain, None);
+        assert_eq!(
+            whole,
+            "> seasonality  asks embedded-large  Attempt 1 failed, retrying in 0.04s"
+        );
+        for width in 0..whole.len() {
+            assert_eq!(row.show(plain, Some(width)), whole[..width]);
         }
     }
 }

@@ -11,7 +11,9 @@ use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     analysts::{Analyst, Facts},
-    llm::{ChatClassifier, ChatModel, Endpoint, HttpClient, Question, Reply},
+    llm::{
+        CallFailure, CallFailures, ChatClassifier, ChatModel, Endpoint, HttpClient, Question, Reply,
+    },
     prices::Prices,
     progress::Progress,
 };
@@ -35,15 +37,19 @@ pub(crate) struct Patience {
 #[derive(Debug)]
 pub(crate) struct Swarm {
     agents: Vec<(Analyst, Agent)>,
+    endpoint: Arc<Endpoint>,
+    failures: CallFailures,
     /// Kept, since dropping a subscription ends it.
     _subscriptions: Vec<buttress::circuit_breaker::Subscription>,
 }
 
 /// What the analysts found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Survey {
     pub(crate) findings: Vec<Finding>,
     pub(crate) missing: Vec<Missing>,
+    /// How single calls failed, also those of analysts that were answered in the end.
+    pub(crate) failures: Vec<CallFailure>,
 }
 
 /// What one analyst found.
@@ -104,7 +110,10 @@ impl Swarm {
         progress: &Progress,
     ) -> Self {
         let client = HttpClient::new();
-        let model = |name: &str| ChatModel::new(client.clone(), Arc::clone(endpoint), name);
+        let failures = CallFailures::default();
+        let model = |name: &str| {
+            ChatModel::new(client.clone(), Arc::clone(endpoint), name).failures(failures.clone())
+        };
         let circuit = |name: &str| {
             let layer = CircuitBreakerLayer::new(name).consecutive_failures(patience.failures);
             layer.open_for(patience.open_for).circuit()
@@ -127,6 +136,8 @@ impl Swarm {
         let circuits = std::iter::once(&primary).chain(backup.iter().map(|(_, circuit)| circuit));
         Self {
             agents: agents.into(),
+            endpoint: Arc::clone(endpoint),
+            failures,
             _subscriptions: circuits.map(|circuit| show(circuit, progress)).collect(),
         }
     }
@@ -143,10 +154,10 @@ impl Swarm {
         for (analyst, agent) in &self.agents {
             let facts = analyst.analyse(prices);
             let question = Question::new(analyst.name(), prices.ticker(), facts.sentences());
-            let answer = ask(*analyst, agent.clone(), question, facts);
+            let answer = ask(*analyst, agent.clone(), question, facts, Arc::clone(&self.endpoint));
             analysts.spawn(answer.instrument(span.clone()));
         }
-        let mut survey = Survey { findings: Vec::new(), missing: Vec::new() };
+        let mut survey = Survey::default();
         while let Some(result) = analysts.join_next().await {
             match result.expect("an agent catches the panics of its models") {
                 Ok(finding) => survey.findings.push(finding),
@@ -154,6 +165,7 @@ impl Swarm {
             }
         }
         survey.sort();
+        survey.failures = self.failures.to_vec();
         run.end(&survey);
         survey
     }
@@ -170,6 +182,7 @@ async fn ask(
     agent: Agent,
     question: Question,
     facts: Facts,
+    endpoint: Arc<Endpoint>,
 ) -> Result<Finding, Missing> {
     let answer = match agent.invoke(question).await {
         Ok(answer) => answer,
@@ -179,7 +192,8 @@ async fn ask(
         }
     };
     // Where no other agent was left to ask, a refusal such as a 401 comes through as it is.
-    match (ChatClassifier::new().classify(Ok(&answer)), Reply::read(answer.body())) {
+    let reply = Reply::read(answer.body(), endpoint.secrets());
+    match (ChatClassifier::new().classify(Ok(&answer)), reply) {
         (Outcome::Failure(failure), _) => Err(Missing { analyst, failure, error: None }),
         (_, Some(Reply { text, model, .. })) => Ok(Finding { analyst, text, model, facts }),
         (_, None) => unreachable!("the classifier takes only readable answers as a success"),
@@ -323,7 +337,6 @@ mod tests {
 
     #[test]
     fn an_empty_survey_divides_nothing_by_zero() {
-        let survey = Survey { findings: Vec::new(), missing: Vec::new() };
-        assert_eq!(survey.degradation(), Degradation::Full);
+        assert_eq!(Survey::default().degradation(), Degradation::Full);
     }
 }

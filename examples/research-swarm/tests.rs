@@ -50,6 +50,12 @@ fn run_json(arguments: &[&str]) -> Value {
     let arguments = [arguments, &["--json"]].concat();
     let output = run(&arguments);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let document = document(&output);
+    assert!(document["error"].is_null());
+    document
+}
+
+fn document(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("stdout is one JSON document")
 }
 
@@ -175,7 +181,7 @@ fn every_span_of_a_storm_reaches_langfuse_through_a_storm_of_its_own() {
         .unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert!(!stderr(&output).contains("not complete"), "{}", stderr(&output));
-    let document = serde_json::from_slice(&output.stdout).unwrap();
+    let document = document(&output);
     let ids = |list: Vec<String>| list.into_iter().collect::<BTreeSet<_>>();
     let seen = ids(observations(&document)
         .iter()
@@ -245,20 +251,91 @@ fn an_unreachable_endpoint_is_named() {
     assert_eq!(code(&output), 3, "{}", stderr(&output));
     let last = last_line(&output);
     assert!(last.starts_with("error: cannot connect to http://127.0.0.1:1: "), "{last}");
-    assert!(output.stdout.is_empty());
+    let document = document(&output);
+    assert_eq!(document["error"]["kind"], "endpoint");
+    assert_eq!(document["error"]["exit_code"], 3);
+    assert_eq!(last, format!("error: {}", document["error"]["message"].as_str().unwrap()));
+    assert!(document["report"].is_null());
+}
+
+#[test]
+fn an_endpoint_that_always_fails_is_told_by_its_failure_and_not_by_the_open_circuit() {
+    let endpoint = Server::start(|stream| {
+        answer(stream, "500 Internal Server Error", r#"{"error":{"message":"boom"}}"#);
+    });
+    let output = swarm(&["--json"]).env("OPENAI_BASE_URL", &endpoint.base_url).output().unwrap();
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    let document = document(&output);
+    let message = document["error"]["message"].as_str().unwrap();
+    assert!(message.contains(": HTTP 500 Internal Server Error ("), "{message}");
+    assert!(!message.contains("circuit"), "{message}");
+    assert_eq!(analysts(&document["report"]["missing"]).len(), 4);
+    assert_eq!(document["trace"][0]["level"], "ERROR");
+    assert_eq!(last_line(&output), format!("error: {message}"));
+}
+
+#[test]
+fn wrong_use_is_a_document_too() {
+    let output = run(&["TSLA", "--json"]);
+    assert_eq!(code(&output), 2);
+    assert_eq!(document(&output)["error"]["kind"], "wrong_use");
+    let output = run(&["--seed", "-1"]);
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).starts_with("error: invalid value '-1' for '--seed <N>'"));
+}
+
+/// What answers say is shown, so it is where a key or an escape code could come through.
+#[test]
+fn an_answer_that_repeats_the_key_and_steers_the_terminal_is_shown_without_both() {
+    let endpoint = Server::start(|stream| {
+        let body = r#"{"model":"large\u001b]0;title\u0007 sk-of-a-person","choices":[{"message":
+            {"content":"\u001b[2Jsk-of-a-person \u009b31m\u202e"}}]}"#;
+        answer(stream, "200 OK", body);
+    });
+    for arguments in [&["--json"][..], &[]] {
+        let output = swarm(arguments)
+            .env("OPENAI_BASE_URL", &endpoint.base_url)
+            .env("OPENAI_API_KEY", "sk-of-a-person")
+            .output()
+            .unwrap();
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let all = stdout(&output) + &stderr(&output);
+        assert!(all.contains("(hidden)"), "{all}");
+        assert!(!all.contains("sk-of-a-person"), "{all}");
+        assert!(!all.contains(['\x1b', '\x07', '\u{9b}', '\u{202e}']), "{all:?}");
+    }
+}
+
+#[test]
+fn a_password_in_the_address_is_refused_and_not_shown() {
+    let output =
+        swarm(&[]).env("OPENAI_BASE_URL", "http://me:password@127.0.0.1:1").output().unwrap();
+    assert_eq!(code(&output), 2);
+    assert_eq!(
+        stderr(&output),
+        "error: OPENAI_BASE_URL must not hold a user or password; OPENAI_API_KEY is for the key\n"
+    );
+}
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_panic() {
+    for arguments in [&["TSLA"][..], &["--faults", "none"]] {
+        let gone = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer
+        };
+        let status = swarm(arguments).stdout(gone()).stderr(gone()).status().unwrap();
+        let expected = if arguments == ["TSLA"] { 2 } else { 0 };
+        assert_eq!(status.code(), Some(expected), "{arguments:?}");
+    }
 }
 
 #[test]
 fn a_refused_key_is_named_and_never_shown() {
     let endpoint = Server::start(|stream| {
         let body = r#"{"error":{"message":"Incorrect API key provided: sk-wrong.","type":"invalid_request_error","code":"invalid_api_key"}}"#;
-        read_request(stream);
-        write!(
-            stream,
-            "HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
+        answer(stream, "401 Unauthorized", body);
     });
     let output = swarm(&[])
         .env("OPENAI_BASE_URL", &endpoint.base_url)
@@ -268,7 +345,7 @@ fn a_refused_key_is_named_and_never_shown() {
     assert_eq!(code(&output), 3, "{}", stderr(&output));
     let expected = format!("error: {} refuses the key in OPENAI_API_KEY", endpoint.base_url);
     assert_eq!(last_line(&output), expected);
-    assert!(!stdout(&output).contains("sk-wrong"));
+    assert!(!stdout(&output).contains("sk-wrong") && !stderr(&output).contains("sk-wrong"));
 }
 
 #[test]
@@ -280,10 +357,61 @@ fn the_embedded_server_can_be_asked_for_beside_a_real_endpoint() {
     assert_eq!(code(&output), 0, "{}", stderr(&output));
 }
 
-/// A model that never answers keeps the program busy until it is interrupted.
+#[test]
+fn the_link_keeps_the_path_of_the_address_and_has_no_double_slash() {
+    let langfuse = Server::start(|stream| answer(stream, "200 OK", ""));
+    let output = swarm(&["--faults", "none"])
+        .env("LANGFUSE_PUBLIC_KEY", "pk-lf-1")
+        .env("LANGFUSE_SECRET_KEY", "sk-lf-1")
+        .env("LANGFUSE_BASE_URL", format!("{}/", langfuse.base_url))
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    let link = text.lines().last().unwrap();
+    let expected = format!("In Langfuse: {}/trace/", langfuse.base_url);
+    assert_eq!(link.strip_prefix(&expected).map(str::len), Some(32), "{link}");
+}
+
+/// Wrong keys make the end wait for Langfuse; the report does not, and Ctrl-C ends it.
+#[cfg(unix)]
+#[test]
+fn wrong_keys_of_langfuse_are_told_and_the_report_is_there_before() {
+    let langfuse = LangfuseServer::start_blocking();
+    let mut child = swarm(&["--faults", "none"])
+        .env("LANGFUSE_PUBLIC_KEY", langfuse.public_key())
+        .env("LANGFUSE_SECRET_KEY", "sk-lf-wrong")
+        .env("LANGFUSE_BASE_URL", langfuse.base_url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("Langfuse refuses") && line.contains("keys")));
+    signal(&child, "-INT");
+    assert_eq!(lines.last().unwrap(), "interrupted");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 130);
+    let text = stdout(&output);
+    assert!(text.contains("\nDegradation: full") && text.contains("agent_trend"), "{text}");
+    assert!(!text.contains("In Langfuse"), "{text}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_it_at_once() {
+    a_signal_ends_it_at_once("-INT");
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_ends_it_at_once() {
+    a_signal_ends_it_at_once("-TERM");
+}
+
+/// A model that never answers keeps the program busy until it is interrupted.
+#[cfg(unix)]
+fn a_signal_ends_it_at_once(name: &str) {
     let (asked, was_asked) = std::sync::mpsc::channel();
     let endpoint = Server::start(move |stream| {
         read_request(stream);
@@ -291,25 +419,30 @@ fn ctrl_c_ends_it_at_once() {
         // Until the client goes away.
         drop(stream.read(&mut [0; 1]));
     });
-    let mut child = swarm(&[])
+    let mut child = swarm(&["--json"])
         .env("OPENAI_BASE_URL", &endpoint.base_url)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     was_asked.recv().unwrap();
-    interrupt(&child);
+    signal(&child, name);
     let lines: Vec<_> =
         BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap).collect();
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(130), "{lines:#?}");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 130, "{lines:#?}");
     assert_eq!(lines.last().unwrap(), "interrupted");
+    let document = document(&output);
+    assert_eq!(document["error"]["kind"], "interrupted");
+    let root = &document["trace"][0];
+    assert_eq!(root["statusMessage"], "The run was interrupted");
+    assert_eq!(root["children"].as_array().unwrap().len(), 4);
 }
 
 #[cfg(unix)]
-fn interrupt(child: &Child) {
+fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
 }
 
 fn last_line(output: &Output) -> String {
@@ -333,6 +466,17 @@ impl Server {
         });
         Self { base_url }
     }
+}
+
+/// Answers one request and closes the connection.
+fn answer(stream: &mut TcpStream, status: &str, body: &str) {
+    read_request(stream);
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )
+    .unwrap();
 }
 
 /// Reads the head and body of one request, so that closing afterwards resets nothing.

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use buttress::{Classify as _, Outcome, telemetry};
+use buttress::{Classify as _, FailureKind, Outcome, telemetry};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use serde_json::json;
 use tower::Service;
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{ChatClassifier, Endpoint, HttpClient, HttpError, Reply};
+use super::{CallFailures, ChatClassifier, Endpoint, HttpClient, HttpError, Reply};
 
 /// Names the agent that asks, for servers that care.
 pub(super) const AGENT_HEADER: &str = "x-agent-id";
@@ -46,6 +46,7 @@ pub(crate) struct ChatModel {
     endpoint: Arc<Endpoint>,
     model: Arc<str>,
     classify: ChatClassifier,
+    failures: CallFailures,
 }
 
 // ===== impl Question =====
@@ -90,7 +91,14 @@ fn capitalised(text: &str) -> String {
 
 impl ChatModel {
     pub(crate) fn new(client: HttpClient, endpoint: Arc<Endpoint>, model: &str) -> Self {
-        Self { client, endpoint, model: model.into(), classify: ChatClassifier::new() }
+        let (classify, failures) = (ChatClassifier::new(), CallFailures::default());
+        Self { client, endpoint, model: model.into(), classify, failures }
+    }
+
+    /// Notes in a list how calls fail.
+    pub(crate) fn failures(mut self, failures: CallFailures) -> Self {
+        self.failures = failures;
+        self
     }
 
     fn request(&self, question: &Question) -> Request<Bytes> {
@@ -148,10 +156,15 @@ impl Service<Question> for ChatModel {
         let span = self.span(&question);
         let answer = self.client.call(self.request(&question)).instrument(span.clone());
         let classify = self.classify.clone();
-        let call = LlmCall { span, ended: false };
+        let call = LlmCall {
+            span,
+            endpoint: Arc::clone(&self.endpoint),
+            failures: self.failures.clone(),
+            ended: false,
+        };
         Box::pin(async move {
             let result = answer.await;
-            call.end(&classify.classify(result.as_ref()), result.as_ref().ok());
+            call.end(&classify.classify(result.as_ref()), result.as_ref());
             result
         })
     }
@@ -160,11 +173,13 @@ impl Service<Question> for ChatModel {
 /// The span of one call; dropped before its end, the call was given up, mostly by a timeout.
 struct LlmCall {
     span: Span,
+    endpoint: Arc<Endpoint>,
+    failures: CallFailures,
     ended: bool,
 }
 
 impl LlmCall {
-    fn end(mut self, outcome: &Outcome, answer: Option<&Response<Bytes>>) {
+    fn end(mut self, outcome: &Outcome, result: Result<&Response<Bytes>, &HttpError>) {
         self.ended = true;
         match outcome {
             Outcome::Failure(failure) => {
@@ -174,9 +189,13 @@ impl LlmCall {
                 self.span.record(telemetry::key::ERROR, tracing::field::display(failure));
                 self.status(failure.to_string());
                 self.span.record(telemetry::key::OUTCOME, telemetry::outcome::FAILURE);
+                let reason = result.map_or_else(HttpError::told, |_| failure.to_string());
+                self.failures.add(failure.kind(), reason);
             }
             _ => {
-                if let Some(reply) = answer.and_then(|answer| Reply::read(answer.body())) {
+                let secrets = self.endpoint.secrets();
+                let reply = result.ok().and_then(|answer| Reply::read(answer.body(), secrets));
+                if let Some(reply) = reply {
                     self.describe(&reply);
                 }
                 self.span.record(telemetry::key::OUTCOME, telemetry::outcome::SUCCESS);
@@ -201,6 +220,7 @@ impl Drop for LlmCall {
     fn drop(&mut self) {
         if !self.ended {
             self.span.record(telemetry::key::OUTCOME, telemetry::outcome::CANCELLED);
+            self.failures.add(FailureKind::Timeout, "no answer in time");
         }
     }
 }

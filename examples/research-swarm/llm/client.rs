@@ -100,8 +100,13 @@ impl HttpError {
         self.kind == Kind::Unreachable
     }
 
+    /// Says what happened and why.
+    pub(super) fn told(&self) -> String {
+        format!("{self}: {}", self.root_cause())
+    }
+
     /// Returns what lies at the bottom, such as "connection refused".
-    pub(crate) fn root_cause(&self) -> String {
+    fn root_cause(&self) -> String {
         let mut cause: &(dyn std::error::Error + 'static) = &*self.source;
         while let Some(deeper) = cause.source() {
             cause = deeper;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::{HeaderValue, Uri};
 
+use crate::text::Secrets;
+
 const OPENAI: &str = "https://api.openai.com/v1";
 const MODEL: &str = "gpt-4.1";
 const BACKUP_MODEL: &str = "gpt-4.1-mini";
@@ -11,12 +13,14 @@ const BACKUP_MODEL: &str = "gpt-4.1-mini";
 /// An OpenAI-compatible endpoint and the models to ask there.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
+    /// Without a key.
     base_url: String,
     chat: Uri,
     /// Marked as sensitive, so `Debug` does not show it.
     authorization: Option<HeaderValue>,
     model: String,
     backup_model: Option<String>,
+    secrets: Secrets,
 }
 
 /// What the environment says about the endpoint, unchecked; an empty variable is none.
@@ -72,17 +76,19 @@ impl Endpoint {
         model: String,
         backup_model: Option<String>,
     ) -> Result<Self, InvalidSetting> {
-        let base_url = base_url.trim().trim_end_matches('/').to_owned();
-        let chat = chat_address(&base_url).ok_or_else(|| {
-            InvalidSetting(format!(
-                "OPENAI_BASE_URL must be an address such as {OPENAI}, not {base_url:?}"
-            ))
-        })?;
+        let base_url = base_url.trim().trim_end_matches('/');
+        let chat = chat_address(base_url)?;
         let authorization = api_key.map(bearer).transpose()?;
-        Ok(Self { base_url, chat, authorization, model, backup_model })
+        if [Some(&model), backup_model.as_ref()].into_iter().flatten().any(|name| is_odd(name)) {
+            let problem = "OPENAI_MODEL and OPENAI_BACKUP_MODEL must not hold control characters";
+            return Err(InvalidSetting(problem.to_owned()));
+        }
+        let secrets = Secrets::new(api_key);
+        let base_url = secrets.hide(base_url);
+        Ok(Self { base_url, chat, authorization, model, backup_model, secrets })
     }
 
-    /// Returns the address that the user gave.
+    /// Returns the address that the user gave, for people.
     pub(crate) fn base_url(&self) -> &str {
         &self.base_url
     }
@@ -97,6 +103,11 @@ impl Endpoint {
         self.authorization.as_ref()
     }
 
+    /// Returns what answers must not repeat.
+    pub(crate) const fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// Returns the model that is asked first.
     pub(crate) fn model(&self) -> &str {
         &self.model
@@ -108,10 +119,29 @@ impl Endpoint {
     }
 }
 
-fn chat_address(base_url: &str) -> Option<Uri> {
-    let chat: Uri = format!("{base_url}/chat/completions").parse().ok()?;
-    let known_scheme = matches!(chat.scheme_str(), Some("http" | "https"));
-    (known_scheme && chat.host().is_some_and(|host| !host.is_empty())).then_some(chat)
+/// Reads the address; what is wrong with it is told without showing it, since it may be a key.
+fn chat_address(base_url: &str) -> Result<Uri, InvalidSetting> {
+    let wrong = |what: String| InvalidSetting(format!("OPENAI_BASE_URL must {what}"));
+    if base_url.contains(['?', '#']) {
+        return Err(wrong("not hold a query or a fragment".to_owned()));
+    }
+    let chat: Option<Uri> = format!("{base_url}/chat/completions").parse().ok();
+    let is_http = |chat: &Uri| {
+        matches!(chat.scheme_str(), Some("http" | "https"))
+            && chat.host().is_some_and(|host| !host.is_empty())
+    };
+    let chat = chat.filter(is_http);
+    let chat =
+        chat.ok_or_else(|| wrong(format!("be an http or https address such as {OPENAI}")))?;
+    if chat.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        let what = "not hold a user or password; OPENAI_API_KEY is for the key";
+        return Err(wrong(what.to_owned()));
+    }
+    Ok(chat)
+}
+
+fn is_odd(name: &str) -> bool {
+    name.chars().any(char::is_control)
 }
 
 fn bearer(api_key: &str) -> Result<HeaderValue, InvalidSetting> {
@@ -177,5 +207,43 @@ mod tests {
             let error = settings.endpoint().unwrap_err();
             assert!(error.to_string().starts_with("OPENAI_BASE_URL must be"), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn a_secret_in_the_address_is_refused_and_not_shown() {
+        for wrong in [
+            "https://me:sk-secret@example.org/v1",
+            "https://sk-secret@example.org/v1",
+            "ftp://me:sk-secret@example.org/v1",
+            "https://example.org/v1?key=sk-secret",
+            "sk-secret",
+        ] {
+            let settings = Settings { base_url: text(wrong), ..Settings::default() };
+            let error = settings.endpoint().unwrap_err().to_string();
+            assert!(error.starts_with("OPENAI_BASE_URL must "), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_path_is_sent_but_not_shown() {
+        let settings = Settings {
+            base_url: text("https://example.org/sk-secret/v1"),
+            api_key: text("sk-secret"),
+            ..Settings::default()
+        };
+        let endpoint = settings.endpoint().unwrap().unwrap();
+        assert_eq!(endpoint.chat().path(), "/sk-secret/v1/chat/completions");
+        assert_eq!(endpoint.base_url(), "https://example.org/(hidden)/v1");
+    }
+
+    #[test]
+    fn a_model_that_steers_the_terminal_is_refused() {
+        let settings = Settings {
+            base_url: text("https://example.org/v1"),
+            model: text("\x1b[31mllama3"),
+            ..Settings::default()
+        };
+        assert!(settings.endpoint().unwrap_err().to_string().starts_with("OPENAI_MODEL and "));
     }
 }

@@ -3,6 +3,7 @@
 mod chat;
 mod client;
 mod endpoint;
+mod failures;
 mod faults;
 mod reply;
 mod server;
@@ -11,6 +12,7 @@ pub(crate) use self::{
     chat::{ChatModel, Question},
     client::{HttpClient, HttpError},
     endpoint::{Endpoint, InvalidSetting, Settings},
+    failures::{CallFailure, CallFailures},
     faults::Faults,
     reply::{ChatClassifier, Reply},
     server::EmbeddedServer,

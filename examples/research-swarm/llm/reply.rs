@@ -4,8 +4,10 @@ use bytes::Bytes;
 use http::Response;
 use serde::Deserialize;
 
-use super::HttpError;
 use buttress::{Classify, Failure, FailureKind, LlmClassifier, Outcome};
+
+use super::HttpError;
+use crate::text::{Secrets, printable};
 
 /// What a model answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,15 +55,17 @@ struct Usage {
 // ===== impl Reply =====
 
 impl Reply {
-    /// Reads the body of a chat completion.
-    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+    /// Reads the body of a chat completion, without what must not be seen of it: the server may
+    /// repeat the key, or try to steer the terminal.
+    pub(crate) fn read(body: &[u8], secrets: &Secrets) -> Option<Self> {
+        let shown = |text: &str| secrets.hide(&printable(text));
         let completion: Completion = serde_json::from_slice(body).ok()?;
         let choice = completion.choices.into_iter().next()?;
-        let text = choice.message.content.trim().to_owned();
+        let text = shown(&choice.message.content).trim().to_owned();
         let usage = completion.usage;
         (!text.is_empty()).then_some(Self {
             text,
-            model: completion.model,
+            model: completion.model.as_deref().map(shown),
             input_tokens: usage.as_ref().map(|usage| usage.prompt_tokens),
             output_tokens: usage.map(|usage| usage.completion_tokens),
         })
@@ -80,7 +84,7 @@ impl Classify<Response<Bytes>, HttpError> for ChatClassifier {
     fn classify(&self, result: Result<&Response<Bytes>, &HttpError>) -> Outcome {
         match result {
             Ok(answer) => match self.0.classify(Ok::<_, &HttpError>(answer)) {
-                Outcome::Success if Reply::read(answer.body()).is_none() => {
+                Outcome::Success if Reply::read(answer.body(), &Secrets::default()).is_none() => {
                     Failure::new(FailureKind::Transient)
                         .with_message("the answer is not a chat completion")
                         .into()
@@ -120,9 +124,18 @@ mod tests {
         let body = r#"{"model":"m","choices":[{"message":{"role":"assistant","content":" Up. "}}],
             "usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}"#;
         assert_eq!(classify(200, body), Outcome::Success);
-        let reply = Reply::read(body.as_bytes()).unwrap();
+        let reply = Reply::read(body.as_bytes(), &Secrets::default()).unwrap();
         assert_eq!(reply.text, "Up.");
         assert_eq!((reply.input_tokens, reply.output_tokens), (Some(7), Some(2)));
+    }
+
+    #[test]
+    fn an_answer_neither_repeats_the_key_nor_steers_the_terminal() {
+        let body = r#"{"model":"m\u001b]0;x\u0007 sk-\u0073ecret","choices":[{"message":
+            {"content":"\u001b[2JUp, sk-secret."}}]}"#;
+        let reply = Reply::read(body.as_bytes(), &Secrets::new(["sk-secret"])).unwrap();
+        assert_eq!(reply.text, "[2JUp, (hidden).");
+        assert_eq!(reply.model.as_deref(), Some("m ]0;x  (hidden)"));
     }
 
     #[test]

@@ -224,7 +224,7 @@ mod tests {
         let ask = async |model: &str| {
             let model = ChatModel::new(HttpClient::new(), Arc::clone(&endpoint), model);
             let answer = model.oneshot(question.clone()).await.unwrap();
-            Reply::read(answer.body()).unwrap()
+            Reply::read(answer.body(), endpoint.secrets()).unwrap()
         };
         let reply = ask(endpoint.model()).await;
         assert_eq!(reply.text, "AAPL: grew. Fast.");
