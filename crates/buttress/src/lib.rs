@@ -40,8 +40,8 @@ mod http_answer;
 #[cfg(any(feature = "circuit-breaker", feature = "timeout"))]
 mod once;
 mod outcome;
-#[cfg(any(feature = "retry", feature = "fallback"))]
 mod rare;
+#[cfg(any(feature = "retry", feature = "fallback"))]
 mod replay;
 mod service_builder_ext;
 mod sharded;
