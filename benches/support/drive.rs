@@ -163,7 +163,13 @@ where
             Poll::Pending => (),
         }
     }
-    finish(service.call(request))
+    // Made where it is polled, as by `.await`.
+    let mut future = pin!(service.call(request));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+    }
 }
 
 /// Makes a call on a runtime, for what needs one.
