@@ -1,5 +1,23 @@
 //! Text that people see.
 
+/// Shorter ones are placeholders such as `none`, which other words contain.
+const SHORTEST_SECRET: usize = 4;
+
+/// Keys that no text shows, whoever repeats them.
+#[derive(Default)]
+pub(crate) struct Secrets(Vec<String>);
+
+impl Secrets {
+    pub(crate) fn new(keys: impl IntoIterator<Item = String>) -> Self {
+        Self(keys.into_iter().filter(|key| key.len() >= SHORTEST_SECRET).collect())
+    }
+
+    /// Returns a text without the keys.
+    pub(crate) fn hide(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, key| text.replace(key, "(hidden)"))
+    }
+}
+
 /// Keeps a text on its line, and what would steer the terminal or turn the text around out of it.
 ///
 /// The characters that turn text around are those of Unicode's bidirectional algorithm (UAX 9,

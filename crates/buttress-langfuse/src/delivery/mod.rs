@@ -38,6 +38,7 @@ use crate::{
     encode::Encoded,
     notice::notice,
     sink::{FlushError, Sink, Stats},
+    text::Secrets,
 };
 
 /// How much may wait, and how long.
@@ -106,7 +107,7 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     pub(crate) fn start(destination: Destination, limits: Limits) -> Result<Self, StartError> {
-        let shared = Arc::new(Shared::new(limits, destination.peer()));
+        let shared = Arc::new(Shared::new(limits, destination.peer(), destination.secrets()));
         let sender = Sender::new(destination, &shared)?;
         Self::launch(shared, sender)
     }
@@ -191,6 +192,15 @@ impl Drop for Delivery {
 // ===== impl Destination, Sender =====
 
 impl Destination {
+    /// Returns what no text may show: the keys of Langfuse, the headers of a collector.
+    fn secrets(&self) -> Secrets {
+        match self {
+            Self::Langfuse(endpoint) => Secrets::new(endpoint.secrets()),
+            #[cfg(feature = "collector")]
+            Self::Collector { collector, .. } => Secrets::new(collector.secrets()),
+        }
+    }
+
     const fn peer(&self) -> &'static str {
         match self {
             Self::Langfuse(_) => "Langfuse",

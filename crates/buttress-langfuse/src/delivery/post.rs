@@ -75,6 +75,11 @@ impl Post {
         self.shared.persist(service_fn(|request| self.exchange(request)), request).await
     }
 
+    /// Returns the server's own words, for people.
+    pub(super) fn words_of(&self, answer: &Response<Bytes>) -> String {
+        words_of(answer, &self.shared.secrets)
+    }
+
     /// Says that a span is refused for good.
     #[cfg(feature = "collector")]
     pub(super) fn refused(&self, words: &str) {
@@ -157,7 +162,7 @@ impl Shared {
         if is_away(answer.status()) {
             self.try_again(&Problem::Away(format!("HTTP {}", answer.status())), failure)
         } else {
-            self.try_again(&Problem::Misconfigured(words_of(answer)), failure)
+            self.try_again(&Problem::Misconfigured(words_of(answer, &self.secrets)), failure)
         }
     }
 

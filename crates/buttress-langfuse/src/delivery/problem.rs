@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use serde_json::Value as Json;
 
-use crate::text::printable;
+use crate::text::{Secrets, printable};
 
 /// How many characters of a server's own words are shown.
 const LONGEST_WORDS: usize = 300;
@@ -77,18 +77,18 @@ fn is_about_the_request(body: &[u8]) -> bool {
 }
 
 /// The server's own words, for people: short and on one line.
-pub(super) fn words_of(answer: &Response<Bytes>) -> String {
+pub(super) fn words_of(answer: &Response<Bytes>, secrets: &Secrets) -> String {
     let status = answer.status();
     let location = answer.headers().get(header::LOCATION).filter(|_| status.is_redirection());
     if let Some(location) = location {
-        return format!("HTTP {status} to {}", shortened(location.as_bytes()));
+        return format!("HTTP {status} to {}", shortened(location.as_bytes(), secrets));
     }
-    let words = shortened(answer.body());
+    let words = shortened(answer.body(), secrets);
     if words.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {words}") }
 }
 
-fn shortened(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
+fn shortened(bytes: &[u8], secrets: &Secrets) -> String {
+    let text = secrets.hide(&String::from_utf8_lossy(bytes));
     printable(&text.chars().take(LONGEST_WORDS).collect::<String>())
 }
 
@@ -104,6 +104,16 @@ pub(super) fn innermost(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_the_server_repeats_is_hidden_also_where_the_words_are_cut() {
+        let secrets = Secrets::new(["sk-lf-secret".to_owned(), "sk".to_owned()]);
+        let body = format!("{}sk-lf-secret is not a key", "x".repeat(LONGEST_WORDS - 5));
+        let answer = Response::builder().status(401).body(Bytes::from(body)).unwrap();
+        let words = words_of(&answer, &secrets);
+        assert!(words.ends_with("x(hidd"), "{words}");
+        assert_eq!(secrets.hide("sk"), "sk");
+    }
 
     fn answer(status: u16, body: &'static str) -> Response<Bytes> {
         Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap()
@@ -130,11 +140,15 @@ mod tests {
 
     #[test]
     fn a_redirect_says_where_it_leads_and_words_stay_on_their_line() {
+        let none = Secrets::default();
         let mut redirect = answer(308, "moved");
         let location = header::HeaderValue::from_static("https://lf.example/");
         redirect.headers_mut().insert(header::LOCATION, location);
-        assert_eq!(words_of(&redirect), "HTTP 308 Permanent Redirect to https://lf.example/");
-        assert_eq!(words_of(&answer(404, "a\n\u{202e}b")), "HTTP 404 Not Found: a  b");
-        assert_eq!(words_of(&answer(405, "")), "HTTP 405 Method Not Allowed");
+        assert_eq!(
+            words_of(&redirect, &none),
+            "HTTP 308 Permanent Redirect to https://lf.example/"
+        );
+        assert_eq!(words_of(&answer(404, "a\n\u{202e}b"), &none), "HTTP 404 Not Found: a  b");
+        assert_eq!(words_of(&answer(405, ""), &none), "HTTP 405 Method Not Allowed");
     }
 }

@@ -15,7 +15,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use super::{Answer, post::Post, problem::words_of};
+use super::{Answer, post::Post};
 use crate::sink::TraceDefaults;
 
 /// Where spans go, and what every request says.
@@ -23,6 +23,8 @@ use crate::sink::TraceDefaults;
 pub(crate) struct Endpoint {
     uri: Uri,
     headers: HeaderMap,
+    /// The secret key, alone and as it is sent.
+    secrets: [String; 2],
     /// The encoded resource and scope that stand around the spans.
     resource: Vec<u8>,
     scope: Vec<u8>,
@@ -72,7 +74,13 @@ impl Endpoint {
             ..InstrumentationScope::default()
         };
         let (resource, scope) = (resource.encode_to_vec(), scope.encode_to_vec());
-        Some(Self { uri, headers, resource, scope })
+        let secrets = [secret_key.to_owned(), basic];
+        Some(Self { uri, headers, secrets, resource, scope })
+    }
+
+    /// Returns what no text may show.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = String> {
+        self.secrets.iter().cloned()
     }
 
     /// Sends a batch.
@@ -86,7 +94,7 @@ impl Endpoint {
         request.headers_mut().clone_from(&self.headers);
         match post.send(request).await {
             Ok(answer) if answer.status().is_success() => Answer::Taken { refused: 0 },
-            Ok(answer) => Answer::Refused { words: words_of(&answer) },
+            Ok(answer) => Answer::Refused { words: post.words_of(&answer) },
             Err(error) => Answer::Refused { words: error.to_string() },
         }
     }

@@ -16,7 +16,7 @@ use super::{
     problem::Problem,
     state::{End, Pause, REQUEST_BYTES, State},
 };
-use crate::{notice::notice, sink::FlushError};
+use crate::{notice::notice, sink::FlushError, text::Secrets};
 
 /// What delivery says when its thread has panicked.
 const PANICKED: &str = "the thread of the delivery has panicked";
@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     /// The destination's name in sentences.
     peer: &'static str,
+    /// What no sentence shows.
+    pub(super) secrets: Secrets,
     state: Mutex<State>,
     /// Wakes the thread.
     pub(super) work: Notify,
@@ -50,10 +52,11 @@ pub(super) struct Ending<'a>(pub(super) &'a Shared);
 // ===== impl Shared: for who hands over and waits =====
 
 impl Shared {
-    pub(super) fn new(limits: Limits, peer: &'static str) -> Self {
+    pub(super) fn new(limits: Limits, peer: &'static str, secrets: Secrets) -> Self {
         Self {
             limits,
             peer,
+            secrets,
             state: Mutex::default(),
             work: Notify::new(),
             stop: Notify::new(),
@@ -275,13 +278,14 @@ impl Shared {
 
     /// Remembers why delivery waits, and says each cause once.
     pub(super) fn say(&self, problem: &Problem) {
+        let sentence = self.secrets.hide(&problem.told_of(self.peer));
         let first = {
             let mut state = self.state();
-            state.last_error = Some(problem.told_of(self.peer));
+            state.last_error = Some(sentence.clone());
             state.said.insert(problem.cause())
         };
         if first {
-            notice(format_args!("{}", problem.told_of(self.peer)));
+            notice(format_args!("{sentence}"));
         }
     }
 

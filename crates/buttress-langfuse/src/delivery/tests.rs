@@ -18,7 +18,7 @@ pub(super) type Script = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer>>> +
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn shared() -> Arc<Shared> {
-    Arc::new(Shared::new(Limits::default(), "Langfuse"))
+    Arc::new(Shared::new(Limits::default(), "Langfuse", Secrets::default()))
 }
 
 fn span() -> Encoded {
@@ -159,7 +159,8 @@ fn a_shutdown_that_delivers_everything_joins_the_thread_and_says_nothing() {
 /// A server some way off takes few requests in a second: what waits must not be bounded by them.
 #[tokio::test(start_paused = true)]
 async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
-    let shared = Shared::new(Limits { flush_at: 3, ..Limits::default() }, "Langfuse");
+    let shared =
+        Shared::new(Limits { flush_at: 3, ..Limits::default() }, "Langfuse", Secrets::default());
     (0..1_000).for_each(|_| accept(&shared));
     assert_eq!(shared.next_batch().await.len(), 1_000);
     let mebibyte = Bytes::from(vec![0; 1 << 20]);
@@ -172,7 +173,7 @@ async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
 
 #[test]
 fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
-    let limits = |limits: Limits| Shared::new(limits, "Langfuse");
+    let limits = |limits: Limits| Shared::new(limits, "Langfuse", Secrets::default());
     let wakes = |shared: &Shared, spans: usize| -> Vec<bool> {
         (0..spans).map(|_| shared.accept(span().0).wakes).collect()
     };
