@@ -19,7 +19,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    AnyError, BoxError, ConfigError, Error,
+    AnyError, BoxError, ConfigError, Error, OpenReason,
     once::Once,
     telemetry::{self, Labels},
 };
@@ -57,6 +57,8 @@ struct Shared {
     name: Arc<str>,
     /// What the closed path reads; see [`Word`]. Written under the lock only.
     word: AtomicU64,
+    /// What rejects a call at once; written before the word, under the lock only.
+    rejects: Rejects,
     late: AtomicU64,
     machine: Mutex<Machine>,
     listeners: Mutex<Listeners>,
@@ -108,6 +110,16 @@ pub struct Snapshot {
 pub struct Subscription {
     shared: Weak<Shared>,
     id: u64,
+}
+
+/// Until when an open circuit rejects.
+struct Rejects {
+    /// The moment that `until` counts from.
+    origin: Instant,
+    /// In nanoseconds; zero where the circuit is not open, `u64::MAX` where its time has no end.
+    until: AtomicU64,
+    /// How many calls were rejected at once.
+    count: AtomicU64,
 }
 
 /// The atomic word: the generation, the state, and what decides how much a call has to do.
@@ -162,6 +174,50 @@ impl Word {
     }
 }
 
+// ===== impl Rejects =====
+
+impl Rejects {
+    fn new() -> Self {
+        Self { origin: Instant::now(), until: AtomicU64::new(0), count: AtomicU64::new(0) }
+    }
+
+    fn publish(&self, machine: &Machine) {
+        let until = match (machine.state, machine.until) {
+            (State::Open, Some(until)) => {
+                let nanos = until.saturating_duration_since(self.origin).as_nanos();
+                u64::try_from(nanos).unwrap_or(u64::MAX)
+            }
+            (State::Open, None) => u64::MAX,
+            _ => 0,
+        };
+        self.until.store(until, Ordering::Relaxed);
+    }
+
+    /// Rejects a call of a circuit that is open and whose time is not over.
+    fn reject(&self, word: Word) -> Option<Rejection> {
+        let rejection = if word.is(State::ForcedOpen) {
+            Rejection { reason: OpenReason::ForcedOpen, retry_after: None }
+        } else if word.is(State::Open) {
+            let retry_after = match self.until.load(Ordering::Relaxed) {
+                u64::MAX => None,
+                until => {
+                    let now = Instant::now().saturating_duration_since(self.origin);
+                    let left = Duration::from_nanos(until).saturating_sub(now);
+                    if left.is_zero() {
+                        return None;
+                    }
+                    Some(left)
+                }
+            };
+            Rejection { reason: OpenReason::Open, retry_after }
+        } else {
+            return None;
+        };
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Some(rejection)
+    }
+}
+
 // ===== impl Circuit =====
 
 impl Circuit {
@@ -183,6 +239,7 @@ impl Circuit {
         let shared = Shared {
             name,
             word: AtomicU64::new(Word::new(&machine).0),
+            rejects: Rejects::new(),
             late: AtomicU64::new(0),
             machine: Mutex::new(machine),
             listeners: Mutex::default(),
@@ -218,7 +275,8 @@ impl Circuit {
                 calls: totals.calls,
                 failure_rate: totals.failure_rate(),
                 slow_rate: totals.slow_rate(),
-                not_permitted: machine.counters.not_permitted,
+                not_permitted: machine.counters.not_permitted
+                    + self.shared.rejects.count.load(Ordering::Relaxed),
                 late: self.shared.late.load(Ordering::Relaxed),
                 cancelled: machine.counters.cancelled,
                 ignored: machine.counters.ignored,
@@ -329,6 +387,12 @@ impl Circuit {
         Some(Permit { generation: word.generation(), started })
     }
 
+    /// Rejects a call where nothing has to be decided: two atomic loads and the time.
+    #[inline]
+    pub(super) fn reject_at_once(&self) -> Option<Rejection> {
+        self.shared.rejects.reject(self.shared.word())
+    }
+
     /// Asks for leave to make a call, whatever the state.
     #[cold]
     pub(super) fn admit(&self) -> (Result<Permit, Rejection>, Vec<Transition>) {
@@ -432,6 +496,7 @@ impl Circuit {
         let mut changes = Changes::default();
         let mut machine = shared.machine();
         let result = step(&mut machine, &mut changes);
+        shared.rejects.publish(&machine);
         shared.word.store(Word::new(&machine).0, Ordering::Release);
         if changes.0.is_empty() {
             return (result, Vec::new());

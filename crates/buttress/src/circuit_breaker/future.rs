@@ -176,8 +176,14 @@ fn decide<S: Clone>(
 ) -> (Telemetry, Option<Permit>, Transitions, Decision<S>) {
     let mut transitions = Rare::NONE;
     if permit.is_none() {
-        let (admission, more) = at.circuit.admit();
-        at.changed(more, &telemetry, &mut transitions);
+        let admission = match at.circuit.reject_at_once() {
+            Some(rejection) => Err(rejection),
+            None => {
+                let (admission, more) = at.circuit.admit();
+                at.changed(more, &telemetry, &mut transitions);
+                admission
+            }
+        };
         match admission {
             Ok(granted) => permit = Some(granted),
             Err(rejection) => {
@@ -215,7 +221,7 @@ impl Access for Keyed {
 
 /// Gives back what a service that is not called may have reserved when it was asked for readiness,
 /// such as a place under a limit that others wait for: only dropping the service does.
-#[cold]
+#[inline]
 fn give_back<S: Clone>(inner: &mut S, readiness: &mut Readiness) {
     if *readiness != Readiness::Unasked {
         *readiness = Readiness::Unasked;
