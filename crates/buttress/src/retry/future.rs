@@ -150,7 +150,7 @@ where
                 },
                 Err(error) => policy.classify.classify(Err(error)),
             };
-            if let Some(result) = self.as_mut().attempted(result, outcome) {
+            if let Poll::Ready(result) = self.as_mut().attempted(result, outcome, cx) {
                 return Poll::Ready(result);
             }
         }
@@ -166,14 +166,15 @@ where
     B: Backoff,
     P: Replay<Req>,
 {
-    /// Takes in the result of an attempt; none is returned where another attempt follows.
+    /// Takes in the result of an attempt; pending where another attempt follows or has begun.
     #[cold]
     fn attempted(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         result: Result<S::Response, S::Error>,
         outcome: Outcome,
-    ) -> Option<Result<S::Response, S::Error>> {
-        let mut this = self.project();
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, S::Error>> {
+        let mut this = self.as_mut().project();
         let policy = &*this.plan.policy;
         // The attempt's future goes before its error is looked at any further.
         this.state.set(State::Done);
@@ -182,22 +183,55 @@ where
             outcome => {
                 let success = result.is_ok() || outcome == Outcome::Success;
                 this.series.pass_on(&policy.rules, success);
-                return Some(result);
+                return Poll::Ready(result);
             }
         };
         let repeatable = this.request.is_some();
-        match this.series.failed(policy, &failure, &result, repeatable) {
+        let delay = match this.series.failed(policy, &failure, &result, repeatable) {
             Err(stop) => {
                 this.series.give_up(&policy.rules, &failure, stop);
-                return Some(result);
+                return Poll::Ready(result);
             }
-            Ok(delay) => {
-                let timer = if delay.is_zero() { None } else { Some(tokio::time::sleep(delay)) };
-                let between = Box::pin(Between { last: Some(result), timer, service: None });
-                this.state.set(State::Between { between });
+            Ok(delay) => delay,
+        };
+        let (mut timer, mut service) = (None, None);
+        if delay.is_zero() {
+            // Most services are ready at once, and then there is nothing to keep in between.
+            let mut next = this.plan.another();
+            match this.series.run(&policy.rules, || next.poll_ready(cx)) {
+                Poll::Ready(Ok(())) if this.series.is_unlimited() => {
+                    self.call(&mut next);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(error)) => {
+                    this.series.unready(policy, &error);
+                    return Poll::Ready(Err(error));
+                }
+                _ => service = Some(next),
             }
+        } else {
+            timer = Some(tokio::time::sleep(delay));
         }
-        None
+        let between = Box::pin(Between { last: Some(result), timer, service });
+        this.state.set(State::Between { between });
+        Poll::Pending
+    }
+
+    /// Makes another attempt.
+    fn call(self: Pin<&mut Self>, service: &mut S) {
+        let mut this = self.project();
+        let policy = &*this.plan.policy;
+        let rules = &policy.rules;
+        let request = this.request.take().expect("a retry is decided with a copy");
+        if this.series.begin_another(rules) {
+            *this.request = policy.replay.replay(&request);
+        }
+        let is_paid = this.series.call_budget.is_some();
+        let future = this.series.run(rules, || {
+            let _paid = Paid::from_now_on(is_paid);
+            service.call(request)
+        });
+        this.state.set(State::Calling { future });
     }
 
     /// Goes on with a series whose first attempt has failed.
@@ -210,14 +244,14 @@ where
             let mut this = self.as_mut().project();
             let policy = &*this.plan.policy;
             let rules = &policy.rules;
-            let next = match this.state.as_mut().project() {
-                // ## Calling => (Between | Done)
+            match this.state.as_mut().project() {
+                // ## Calling => (Calling | Between | Done)
                 StateProj::Calling { future } => {
                     let result = ready!(this.series.run(rules, || future.poll(cx)));
                     let outcome = policy.classify.classify(result.as_ref());
-                    match self.as_mut().attempted(result, outcome) {
-                        Some(result) => return Poll::Ready(result),
-                        None => continue,
+                    let answer = self.as_mut().attempted(result, outcome, cx);
+                    if answer.is_ready() {
+                        return answer;
                     }
                 }
                 // ## Between => (Calling | Done)
@@ -242,20 +276,11 @@ where
                         this.series.late(policy, &last);
                         return Poll::Ready(last);
                     }
-                    let request = this.request.take().expect("a retry is decided with a copy");
-                    if this.series.begin_another(rules) {
-                        *this.request = policy.replay.replay(&request);
-                    }
-                    let is_paid = this.series.call_budget.is_some();
-                    let future = this.series.run(rules, || {
-                        let _paid = Paid::from_now_on(is_paid);
-                        service.call(request)
-                    });
-                    State::Calling { future }
+                    let mut service = between.service.take().expect("it was made above");
+                    self.as_mut().call(&mut service);
                 }
                 StateProj::Done => panic!("polled after completion"),
-            };
-            this.state.set(next);
+            }
         }
     }
 }

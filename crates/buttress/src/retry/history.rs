@@ -52,10 +52,10 @@ impl History {
         self.last.push_back(entry);
     }
 
-    /// Notes the delay before the next attempt.
-    pub(super) fn wait(&mut self, delay: Duration) {
+    /// Notes the delay before the next attempt; the list is for a report.
+    pub(super) fn wait(&mut self, delay: Duration, is_reported: bool) {
         self.last_delay = Some(delay);
-        if self.delays.len() < DELAYS {
+        if is_reported && self.delays.len() < DELAYS {
             self.delays.push(delay);
         }
     }

@@ -99,6 +99,11 @@ impl Series {
         self.deadline.into_iter().chain(call).min()
     }
 
+    /// Returns whether an attempt may start at any time.
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.last_start().is_none()
+    }
+
     /// Says whether the next attempt comes too late, as soon as that is known.
     pub(super) fn waits_too_long(
         &self,
@@ -148,7 +153,8 @@ impl Series {
         };
         let decision = policy.decide(failure, standing);
         if let Ok(delay) = decision {
-            self.story().wait(failure, delay);
+            let is_reported = policy.rules.on_finish.is_some();
+            self.story().wait(failure, delay, is_reported);
         }
         decision
     }
@@ -263,9 +269,9 @@ impl Story {
         history.failed(self.attempts, failure, listens.then_some(error));
     }
 
-    fn wait(&mut self, failure: &Failure, delay: Duration) {
+    fn wait(&mut self, failure: &Failure, delay: Duration, is_reported: bool) {
         let Some(history) = &mut self.history else { return };
-        history.wait(delay);
+        history.wait(delay, is_reported);
         let (attempt, seconds, error) =
             (self.attempts, delay.as_secs_f64(), history.last_error.as_str());
         self.telemetry.in_scope(|| {
