@@ -43,11 +43,17 @@ pin_project! {
         Skipped { error: Option<Error> },
         // A fallback waits for its service. Boxed, so that a call whose primary answers does not
         // carry it along.
-        Readying { asked: Box<(BoxCloneSyncService<Req, Res, Error>, Option<Req>)> },
+        Readying { asked: Option<Box<Asked<Req, Res>>> },
         // A fallback is asked.
         Fallback { future: BoxFuture<Res> },
         Done,
     }
+}
+
+/// A fallback that is not ready yet, and the request it gets.
+struct Asked<Req, Res> {
+    service: BoxCloneSyncService<Req, Res, Error>,
+    request: Req,
 }
 
 // ===== impl ResponseFuture =====
@@ -121,7 +127,7 @@ where
                     (Err(wrap(error, &outcome)), outcome)
                 }
             };
-            if let Some(result) = self.as_mut().answered(result, outcome) {
+            if let Poll::Ready(result) = self.as_mut().answered(result, outcome, cx) {
                 return Poll::Ready(result);
             }
         }
@@ -133,14 +139,15 @@ impl<F, Req, Res, C, Q, P> ResponseFuture<F, Req, Res, C, Q, P>
 where
     P: Replay<Req>,
 {
-    /// Takes in what an agent answered; none is returned where another agent is asked.
+    /// Takes in what an agent answered; pending where another agent is asked.
     #[cold]
     fn answered(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         result: Result<Res, Error>,
         outcome: Outcome,
-    ) -> Option<Result<Res, Error>> {
-        let mut this = self.project();
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Res, Error>> {
+        let mut this = self.as_mut().project();
         // The call goes before its error is looked at any further.
         this.state.set(State::Done);
         let failure = match outcome {
@@ -149,19 +156,44 @@ where
                 if let Some(story) = this.story.get_mut() {
                     story.succeed();
                 }
-                return Some(result);
+                return Poll::Ready(result);
             }
             Outcome::Success | Outcome::Neutral => Failure::new(FailureKind::Cancelled),
         };
         let story = this.story.get_or_insert_with(Story::untold);
         match story.failed(this.chain, this.call_budget.as_ref(), this.request, result, failure) {
-            Next::End(result) => Some(result),
-            Next::Ask { service, request } => {
-                let asked = Box::new((service, Some(request)));
-                this.state.set(State::Readying { asked });
-                None
+            Next::End(result) => Poll::Ready(result),
+            Next::Ask { mut service, request } => {
+                let scope = story.scope();
+                let ready = service.poll_ready(cx);
+                Scope::leave(Some(scope));
+                match ready {
+                    // Most services are ready at once, and then there is nothing to keep.
+                    Poll::Ready(Ok(())) => self.ask(&mut service, request),
+                    Poll::Ready(Err(error)) => {
+                        let (result, outcome) = failed(error);
+                        return self.answered(result, outcome, cx);
+                    }
+                    Poll::Pending => {
+                        let asked = Some(Box::new(Asked { service, request }));
+                        this.state.set(State::Readying { asked });
+                    }
+                }
+                Poll::Pending
             }
         }
+    }
+
+    /// Asks a fallback that is ready.
+    fn ask(self: Pin<&mut Self>, service: &mut BoxCloneSyncService<Req, Res, Error>, request: Req) {
+        let mut this = self.project();
+        let scope = this.story.get().map(Story::scope);
+        let future = {
+            let _paid = Paid::from_now_on(this.call_budget.is_some());
+            service.call(request)
+        };
+        Scope::leave(scope);
+        this.state.set(State::Fallback { future });
     }
 
     /// Goes on with a chain whose primary has failed.
@@ -174,42 +206,50 @@ where
             let mut this = self.as_mut().project();
             let scope = this.story.get().map(Story::scope);
             let poll = match this.state.as_mut().project() {
-                // ## Skipped => (Readying | Done)
+                // ## Skipped => (Readying | Fallback | Done)
                 StateProj::Skipped { error } => {
                     Poll::Ready(Err(error.take().expect("polled after completion")))
                 }
-                // ## Readying => (Fallback | Readying | Done)
+                // ## Readying => (Readying | Fallback | Done)
                 StateProj::Readying { asked } => {
-                    let (service, request) = &mut **asked;
-                    match service.poll_ready(cx) {
+                    let waiting = asked.as_mut().expect("it waits until it is asked");
+                    match waiting.service.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {
-                            let request = request.take().expect("a request is sent once");
-                            let _paid = Paid::from_now_on(this.call_budget.is_some());
-                            let future = service.call(request);
                             Scope::leave(scope);
-                            this.state.set(State::Fallback { future });
+                            if let Some(asked) = asked.take() {
+                                let Asked { mut service, request } = *asked;
+                                self.as_mut().ask(&mut service, request);
+                            }
                             continue;
                         }
                         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                         Poll::Pending => Poll::Pending,
                     }
                 }
-                // ## Fallback => (Readying | Done)
+                // ## Fallback => (Readying | Fallback | Done)
                 StateProj::Fallback { future } => Pin::new(future).poll(cx),
                 StateProj::Primary { .. } | StateProj::Done => panic!("polled after completion"),
             };
             Scope::leave(scope);
-            let result = ready!(poll);
-            // Errors of fallbacks were classified where their type was still known.
-            let outcome = match &result {
-                Ok(answer) => this.chain.classify.classify(Ok(answer)),
-                Err(error) => Outcome::Failure(error.failure().clone()),
+            let (result, outcome) = match ready!(poll) {
+                Ok(answer) => {
+                    let outcome = this.chain.classify.classify(Ok(&answer));
+                    (Ok(answer), outcome)
+                }
+                // Errors of fallbacks were classified where their type was still known.
+                Err(error) => failed(error),
             };
-            if let Some(result) = self.as_mut().answered(result, outcome) {
+            if let Poll::Ready(result) = self.as_mut().answered(result, outcome, cx) {
                 return Poll::Ready(result);
             }
         }
     }
+}
+
+/// Returns an error with what it says of itself.
+fn failed<Res>(error: Error) -> (Result<Res, Error>, Outcome) {
+    let outcome = Outcome::Failure(error.failure().clone());
+    (Err(error), outcome)
 }
 
 impl<F, Req, Res, C, Q, P> fmt::Debug for ResponseFuture<F, Req, Res, C, Q, P> {
