@@ -216,6 +216,42 @@ async fn a_full_table_forgets_the_key_that_was_used_longest_ago() {
     assert!(circuits.get(&5).is_none(), "no room for it: it is let through uncounted");
 }
 
+/// Calls a service once for each key.
+fn call_all<S>(keys: u32, agent: &S)
+where
+    S: Service<u32, Error: std::fmt::Debug> + Clone,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for key in 0..keys {
+        runtime.block_on(agent.clone().oneshot(key)).unwrap();
+    }
+}
+
+#[test]
+fn a_table_in_parts_keeps_one_circuit_per_key_for_every_thread_and_stays_within_its_capacity() {
+    const KEYS: u32 = 4_096;
+    let layer = CircuitBreakerLayer::keyed("model", |key: &u32| *key).capacity(1 << 20);
+    let circuits = layer.circuits();
+    let agent = layer.layer(service_fn(async |_: u32| Ok::<_, Failure>("fine")));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| call_all(KEYS, &agent));
+        }
+    });
+    let mut names: Vec<_> = circuits.iter().map(|(_, circuit)| circuit.name().clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), KEYS as usize);
+    for key in 0..KEYS {
+        assert_eq!(&**circuits.get(&key).unwrap().name(), format!("model/{key}"));
+    }
+
+    let layer = CircuitBreakerLayer::keyed("model", |key: &u32| *key).capacity(1_024);
+    let circuits = layer.circuits();
+    call_all(KEYS, &layer.layer(service_fn(async |_: u32| Ok::<_, Failure>("fine"))));
+    assert_eq!(circuits.iter().count(), 1_024);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_hour_without_a_call_tells_of_few_periods_and_admits_the_next_call() {
     let layer = CircuitBreakerLayer::new("model")

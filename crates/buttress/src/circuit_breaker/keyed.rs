@@ -3,10 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    hash::Hash,
+    hash::{BuildHasher as _, Hash, RandomState},
     marker::PhantomData,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -35,6 +35,9 @@ use crate::{
 /// A circuit that is not closed is never forgotten. In a full table the key that was used longest
 /// ago of 64 is forgotten for a further one; where none of them is closed, the further key is let
 /// through uncounted. Circuits that are idle are looked for when a key is added.
+///
+/// A table for 512 keys or more is kept in up to 64 parts with a lock each, and a part is full with
+/// its share of the keys.
 ///
 /// # Cancellation, Tracing, Errors
 ///
@@ -76,19 +79,31 @@ pub struct CircuitBreakers<K> {
 struct Table<K> {
     /// Whose rules every circuit has.
     template: RwLock<CircuitBreakerLayer>,
-    circuits: RwLock<Circuits<K>>,
+    /// Each key belongs to one of the parts, so that calls for different keys seldom wait for each
+    /// other. Made at the first call, when the capacity is known.
+    parts: OnceLock<Box<[Part<K>]>>,
+    /// Chooses the part of a key.
+    hasher: RandomState,
     /// The moment that entries count their time from.
     origin: Instant,
     capacity: AtomicU64,
     idle_millis: AtomicU64,
-    swept_millis: AtomicU64,
 }
+
+/// Keeps a lock on a cache line that nothing else stands on.
+#[repr(align(64))]
+struct Part<K>(RwLock<Circuits<K>>);
 
 struct Circuits<K> {
     entries: HashMap<K, Entry>,
-    /// The keys in the order in which they are looked at when the table is full.
+    /// The keys in the order in which they are looked at when the part is full.
     queue: VecDeque<K>,
+    swept_millis: u64,
 }
+
+/// How many parts there are at most, and how many keys make it worth to have one more.
+const PARTS: u64 = 64;
+const KEYS_PER_PART: u64 = 256;
 
 /// How many keys are looked at to find one to forget.
 const CANDIDATES: usize = 64;
@@ -116,11 +131,11 @@ impl<F, K> KeyedCircuitBreakerLayer<F, K> {
     pub(super) fn new(template: CircuitBreakerLayer, key: F) -> Self {
         let table = Table {
             template: RwLock::new(template),
-            circuits: RwLock::new(Circuits { entries: HashMap::new(), queue: VecDeque::new() }),
+            parts: OnceLock::new(),
+            hasher: RandomState::new(),
             origin: Instant::now(),
             capacity: AtomicU64::new(10_000),
             idle_millis: AtomicU64::new(10 * 60 * 1_000),
-            swept_millis: AtomicU64::new(0),
         };
         let circuits = CircuitBreakers { table: Arc::new(table) };
         Self { key, circuits, classify: AnyError, labels: Labels::default() }
@@ -238,47 +253,45 @@ where
     /// Returns the circuit of a key, if a call has asked for it and it is not forgotten.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<Circuit> {
-        let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
-        circuits.entries.get(key).map(|entry| entry.circuit.clone())
+        self.table.part(key).read().entries.get(key).map(|entry| entry.circuit.clone())
     }
 
     /// Returns every key with its circuit, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (K, Circuit)> + use<K> {
-        let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
-        let entries = circuits.entries.iter();
-        let all: Vec<_> =
-            entries.map(|(key, entry)| (key.clone(), entry.circuit.clone())).collect();
-        drop(circuits);
+        let mut all = Vec::new();
+        for part in self.table.parts() {
+            let circuits = part.read();
+            let entries = circuits.entries.iter();
+            all.extend(entries.map(|(key, entry)| (key.clone(), entry.circuit.clone())));
+        }
         all.into_iter()
     }
 
     /// Returns the circuit of a key, a new one if there is none.
     fn circuit(&self, key: K) -> Circuit {
         let now = millis(Instant::now().saturating_duration_since(self.table.origin));
-        {
-            let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(entry) = circuits.entries.get(&key) {
-                entry.used_millis.store(now, Ordering::Relaxed);
-                return entry.circuit.clone();
-            }
+        let part = self.table.part(&key);
+        if let Some(entry) = part.read().entries.get(&key) {
+            entry.used_millis.store(now, Ordering::Relaxed);
+            return entry.circuit.clone();
         }
-        self.add(key, now)
+        self.add(part, key, now)
     }
 
     #[cold]
-    fn add(&self, key: K, now: u64) -> Circuit {
+    fn add(&self, part: &Part<K>, key: K, now: u64) -> Circuit {
         let template = self.table.template.read().unwrap_or_else(PoisonError::into_inner).clone();
         let name = format!("{}/{key}", template.circuit().name());
         let circuit = template.renamed(name).circuit();
         // What is forgotten is dropped after the lock: it may run code of others.
         let mut forgotten = Vec::new();
-        let mut circuits = self.table.circuits.write().unwrap_or_else(PoisonError::into_inner);
+        let mut circuits = part.write();
         // Another call may have added it since.
         if let Some(entry) = circuits.entries.get(&key) {
             return entry.circuit.clone();
         }
-        self.sweep(&mut circuits, now, &mut forgotten);
-        let capacity = self.table.capacity.load(Ordering::Relaxed);
+        circuits.sweep(self.table.idle_millis.load(Ordering::Relaxed), now, &mut forgotten);
+        let capacity = self.table.capacity_of_a_part();
         if circuits.entries.len() as u64 >= capacity && !circuits.forget_one(&mut forgotten) {
             return circuit;
         }
@@ -289,17 +302,61 @@ where
         drop(forgotten);
         circuit
     }
+}
 
+// ===== impl Table, Part =====
+
+impl<K> Table<K> {
+    fn parts(&self) -> &[Part<K>] {
+        self.parts.get_or_init(|| {
+            let parts = self.capacity.load(Ordering::Relaxed) / KEYS_PER_PART;
+            (0..parts.clamp(1, PARTS)).map(|_| Part::new()).collect()
+        })
+    }
+
+    fn part(&self, key: &K) -> &Part<K>
+    where
+        K: Hash,
+    {
+        let parts = self.parts();
+        // The table of the part takes the hash of a hasher of its own.
+        let hash = if parts.len() == 1 { 0 } else { self.hasher.hash_one(key) };
+        #[expect(clippy::cast_possible_truncation, reason = "a part is one of a few")]
+        let place = (hash % parts.len() as u64) as usize;
+        &parts[place]
+    }
+
+    fn capacity_of_a_part(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed).div_ceil(self.parts().len() as u64)
+    }
+}
+
+impl<K> Part<K> {
+    fn new() -> Self {
+        let (entries, queue) = (HashMap::new(), VecDeque::new());
+        Self(RwLock::new(Circuits { entries, queue, swept_millis: 0 }))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Circuits<K>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Circuits<K>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// ===== impl Circuits =====
+
+impl<K: Hash + Eq> Circuits<K> {
     /// Forgets the closed circuits that nobody used for long.
-    fn sweep(&self, circuits: &mut Circuits<K>, now: u64, forgotten: &mut Vec<(K, Entry)>) {
-        let idle = self.table.idle_millis.load(Ordering::Relaxed);
-        let swept = self.table.swept_millis.load(Ordering::Relaxed);
+    fn sweep(&mut self, idle: u64, now: u64, forgotten: &mut Vec<(K, Entry)>) {
         // A look at every circuit is worth it once per half of the idle time.
-        if now.saturating_sub(swept) < idle / 2 {
+        if now.saturating_sub(self.swept_millis) < idle / 2 {
             return;
         }
-        self.table.swept_millis.store(now, Ordering::Relaxed);
-        let Circuits { entries, queue } = circuits;
+        self.swept_millis = now;
+        let Self { entries, queue, .. } = self;
         forgotten.extend(
             entries.extract_if(|_, entry| {
                 now.saturating_sub(entry.used()) >= idle && entry.is_closed()
@@ -307,11 +364,7 @@ where
         );
         queue.retain(|key| entries.contains_key(key));
     }
-}
 
-// ===== impl Circuits =====
-
-impl<K: Hash + Eq> Circuits<K> {
     /// Makes room for one more; false where no circuit that was looked at is closed.
     fn forget_one(&mut self, forgotten: &mut Vec<(K, Entry)>) -> bool {
         let candidates = self.queue.len().min(CANDIDATES);
@@ -352,10 +405,8 @@ impl<K> Clone for CircuitBreakers<K> {
 
 impl<K> fmt::Debug for CircuitBreakers<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let circuits = self.table.circuits.read().unwrap_or_else(PoisonError::into_inner);
-        f.debug_struct("CircuitBreakers")
-            .field("keys", &circuits.entries.len())
-            .finish_non_exhaustive()
+        let keys: usize = self.table.parts().iter().map(|part| part.read().entries.len()).sum();
+        f.debug_struct("CircuitBreakers").field("keys", &keys).finish_non_exhaustive()
     }
 }
 
