@@ -112,6 +112,7 @@ if ! $fast; then
     check "cargo deny" dependencies
     check "instructions of a call" bash benches/instructions.sh
     check "overhead, short" cargo run --quiet --release -p buttress-benches --bin overhead -- --quick
+    check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick
     check "soak, short" cargo run --quiet --release -p buttress-benches --bin soak -- --quick
 fi
 
