@@ -84,7 +84,7 @@ pub mod level {
 }
 
 pub(crate) use internal::{
-    Labels, Scope, Telemetry, describe, json, outcome_of, record_failure, record_status,
+    Labels, Telemetry, describe, json, outcome_of, record_failure, record_status,
 };
 
 /// What layers use to write the contract.
@@ -98,7 +98,7 @@ mod internal {
         },
     };
 
-    use tracing::{Span, level_filters::LevelFilter, span::Entered};
+    use tracing::{Span, level_filters::LevelFilter};
 
     use super::{key, level, outcome};
     use crate::{BoxError, Error, ErrorKind, Failure, FailureKind, rare::Rare};
@@ -141,7 +141,7 @@ mod internal {
     ///
     /// Dropped by a panic, it records that; the span ends with the call's future.
     #[must_use = "a scope that is dropped has panicked"]
-    pub(crate) struct Scope<'a>(Option<(&'a Open, Entered<'a>)>);
+    pub(crate) struct Scope<'a>(Option<&'a Open>);
 
     impl Telemetry {
         /// Opens a span if somebody may listen.
@@ -177,10 +177,13 @@ mod internal {
             self.0.get().and_then(Open::span)
         }
 
-        /// Enters the span.
+        /// Enters the span; not for keeping across an await.
         #[inline(always)]
         pub(crate) fn scope(&self) -> Scope<'_> {
-            Scope(self.0.get().map(Open::enter))
+            if let Some(open) = self.0.get() {
+                open.enter();
+            }
+            Scope(self.0.get())
         }
 
         /// Runs one poll or call of the inner service inside the span.
@@ -192,6 +195,19 @@ mod internal {
             let result = f();
             scope.leave();
             result
+        }
+
+        pub(crate) fn enter(&self) {
+            self.0.get().into_iter().for_each(Open::enter);
+        }
+
+        pub(crate) fn exit(&self) {
+            self.0.get().into_iter().for_each(Open::exit);
+        }
+
+        /// Leaves the span, which a panic ends.
+        pub(crate) fn exit_panicked(&self) {
+            drop(Scope(self.0.get()));
         }
 
         /// Ends the span; `record` writes what is known at the end besides the outcome.
@@ -213,8 +229,13 @@ mod internal {
 
     impl Open {
         #[cold]
-        fn enter(&self) -> (&Self, Entered<'_>) {
-            (self, self.span.enter())
+        fn enter(&self) {
+            self.span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
+        }
+
+        #[cold]
+        fn exit(&self) {
+            self.span.with_subscriber(|(id, subscriber)| subscriber.exit(id));
         }
 
         #[cold]
@@ -244,8 +265,8 @@ mod internal {
         /// Leaves the span.
         #[inline(always)]
         pub(crate) fn leave(mut self) {
-            if let Some((_, entered)) = self.0.take() {
-                drop(entered);
+            if let Some(open) = self.0.take() {
+                open.exit();
             }
         }
     }
@@ -253,8 +274,8 @@ mod internal {
     impl Drop for Scope<'_> {
         #[inline(always)]
         fn drop(&mut self) {
-            if let Some((open, entered)) = self.0.take() {
-                drop(entered);
+            if let Some(open) = self.0.take() {
+                open.exit();
                 open.panicked();
             }
         }

@@ -87,12 +87,12 @@ where
         if let Some(budget) = &call_budget {
             budget.take_first();
         }
-        let scope = story.get().map(Story::scope);
+        let scope = Scope::enter(&story);
         let future = {
             let _paid = Paid::from_now_on(call_budget.is_some());
             ManuallyDrop::new(primary.call(request))
         };
-        Scope::leave(scope);
+        scope.leave();
         let state = State::Primary { future: ManuallyDrop::into_inner(future) };
         Self { state, request: copy, chain, call_budget, story }
     }
@@ -111,9 +111,9 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.as_mut().project();
         if let StateProj::Primary { future } = this.state.project() {
-            let scope = this.story.get().map(Story::scope);
+            let scope = Scope::enter(this.story);
             let poll = future.poll(cx);
-            Scope::leave(scope);
+            scope.leave();
             let classify = &this.chain.classify;
             let (result, outcome) = match ready!(poll) {
                 Ok(answer) => match classify.classify(Ok(&answer)) {
@@ -164,9 +164,9 @@ where
         match story.failed(this.chain, this.call_budget.as_ref(), this.request, result, failure) {
             Next::End(result) => Poll::Ready(result),
             Next::Ask { mut service, request } => {
-                let scope = story.scope();
+                let scope = Scope::enter(this.story);
                 let ready = service.poll_ready(cx);
-                Scope::leave(Some(scope));
+                scope.leave();
                 match ready {
                     // Most services are ready at once, and then there is nothing to keep.
                     Poll::Ready(Ok(())) => self.ask(&mut service, request),
@@ -187,12 +187,12 @@ where
     /// Asks a fallback that is ready.
     fn ask(self: Pin<&mut Self>, service: &mut BoxCloneSyncService<Req, Res, Error>, request: Req) {
         let mut this = self.project();
-        let scope = this.story.get().map(Story::scope);
+        let scope = Scope::enter(this.story);
         let future = {
             let _paid = Paid::from_now_on(this.call_budget.is_some());
             service.call(request)
         };
-        Scope::leave(scope);
+        scope.leave();
         this.state.set(State::Fallback { future });
     }
 
@@ -204,7 +204,7 @@ where
     {
         loop {
             let mut this = self.as_mut().project();
-            let scope = this.story.get().map(Story::scope);
+            let scope = Scope::enter(this.story);
             let poll = match this.state.as_mut().project() {
                 // ## Skipped => (Readying | Fallback | Done)
                 StateProj::Skipped { error } => {
@@ -215,7 +215,7 @@ where
                     let waiting = asked.as_mut().expect("it waits until it is asked");
                     match waiting.service.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {
-                            Scope::leave(scope);
+                            scope.leave();
                             if let Some(asked) = asked.take() {
                                 let Asked { mut service, request } = *asked;
                                 self.as_mut().ask(&mut service, request);
@@ -230,7 +230,7 @@ where
                 StateProj::Fallback { future } => Pin::new(future).poll(cx),
                 StateProj::Primary { .. } | StateProj::Done => panic!("polled after completion"),
             };
-            Scope::leave(scope);
+            scope.leave();
             let (result, outcome) = match ready!(poll) {
                 Ok(answer) => {
                     let outcome = this.chain.classify.classify(Ok(&answer));

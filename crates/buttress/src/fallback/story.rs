@@ -29,12 +29,10 @@ pub(super) struct Story {
 
 /// One poll or call of an agent in the spans of the chain and of its attempt, until
 /// [`leave`](Self::leave).
+///
+/// Dropped by a panic, it records that.
 #[must_use = "a scope that is dropped has panicked"]
-pub(super) struct Scope<'a> {
-    // The inner one is left first.
-    attempt: telemetry::Scope<'a>,
-    chain: telemetry::Scope<'a>,
-}
+pub(super) struct Scope<'a>(Option<&'a Story>);
 
 /// What follows a failure.
 pub(super) enum Next<Req, Res> {
@@ -74,11 +72,22 @@ impl Story {
         self.agent
     }
 
-    /// Enters the spans.
     #[cold]
-    pub(super) fn scope(&self) -> Scope<'_> {
-        let (chain, attempt) = (self.telemetry.scope(), self.attempt.scope());
-        Scope { attempt, chain }
+    fn enter(&self) {
+        self.telemetry.enter();
+        self.attempt.enter();
+    }
+
+    #[cold]
+    fn exit(&self) {
+        self.attempt.exit();
+        self.telemetry.exit();
+    }
+
+    #[cold]
+    fn panicked(&self) {
+        self.attempt.exit_panicked();
+        self.telemetry.exit_panicked();
     }
 
     /// Ends a chain in which somebody answered.
@@ -278,19 +287,31 @@ impl Story {
 
 // ===== impl Scope =====
 
-impl Scope<'_> {
-    /// Leaves the spans, where they were entered.
+impl<'a> Scope<'a> {
+    /// Enters the spans, where there are any.
     #[inline(always)]
-    pub(super) fn leave(scope: Option<Self>) {
-        if let Some(scope) = scope {
-            scope.leave_slowly();
+    pub(super) fn enter(story: &'a Rare<Story>) -> Self {
+        if let Some(story) = story.get() {
+            story.enter();
         }
+        Self(story.get())
     }
 
-    #[cold]
-    fn leave_slowly(self) {
-        self.attempt.leave();
-        self.chain.leave();
+    /// Leaves the spans.
+    #[inline(always)]
+    pub(super) fn leave(mut self) {
+        if let Some(story) = self.0.take() {
+            story.exit();
+        }
+    }
+}
+
+impl Drop for Scope<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(story) = self.0.take() {
+            story.panicked();
+        }
     }
 }
 

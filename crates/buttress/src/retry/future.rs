@@ -106,12 +106,12 @@ where
         let story = Story::open(rules, max_attempts);
         let copy = if max_attempts > 1 { policy.replay.replay(&request) } else { None };
         let inside = rules.outermost.then(Inside::enter);
-        let scope = story.get().map(Story::scope);
+        let scope = Scope::enter(&story);
         let future = {
             let _paid = Paid::from_now_on(is_paid);
             ManuallyDrop::new(ready.call(request))
         };
-        Scope::leave(scope);
+        scope.leave();
         drop(inside);
         let series = Series {
             max_attempts,

@@ -48,14 +48,7 @@ pub(super) struct Story {
 ///
 /// Dropped by a panic, it records that.
 #[must_use = "a scope that is dropped has panicked"]
-pub(super) struct Scope<'a>(Option<Scopes<'a>>);
-
-struct Scopes<'a> {
-    story: &'a Story,
-    // The inner one is left first.
-    attempt: telemetry::Scope<'a>,
-    series: telemetry::Scope<'a>,
-}
+pub(super) struct Scope<'a>(Option<&'a Story>);
 
 // ===== impl Series =====
 
@@ -64,9 +57,9 @@ impl Series {
     #[inline(always)]
     pub(super) fn run<T>(&self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
         let _inside = rules.outermost.then(Inside::enter);
-        let scope = self.story.get().map(Story::scope);
+        let scope = Scope::enter(&self.story);
         let result = inner();
-        Scope::leave(scope);
+        scope.leave();
         result
     }
 
@@ -255,11 +248,23 @@ impl Story {
         }
     }
 
-    /// Enters the spans.
     #[cold]
-    pub(super) fn scope(&self) -> Scope<'_> {
-        let (series, attempt) = (self.telemetry.scope(), self.attempt.scope());
-        Scope(Some(Scopes { story: self, attempt, series }))
+    fn enter(&self) {
+        self.telemetry.enter();
+        self.attempt.enter();
+    }
+
+    #[cold]
+    fn exit(&self) {
+        self.attempt.exit();
+        self.telemetry.exit();
+    }
+
+    #[cold]
+    fn panicked(&self) {
+        self.record_so_far();
+        self.attempt.exit_panicked();
+        self.telemetry.exit_panicked();
     }
 
     fn note(&mut self, failure: &Failure, error: &dyn fmt::Display) {
@@ -350,29 +355,30 @@ impl Drop for Story {
 
 // ===== impl Scope =====
 
-impl Scope<'_> {
-    /// Leaves the spans, where they were entered.
+impl<'a> Scope<'a> {
+    /// Enters the spans, where there are any.
     #[inline(always)]
-    pub(super) fn leave(scope: Option<Self>) {
-        if let Some(scope) = scope {
-            scope.leave_slowly();
+    pub(super) fn enter(story: &'a Rare<Story>) -> Self {
+        if let Some(story) = story.get() {
+            story.enter();
         }
+        Self(story.get())
     }
 
-    #[cold]
-    fn leave_slowly(mut self) {
-        if let Some(Scopes { attempt, series, .. }) = self.0.take() {
-            attempt.leave();
-            series.leave();
+    /// Leaves the spans.
+    #[inline(always)]
+    pub(super) fn leave(mut self) {
+        if let Some(story) = self.0.take() {
+            story.exit();
         }
     }
 }
 
 impl Drop for Scope<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if let Some(scopes) = self.0.take() {
-            scopes.story.record_so_far();
+        if let Some(story) = self.0.take() {
+            story.panicked();
         }
     }
 }
