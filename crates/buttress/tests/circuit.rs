@@ -221,9 +221,9 @@ fn call_all<S>(keys: u32, agent: &S)
 where
     S: Service<u32, Error: std::fmt::Debug> + Clone,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     for key in 0..keys {
-        runtime.block_on(agent.clone().oneshot(key)).unwrap();
+        runtime.block_on(agent.clone().oneshot(key)).expect("the agent answers");
     }
 }
 
