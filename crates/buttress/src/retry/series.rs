@@ -277,15 +277,16 @@ impl Story {
     fn wait(&mut self, failure: &Failure, delay: Duration, is_reported: bool) {
         let Some(history) = &mut self.history else { return };
         history.wait(delay, is_reported);
-        let (attempt, seconds, error) =
-            (self.attempts, delay.as_secs_f64(), history.last_error.as_str());
+        let (attempt, error) = (self.attempts, history.last_error.as_str());
         self.telemetry.in_scope(|| {
             tracing::warn!(
                 target: telemetry::LOG_TARGET,
-                "Attempt {attempt} failed: {error}. Retrying in {seconds:.2}s..."
+                "Attempt {attempt} failed: {error}. Retrying in {:.2}s...",
+                delay.as_secs_f64()
             );
         });
         self.attempt.end(outcome_of(failure), |span| {
+            let seconds = delay.as_secs_f64();
             span.record("delay_seconds", seconds);
             record_failure(span, failure, &error);
             record_status(
