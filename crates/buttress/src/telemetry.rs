@@ -126,13 +126,14 @@ mod internal {
 
     /// The span of one call: nothing at all unless somebody listens.
     ///
-    /// Dropped without a result, the call was cancelled.
-    #[derive(Debug, Default)]
-    pub(crate) struct Telemetry(Rare<Open>);
+    /// Dropped without a result, the call was cancelled. `T` is what a layer keeps for its span.
+    #[derive(Debug)]
+    pub(crate) struct Telemetry<T = ()>(Rare<Open<T>>);
 
     #[derive(Debug)]
-    struct Open {
+    struct Open<T> {
         span: Span,
+        kept: T,
         /// Set by a panic, which is the end of the call whatever is recorded afterwards.
         panicked: AtomicBool,
     }
@@ -141,30 +142,34 @@ mod internal {
     ///
     /// Dropped by a panic, it records that; the span ends with the call's future.
     #[must_use = "a scope that is dropped has panicked"]
-    pub(crate) struct Scope<'a>(Option<&'a Open>);
+    pub(crate) struct Scope<'a, T = ()>(Option<&'a Open<T>>);
 
     impl Telemetry {
-        /// Opens a span if somebody may listen.
-        #[inline(always)]
-        pub(crate) fn open(span: impl FnOnce() -> Span) -> Self {
-            if Self::nobody_listens() { Self(Rare::NONE) } else { Self::open_slowly(span) }
-        }
-
         /// Returns whether no subscriber of the program wants spans of this level: two loads.
         #[inline(always)]
         pub(crate) fn nobody_listens() -> bool {
             tracing::Level::INFO > LevelFilter::current()
+        }
+    }
+
+    impl<T: Default> Telemetry<T> {
+        /// Opens a span if somebody may listen.
+        #[inline(always)]
+        pub(crate) fn open(span: impl FnOnce() -> Span) -> Self {
+            if Telemetry::nobody_listens() { Self(Rare::NONE) } else { Self::open_slowly(span) }
         }
 
         #[cold]
         fn open_slowly(span: impl FnOnce() -> Span) -> Self {
             let span = span();
             if span.is_disabled() {
-                return Self::default();
+                return Self(Rare::NONE);
             }
-            Self(Rare::some(Open { span, panicked: AtomicBool::new(false) }))
+            Self(Rare::some(Open { span, kept: T::default(), panicked: AtomicBool::new(false) }))
         }
+    }
 
+    impl<T> Telemetry<T> {
         #[inline(always)]
         pub(crate) const fn is_off(&self) -> bool {
             self.0.is_none()
@@ -179,7 +184,7 @@ mod internal {
 
         /// Enters the span; not for keeping across an await.
         #[inline(always)]
-        pub(crate) fn scope(&self) -> Scope<'_> {
+        pub(crate) fn scope(&self) -> Scope<'_, T> {
             if let Some(open) = self.0.get() {
                 open.enter();
             }
@@ -190,7 +195,7 @@ mod internal {
         ///
         /// A panic ends the span as `panicked` and goes on unwinding.
         #[inline(always)]
-        pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
+        pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
             let scope = self.scope();
             let result = f();
             scope.leave();
@@ -210,9 +215,25 @@ mod internal {
             drop(Scope(self.0.get()));
         }
 
+        /// Returns what is kept for the span.
+        pub(crate) fn kept(&self) -> Option<&T> {
+            self.0.get().map(|open| &open.kept)
+        }
+
+        /// Returns what is kept for the span, to add to it.
+        pub(crate) fn kept_mut(&mut self) -> Option<&mut T> {
+            self.0.get_mut().map(|open| &mut open.kept)
+        }
+
         /// Ends the span; `record` writes what is known at the end besides the outcome.
         #[inline(always)]
         pub(crate) fn end(&mut self, outcome: &'static str, record: impl FnOnce(&Span)) {
+            self.end_with(outcome, |span, _| record(span));
+        }
+
+        /// Ends the span as [`end`](Self::end) does, with what was kept for it.
+        #[inline(always)]
+        pub(crate) fn end_with(&mut self, outcome: &'static str, record: impl FnOnce(&Span, &T)) {
             if let Some(open) = self.0.get() {
                 open.end(outcome, record);
                 self.0.clear();
@@ -220,14 +241,20 @@ mod internal {
         }
     }
 
-    impl Drop for Telemetry {
+    impl<T> Default for Telemetry<T> {
+        fn default() -> Self {
+            Self(Rare::NONE)
+        }
+    }
+
+    impl<T> Drop for Telemetry<T> {
         #[inline(always)]
         fn drop(&mut self) {
             self.end(outcome::CANCELLED, |_| ());
         }
     }
 
-    impl Open {
+    impl<T> Open<T> {
         #[cold]
         fn enter(&self) {
             self.span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
@@ -244,9 +271,9 @@ mod internal {
         }
 
         #[cold]
-        fn end(&self, outcome: &'static str, record: impl FnOnce(&Span)) {
+        fn end(&self, outcome: &'static str, record: impl FnOnce(&Span, &T)) {
             if let Some(span) = self.span() {
-                record(span);
+                record(span, &self.kept);
                 span.record(key::OUTCOME, outcome);
             }
         }
@@ -261,7 +288,7 @@ mod internal {
         }
     }
 
-    impl Scope<'_> {
+    impl<T> Scope<'_, T> {
         /// Leaves the span.
         #[inline(always)]
         pub(crate) fn leave(mut self) {
@@ -271,7 +298,7 @@ mod internal {
         }
     }
 
-    impl Drop for Scope<'_> {
+    impl<T> Drop for Scope<'_, T> {
         #[inline(always)]
         fn drop(&mut self) {
             if let Some(open) = self.0.take() {

@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     BoxError, Classify, Error, ErrorKind, Failure, FailureKind, Outcome,
-    rare::Rare,
     sharded::Handle,
     telemetry::{
         self, Labels, Telemetry, describe, level, outcome, outcome_of, record_failure,
@@ -107,12 +106,11 @@ struct Watch<A: Access> {
     /// Taken when the result is reported; a permit that is left when the call is dropped means
     /// that its caller cancelled it.
     permit: Option<Permit>,
-    telemetry: Telemetry,
-    /// The changes of state that the call made, for its span.
-    transitions: Transitions,
+    /// With the changes of state that the call made.
+    telemetry: Told,
 }
 
-type Transitions = Rare<Vec<Transition>>;
+type Told = Telemetry<Vec<Transition>>;
 
 /// What becomes of a call that the circuit does not let through at once.
 enum Decision<S> {
@@ -137,11 +135,9 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
         let at = access.at();
         let mut telemetry = at.open_span();
         let mut permit = at.circuit.admit_closed();
-        let mut transitions = Rare::NONE;
         let mut decision = Decision::Call;
         if permit.is_none() || *readiness != Readiness::Ready {
-            let slow = decide(at, telemetry, permit, inner, readiness);
-            (telemetry, permit, transitions, decision) = slow;
+            (telemetry, permit, decision) = decide(at, telemetry, permit, inner, readiness);
         }
         let state = match decision {
             Decision::Call => {
@@ -149,7 +145,7 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
                 let scope = telemetry.scope();
                 let future = on_unwind(
                     || ManuallyDrop::new(inner.call(request)),
-                    || at.panicked(permit, telemetry.span(), transitions.get()),
+                    || at.panicked(permit, &telemetry),
                 );
                 scope.leave();
                 State::Calling { future: ManuallyDrop::into_inner(future) }
@@ -159,7 +155,7 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
             }
             Decision::Reject(error) => State::Rejected { error: Some(error) },
         };
-        let watch = Watch { access, permit, telemetry, transitions };
+        let watch = Watch { access, permit, telemetry };
         Guarded { state, watch, classify }
     }
 }
@@ -169,18 +165,17 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
 #[cold]
 fn decide<S: Clone>(
     at: At<'_>,
-    mut telemetry: Telemetry,
+    mut telemetry: Told,
     mut permit: Option<Permit>,
     inner: &mut S,
     readiness: &mut Readiness,
-) -> (Telemetry, Option<Permit>, Transitions, Decision<S>) {
-    let mut transitions = Rare::NONE;
+) -> (Told, Option<Permit>, Decision<S>) {
     if permit.is_none() {
         let admission = match at.circuit.reject_at_once() {
             Some(rejection) => Err(rejection),
             None => {
                 let (admission, more) = at.circuit.admit();
-                at.changed(more, &telemetry, &mut transitions);
+                at.changed(&more, &mut telemetry);
                 admission
             }
         };
@@ -188,19 +183,19 @@ fn decide<S: Clone>(
             Ok(granted) => permit = Some(granted),
             Err(rejection) => {
                 give_back(inner, readiness);
-                let error = at.reject(rejection, &mut telemetry, transitions.get());
-                return (telemetry, None, transitions, Decision::Reject(error));
+                let error = at.reject(rejection, &mut telemetry);
+                return (telemetry, None, Decision::Reject(error));
             }
         }
     }
     if *readiness == Readiness::Ready {
-        return (telemetry, permit, transitions, Decision::Call);
+        return (telemetry, permit, Decision::Call);
     }
     // The instance that was asked goes along: it may stand in a queue already.
     *readiness = Readiness::Unasked;
     let unasked = inner.clone();
     let asked = std::mem::replace(inner, unasked);
-    (telemetry, permit, transitions, Decision::Wait(asked))
+    (telemetry, permit, Decision::Wait(asked))
 }
 
 // ===== impl Access =====
@@ -374,9 +369,9 @@ impl<A: Access> Watch<A> {
     /// Runs a poll of the inner service, or its call; a panic of it is a failure.
     #[inline(always)]
     fn run<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        let Self { access, permit, telemetry, transitions } = self;
+        let Self { access, permit, telemetry } = self;
         let scope = telemetry.scope();
-        let panicked = || access.at().panicked(permit.take(), telemetry.span(), transitions.get());
+        let panicked = || access.at().panicked(permit.take(), telemetry);
         let result = on_unwind(inner, panicked);
         scope.leave();
         result
@@ -426,14 +421,14 @@ impl<A: Access> Watch<A> {
         if let Some(permit) = self.permit.take() {
             let at = self.access.at();
             let transitions = at.circuit.settle(permit, verdict);
-            at.changed(transitions, &self.telemetry, &mut self.transitions);
+            at.changed(&transitions, &mut self.telemetry);
         }
     }
 
     fn end_well(&mut self) {
-        let Self { telemetry, access, transitions, .. } = self;
-        telemetry.end(outcome::SUCCESS, |span| {
-            record_circuit(span, access.at().circuit, transitions.get());
+        let Self { telemetry, access, .. } = self;
+        telemetry.end_with(outcome::SUCCESS, |span, transitions| {
+            record_circuit(span, access.at().circuit, transitions);
         });
     }
 
@@ -467,9 +462,9 @@ impl<A: Access> Watch<A> {
 
     #[cold]
     fn fail(&mut self, verdict: Verdict, failure: &Failure, error: &dyn fmt::Display) {
-        let Self { telemetry, access, transitions, .. } = self;
-        telemetry.end(outcome_of(failure), |span| {
-            record_circuit(span, access.at().circuit, transitions.get());
+        let Self { telemetry, access, .. } = self;
+        telemetry.end_with(outcome_of(failure), |span, transitions| {
+            record_circuit(span, access.at().circuit, transitions);
             record_failure(span, failure, error);
             if verdict == Verdict::Failure {
                 let message = format_args!("Circuit breaker recorded failure: {error}");
@@ -481,9 +476,9 @@ impl<A: Access> Watch<A> {
     #[cold]
     fn cancel(&mut self) {
         self.report(Verdict::Cancelled);
-        let Self { telemetry, access, transitions, .. } = self;
-        telemetry.end(outcome::CANCELLED, |span| {
-            record_circuit(span, access.at().circuit, transitions.get());
+        let Self { telemetry, access, .. } = self;
+        telemetry.end_with(outcome::CANCELLED, |span, transitions| {
+            record_circuit(span, access.at().circuit, transitions);
         });
     }
 }
@@ -501,7 +496,7 @@ impl<A: Access> Drop for Watch<A> {
 
 impl At<'_> {
     #[inline(always)]
-    fn open_span(self) -> Telemetry {
+    fn open_span(self) -> Told {
         let Self { circuit, labels } = self;
         Telemetry::open(|| {
             tracing::info_span!(
@@ -527,44 +522,33 @@ impl At<'_> {
     }
 
     /// Tells what a step changed, inside the call's span.
-    fn changed(self, more: Vec<Transition>, telemetry: &Telemetry, known: &mut Transitions) {
+    fn changed(self, more: &[Transition], telemetry: &mut Told) {
         if more.is_empty() {
             return;
         }
-        telemetry.in_scope(|| announce_all(&more, self.labels));
-        known.get_or_insert_with(Vec::new).extend(more);
+        telemetry.in_scope(|| announce_all(more, self.labels));
+        telemetry.kept_mut().into_iter().for_each(|known| known.extend_from_slice(more));
     }
 
     /// Reports a panic, inside the call's span where it has one.
     #[cold]
-    fn panicked(
-        self,
-        permit: Option<Permit>,
-        span: Option<&Span>,
-        transitions: Option<&Vec<Transition>>,
-    ) {
+    fn panicked(self, permit: Option<Permit>, telemetry: &Told) {
         let Some(permit) = permit else { return };
         let more = self.circuit.settle(permit, Verdict::Failure);
         announce_all(&more, self.labels);
-        if let Some(span) = span {
-            let all = [transitions.map_or(&[][..], Vec::as_slice), &more].concat();
-            record_circuit(span, self.circuit, Some(&all));
+        if let Some((span, known)) = telemetry.span().zip(telemetry.kept()) {
+            record_circuit(span, self.circuit, &[known, &more[..]].concat());
         }
     }
 
     #[cold]
-    fn reject(
-        self,
-        rejection: Rejection,
-        telemetry: &mut Telemetry,
-        transitions: Option<&Vec<Transition>>,
-    ) -> Error {
+    fn reject(self, rejection: Rejection, telemetry: &mut Told) -> Error {
         let Self { circuit, labels } = self;
         let Rejection { reason, retry_after } = rejection;
         let key = Arc::clone(circuit.name());
         let error = Error::new(ErrorKind::CircuitOpen { key, reason, retry_after });
         let error = error.in_agent(labels.agent_id.as_ref());
-        telemetry.end(outcome::REJECTED, |span| {
+        telemetry.end_with(outcome::REJECTED, |span, transitions| {
             record_circuit(span, circuit, transitions);
             record_failure(span, error.failure(), &describe(&error));
             let id = labels.agent_id().unwrap_or(circuit.name());
@@ -594,7 +578,7 @@ impl Verdict {
 }
 
 /// Records how the circuit stands at the end of a call.
-fn record_circuit(span: &Span, circuit: &Circuit, transitions: Option<&Vec<Transition>>) {
+fn record_circuit(span: &Span, circuit: &Circuit, transitions: &[Transition]) {
     let now = circuit.snapshot();
     span.record("circuit_state", now.state.as_str());
     span.record("failure_count", i64::from(now.consecutive_failures));
@@ -602,7 +586,7 @@ fn record_circuit(span: &Span, circuit: &Circuit, transitions: Option<&Vec<Trans
     if let Some(wait) = now.retry_after {
         span.record("retry_after_seconds", wait.as_secs_f64());
     }
-    if let Some(transitions) = transitions.filter(|transitions| !transitions.is_empty()) {
+    if !transitions.is_empty() {
         let words: Vec<_> = transitions.iter().map(ToString::to_string).collect();
         span.record("state_transition", words.join(", "));
     }
