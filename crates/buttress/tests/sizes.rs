@@ -60,7 +60,7 @@ fn a_future_carries_little_along() {
     let timeout = TimeoutLayer::new(Duration::from_secs(30));
     let fallback = FallbackLayer::new().or("backup", Small);
     let sizes = [
-        ("circuit breaker", added(breaker.layer(Small)), 56),
+        ("circuit breaker", added(breaker.layer(Small)), 48),
         ("retry", added(RetryLayer::new(3).layer(Small)), 96),
         ("timeout", added(timeout.layer(Small)), 152),
         ("fallback", added(fallback.layer(Small)), 48),
