@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceId,
-    trace::{Status, TraceContextExt as _},
+    trace::{Span as _, SpanContext, Status, TraceContextExt as _},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -16,7 +16,7 @@ use crate::{
     core::Core,
     draft::Draft,
     filter::is_ours,
-    layer::is_probe,
+    layer::{Starting, is_probe},
     level::Level,
     mapping::{Surroundings, map},
     sink::FlushError,
@@ -63,7 +63,13 @@ impl fmt::Debug for LangfuseSpanProcessor {
 
 impl SpanProcessor for LangfuseSpanProcessor {
     fn on_start(&self, span: &mut Span, context: &Context) {
-        if let Some(data) = span.exported_data() {
+        let trace = span.span_context().trace_id();
+        if self.own_provider
+            && let Some(mut starting) = Starting::take(trace)
+        {
+            self.core.start_ours(span.span_context(), context, &mut starting);
+            starting.done();
+        } else if let Some(data) = span.exported_data() {
             self.core.start(&data, context);
         }
     }
@@ -97,8 +103,29 @@ impl Core {
             parent: span.parent_span_id,
             parent_is_remote: span.parent_span_is_remote,
             sent: self.filter.sends(&span.name, &span.attributes),
-            name: span.name.clone().into_owned(),
+            name: &span.name,
             says: said(&span.attributes),
+            scope: context.get::<Arc<TraceContext>>().cloned(),
+        });
+    }
+
+    /// Notes a span of the layer that starts, without copying what it has recorded.
+    fn start_ours(&self, span: &SpanContext, context: &Context, starting: &mut Starting) {
+        if is_probe(&starting.name) {
+            return;
+        }
+        let parent = context.span();
+        let parent = parent.span_context();
+        // As the SDK has it: a parent that is not valid is none.
+        let parent_is_valid = parent.is_valid();
+        self.traces.start(Started {
+            trace: span.trace_id(),
+            span: span.span_id(),
+            parent: if parent_is_valid { parent.span_id() } else { SpanId::INVALID },
+            parent_is_remote: parent_is_valid && parent.is_remote(),
+            sent: starting.sent,
+            name: &starting.name,
+            says: std::mem::take(&mut starting.says),
             scope: context.get::<Arc<TraceContext>>().cloned(),
         });
     }
@@ -159,7 +186,7 @@ impl Core {
 }
 
 /// Reads what attributes say about the trace.
-fn said(attributes: &[KeyValue]) -> TraceContext {
+pub(crate) fn said(attributes: &[KeyValue]) -> TraceContext {
     let mut says = TraceContext::default();
     for attribute in attributes {
         if TraceContext::knows(attribute.key.as_str()) {

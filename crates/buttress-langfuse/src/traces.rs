@@ -28,14 +28,14 @@ pub(crate) struct Traces {
 
 /// A span that starts.
 #[derive(Debug)]
-pub(crate) struct Started {
+pub(crate) struct Started<'a> {
     pub(crate) trace: TraceId,
     pub(crate) span: SpanId,
     pub(crate) parent: SpanId,
     pub(crate) parent_is_remote: bool,
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
-    pub(crate) name: String,
+    pub(crate) name: &'a str,
     /// What the span says about its trace.
     pub(crate) says: TraceContext,
     /// What the scope around the span says about its traces.
@@ -108,7 +108,7 @@ impl Traces {
     }
 
     /// Notes a span that starts.
-    pub(crate) fn start(&self, started: Started) {
+    pub(crate) fn start(&self, started: Started<'_>) {
         self.shard(started.trace).start(started, self.capacity_per_shard);
     }
 
@@ -170,7 +170,7 @@ impl Traces {
 // ===== impl Shard =====
 
 impl Shard {
-    fn start(&mut self, started: Started, capacity: usize) {
+    fn start(&mut self, started: Started<'_>, capacity: usize) {
         if !self.traces.contains_key(&started.trace) {
             self.admit(started.trace, capacity);
         }
@@ -214,7 +214,7 @@ impl Shard {
 // ===== impl Trace =====
 
 impl Trace {
-    fn start(&mut self, started: Started) {
+    fn start(&mut self, started: Started<'_>) {
         self.joined |= started.parent_is_remote;
         let above = self.above(&started);
         if !started.says.is_empty() {
@@ -223,7 +223,7 @@ impl Trace {
         let parent = (!started.parent_is_remote).then_some(started.parent);
         if started.sent {
             if above.is_none() {
-                self.name_after(&started.name);
+                self.name_after(started.name);
             }
             self.pass_over(parent);
         }
@@ -246,7 +246,7 @@ impl Trace {
     }
 
     /// Finds the nearest span above a new one that is sent from this process.
-    fn above(&self, started: &Started) -> Option<SpanId> {
+    fn above(&self, started: &Started<'_>) -> Option<SpanId> {
         if started.parent_is_remote {
             return None;
         }
@@ -309,14 +309,14 @@ impl fmt::Debug for Traces {
 mod tests {
     use super::*;
 
-    fn started(trace: u128, span: u64, parent: u64) -> Started {
+    fn started(trace: u128, span: u64, parent: u64) -> Started<'static> {
         Started {
             trace: TraceId::from(trace),
             span: SpanId::from(span),
             parent: SpanId::from(parent),
             parent_is_remote: false,
             sent: true,
-            name: format!("span {span}"),
+            name: "span 1",
             says: TraceContext::default(),
             scope: None,
         }
