@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry_proto::tonic::trace::v1::Span;
-
 use crate::{
     encode::Encoded,
     filter::SpanFilter,
@@ -66,17 +64,17 @@ impl Core {
     }
 
     /// Hands a mapped span on.
-    pub(crate) fn accept(&self, span: &Span) {
+    pub(crate) fn accept(&self, span: Encoded) {
         if self.abandoned.swap(false, Ordering::Relaxed) {
             notice(format_args!(
                 "a span ended after the last handle was dropped and may not be delivered; \
                  keep the `Langfuse` value until the program ends"
             ));
         }
-        self.sink.accept(Encoded::new(span));
         if let Some(printer) = &self.printer {
-            printer.collect(span.clone());
+            printer.accept(span.clone());
         }
+        self.sink.accept(span);
     }
 
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), FlushError> {

@@ -15,12 +15,13 @@ use opentelemetry_sdk::{
 use crate::{
     core::Core,
     draft::Draft,
+    encode::Encoded,
     filter::is_ours,
     layer::{Starting, is_probe},
     level::Level,
     mapping::{Surroundings, map},
     sink::FlushError,
-    trace::TraceContext,
+    trace::{Said, TraceContext},
     traces::Started,
 };
 
@@ -141,7 +142,7 @@ impl Core {
             self.traces.learn(trace_id, &said(&span.attributes), false);
             return;
         }
-        let draft = Draft::read(&span.attributes, &ended.updates);
+        let mut draft = Draft::read(&span.attributes, &ended.updates);
         let ours = is_ours(&span.name, &span.attributes);
         let failed = !ours && matches!(span.status, Status::Error { .. });
         let eventful = failed || draft.level >= Some(Level::Warning);
@@ -151,21 +152,25 @@ impl Core {
         if !(eventful || ended.eventful || self.samples(trace_id)) {
             return;
         }
-        let mut trace = self.defaults.clone();
-        for known in [&ended.trace, &ended.scope].into_iter().flatten() {
-            trace.merge(known);
-        }
-        trace.merge(&draft.trace);
+        let says = std::mem::take(&mut draft.trace);
+        let trace = Said {
+            by: [
+                Some(&self.defaults),
+                ended.trace.as_deref(),
+                ended.scope.as_deref(),
+                Some(&says),
+            ],
+        };
         let has_parent = span.parent_span_id != SpanId::INVALID;
         let cut_off = ended.above.is_none() && (ended.known || span.parent_span_is_remote);
         let around = Surroundings {
-            trace: &trace,
+            trace,
             parent: ended.above.unwrap_or(span.parent_span_id),
             app_root: has_parent && cut_off,
             as_root: self.as_root,
             ours,
         };
-        self.accept(&map(span, draft, around));
+        self.accept(Encoded::new(|into| map(span, draft, around, into)));
     }
 
     /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.

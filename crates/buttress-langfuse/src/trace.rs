@@ -1,10 +1,15 @@
 //! What belongs to a whole trace and therefore stands on each of its spans.
 
 use opentelemetry::{Array, Value};
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::AnyValue;
 use serde_json::Value as Json;
 
-use crate::{attribute, sink::TraceDefaults, value};
+use crate::{
+    attribute,
+    encode::Writer,
+    sink::TraceDefaults,
+    value::{self, Sent},
+};
 
 /// Older servers lose a trace whose name is longer, counted in UTF-16.
 const LONGEST_NAME: usize = 1_000;
@@ -128,35 +133,72 @@ impl TraceContext {
             self.set_metadata(key, value.clone());
         }
     }
+}
 
+/// What several say about one trace: the configuration, the trace, the scope, the span.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said<'a> {
+    /// The later ones win.
+    pub(crate) by: [Option<&'a TraceContext>; 4],
+}
+
+// ===== impl Said =====
+
+impl<'a> Said<'a> {
     /// Writes all but the metadata, which has room to wait.
-    pub(crate) fn write(&self, attributes: &mut Vec<KeyValue>) {
-        let texts = [
-            (attribute::TRACE_NAME, &self.name),
-            (attribute::SESSION, &self.session),
-            (attribute::USER, &self.user),
-            (attribute::ENVIRONMENT, &self.environment),
-            (attribute::RELEASE, &self.release),
-            (attribute::VERSION, &self.version),
-        ];
-        for (key, text) in texts {
-            if let Some(text) = text {
-                attributes.push(value::attribute(key, value::text(shortened(key, text))));
+    pub(crate) fn write(self, into: &mut Writer<'_>) {
+        self.write_text(attribute::TRACE_NAME, |by| by.name.as_deref(), into);
+        self.write_text(attribute::SESSION, |by| by.session.as_deref(), into);
+        self.write_text(attribute::USER, |by| by.user.as_deref(), into);
+        self.write_text(attribute::ENVIRONMENT, |by| by.environment.as_deref(), into);
+        self.write_text(attribute::RELEASE, |by| by.release.as_deref(), into);
+        self.write_text(attribute::VERSION, |by| by.version.as_deref(), into);
+        if let Some(public) = self.last(|by| by.public) {
+            into.attribute("", attribute::TRACE_PUBLIC, &Sent::Boolean(public));
+        }
+        if self.all().any(|by| !by.tags.is_empty()) {
+            let tags = self.merged(|by| TraceContext { tags: by.tags.clone(), ..<_>::default() });
+            if let Some(tags) = value::list(tags.tags.into_iter().map(value::text).collect()) {
+                into.attribute("", attribute::TRACE_TAGS, &Sent::Any(tags));
             }
-        }
-        if let Some(public) = self.public {
-            attributes.push(value::attribute(attribute::TRACE_PUBLIC, value::boolean(public)));
-        }
-        if let Some(tags) = value::list(self.tags.iter().map(value::text).collect()) {
-            attributes.push(value::attribute(attribute::TRACE_TAGS, tags));
         }
     }
 
     /// Writes the metadata.
-    pub(crate) fn write_metadata(&self, attributes: &mut Vec<KeyValue>) {
-        attributes.extend(self.metadata.iter().map(|(key, value)| {
-            value::attribute([attribute::TRACE_METADATA_PREFIX, key].concat(), value.clone())
-        }));
+    pub(crate) fn write_metadata(self, into: &mut Writer<'_>) {
+        if self.all().all(|by| by.metadata.is_empty()) {
+            return;
+        }
+        let merged =
+            self.merged(|by| TraceContext { metadata: by.metadata.clone(), ..<_>::default() });
+        for (key, value) in merged.metadata {
+            into.attribute(attribute::TRACE_METADATA_PREFIX, &key, &Sent::Any(value));
+        }
+    }
+
+    fn write_text(
+        self,
+        key: &str,
+        read: impl Fn(&'a TraceContext) -> Option<&'a str>,
+        into: &mut Writer<'_>,
+    ) {
+        if let Some(text) = self.last(read) {
+            into.attribute("", key, &Sent::text(shortened(key, text)));
+        }
+    }
+
+    fn all(self) -> impl DoubleEndedIterator<Item = &'a TraceContext> {
+        self.by.into_iter().flatten()
+    }
+
+    fn last<T>(self, read: impl Fn(&'a TraceContext) -> Option<T>) -> Option<T> {
+        self.all().rev().find_map(read)
+    }
+
+    fn merged(self, part: impl Fn(&TraceContext) -> TraceContext) -> TraceContext {
+        let mut merged = TraceContext::default();
+        self.all().for_each(|by| merged.merge(&part(by)));
+        merged
     }
 }
 
