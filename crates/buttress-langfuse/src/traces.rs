@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
+    hash::{BuildHasherDefault, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +20,11 @@ const SHARDS: usize = 16;
 const CAPACITY: usize = 100_000;
 /// How many spans of one trace are kept before those that ended are forgotten.
 const SPANS_PER_TRACE: usize = 10_000;
+
+/// How many traces that ended leave their memory to new ones, for each shard.
+const SPARE: usize = 8;
+/// How much room for spans a trace may have to leave it to a new one.
+const SPARE_SPANS: usize = 64;
 
 /// The open traces of this process.
 pub(crate) struct Traces {
@@ -67,7 +73,11 @@ struct Shard {
     /// Traces by age; those that ended since are skipped.
     ages: VecDeque<(TraceId, u64)>,
     next: u64,
+    /// What traces that ended kept their spans in, empty.
+    spare: Vec<Spans>,
 }
+
+type Spans = HashMap<SpanId, Note, BuildHasherDefault<SpanHasher>>;
 
 #[derive(Default)]
 struct Trace {
@@ -78,7 +88,7 @@ struct Trace {
     joined: bool,
     eventful: bool,
     context: Arc<TraceContext>,
-    spans: HashMap<SpanId, Note>,
+    spans: Spans,
 }
 
 #[derive(Default)]
@@ -188,7 +198,8 @@ impl Shard {
         }
         self.next += 1;
         self.ages.push_back((id, self.next));
-        self.traces.insert(id, Trace { serial: self.next, ..Trace::default() });
+        let spans = self.spare.pop().unwrap_or_default();
+        self.traces.insert(id, Trace { serial: self.next, spans, ..Trace::default() });
     }
 
     fn forget_oldest(&mut self) -> bool {
@@ -204,10 +215,20 @@ impl Shard {
     fn end(&mut self, id: TraceId, span: SpanId, name: Option<&str>) -> Ended {
         let Some(trace) = self.traces.get_mut(&id) else { return Ended::default() };
         let ended = trace.end(span, name);
-        if trace.open == 0 {
-            self.traces.remove(&id);
+        if trace.open == 0
+            && let Some(trace) = self.traces.remove(&id)
+        {
+            self.keep(trace.spans);
         }
         ended
+    }
+
+    /// Keeps the memory of a trace that ended.
+    fn keep(&mut self, mut spans: Spans) {
+        if self.spare.len() < SPARE && spans.capacity() <= SPARE_SPANS {
+            spans.clear();
+            self.spare.push(spans);
+        }
     }
 }
 
@@ -292,6 +313,27 @@ impl Trace {
         }
         let trace = Some(self.context.clone());
         Ended { known: true, above, updates, trace, scope, eventful: self.eventful, passed_over }
+    }
+}
+
+// ===== impl SpanHasher =====
+
+/// Hashes the ids of spans, which this process draws at random: nobody can choose them alike.
+#[derive(Default)]
+struct SpanHasher(u64);
+
+impl Hasher for SpanHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // A provider of the user's may count its spans: the product spreads their bits.
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
     }
 }
 
