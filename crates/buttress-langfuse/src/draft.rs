@@ -40,8 +40,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) name: Option<Cow<'a, str>>,
     pub(crate) level: Option<Level>,
     pub(crate) status_message: Option<Cow<'a, str>>,
-    /// What the span says about its trace.
-    pub(crate) trace: TraceContext,
+    /// What the span says about its trace, which few do.
+    pub(crate) trace: Option<Box<TraceContext>>,
     kind: Option<&'static str>,
     /// Seconds until the first token.
     first_token: Option<f64>,
@@ -122,7 +122,7 @@ impl<'a> Draft<'a> {
             }
             _ if is_noise(key) => {}
             _ if !key.contains('.') => self.take_metadata(key, value),
-            _ if TraceContext::knows(key) && self.trace.read(key, value) => {}
+            _ if TraceContext::read_into(&mut self.trace, key, value) => {}
             _ => self.take_other(key, value),
         }
     }

@@ -127,6 +127,7 @@ impl Writer<'_> {
         let key_length = prefix.len() + key.len();
         let value_length = any_value_length(value);
         let length = delimited_length(key_length) + delimited_length(value_length);
+        self.0.reserve(length + 8);
         self.key(ATTRIBUTES, DELIMITED);
         self.varint(length as u64);
         self.key(1, DELIMITED);

@@ -123,7 +123,7 @@ pub(crate) struct Starting {
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
     /// What the span says about its trace.
-    pub(crate) says: TraceContext,
+    pub(crate) says: Option<Box<TraceContext>>,
 }
 
 thread_local! {

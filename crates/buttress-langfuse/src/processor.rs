@@ -126,7 +126,7 @@ impl Core {
             parent_is_remote: parent_is_valid && parent.is_remote(),
             sent: starting.sent,
             name: &starting.name,
-            says: std::mem::take(&mut starting.says),
+            says: starting.says.take(),
             scope: context.get::<Arc<TraceContext>>().cloned(),
         });
     }
@@ -139,28 +139,22 @@ impl Core {
         let ended = self.traces.end(trace_id, span.span_context.span_id(), name);
         if !fit || ended.passed_over || is_probe(&span.name) {
             // A span that is not sent may still say something about its trace.
-            self.traces.learn(trace_id, &said(&span.attributes), false);
+            self.traces.learn(trace_id, said(&span.attributes).as_deref(), false);
             return;
         }
         let mut draft = Draft::read(&span.attributes, &ended.updates);
         let ours = is_ours(&span.name, &span.attributes);
         let failed = !ours && matches!(span.status, Status::Error { .. });
         let eventful = failed || draft.level >= Some(Level::Warning);
-        if eventful || !draft.trace.is_empty() {
-            self.traces.learn(trace_id, &draft.trace, eventful);
+        let says = draft.trace.take();
+        if eventful || says.is_some() {
+            self.traces.learn(trace_id, says.as_deref(), eventful);
         }
         if !(eventful || ended.eventful || self.samples(trace_id)) {
             return;
         }
-        let says = std::mem::take(&mut draft.trace);
-        let trace = Said {
-            by: [
-                Some(&self.defaults),
-                ended.trace.as_deref(),
-                ended.scope.as_deref(),
-                Some(&says),
-            ],
-        };
+        let (trace, scope) = (ended.trace.as_deref(), ended.scope.as_deref());
+        let trace = Said { by: [Some(&self.defaults), trace, scope, says.as_deref()] };
         let has_parent = span.parent_span_id != SpanId::INVALID;
         let cut_off = ended.above.is_none() && (ended.known || span.parent_span_is_remote);
         let around = Surroundings {
@@ -191,12 +185,10 @@ impl Core {
 }
 
 /// Reads what attributes say about the trace.
-pub(crate) fn said(attributes: &[KeyValue]) -> TraceContext {
-    let mut says = TraceContext::default();
+pub(crate) fn said(attributes: &[KeyValue]) -> Option<Box<TraceContext>> {
+    let mut says = None;
     for attribute in attributes {
-        if TraceContext::knows(attribute.key.as_str()) {
-            says.read(attribute.key.as_str(), &attribute.value);
-        }
+        TraceContext::read_into(&mut says, attribute.key.as_str(), &attribute.value);
     }
     says
 }

@@ -46,13 +46,14 @@ impl TraceContext {
         *self == Self::default()
     }
 
-    /// Tells whether [`read`](Self::read) would take the key.
-    pub(crate) fn knows(key: &str) -> bool {
-        key.starts_with("langfuse.") || key == attribute::SESSION || key == attribute::USER
+    /// Takes an attribute that says something about the trace; answers whether it was one.
+    pub(crate) fn read_into(says: &mut Option<Box<Self>>, key: &str, value: &Value) -> bool {
+        let may_say =
+            key.starts_with("langfuse.") || key == attribute::SESSION || key == attribute::USER;
+        may_say && says.get_or_insert_default().read(key, value)
     }
 
-    /// Takes an attribute that says something about the trace; answers whether it was one.
-    pub(crate) fn read(&mut self, key: &str, value: &Value) -> bool {
+    fn read(&mut self, key: &str, value: &Value) -> bool {
         match key {
             attribute::TRACE_NAME => set_text(&mut self.name, value),
             attribute::SESSION | "langfuse.session.id" => set_text(&mut self.session, value),

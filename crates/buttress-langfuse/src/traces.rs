@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    hash::{BuildHasherDefault, Hasher},
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -43,7 +43,7 @@ pub(crate) struct Started<'a> {
     pub(crate) sent: bool,
     pub(crate) name: &'a str,
     /// What the span says about its trace.
-    pub(crate) says: TraceContext,
+    pub(crate) says: Option<Box<TraceContext>>,
     /// What the scope around the span says about its traces.
     pub(crate) scope: Option<Arc<TraceContext>>,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Ended {
 
 #[derive(Default)]
 struct Shard {
-    traces: HashMap<TraceId, Trace>,
+    traces: HashMap<TraceId, Trace, TraceHashes>,
     /// Traces by age; those that ended since are skipped.
     ages: VecDeque<(TraceId, u64)>,
     next: u64,
@@ -131,12 +131,13 @@ impl Traces {
     }
 
     /// Adds to a trace what one of its spans said at its end.
-    pub(crate) fn learn(&self, trace: TraceId, says: &TraceContext, eventful: bool) {
+    pub(crate) fn learn(&self, trace: TraceId, says: Option<&TraceContext>, eventful: bool) {
+        if !eventful && says.is_none() {
+            return;
+        }
         if let Some(trace) = self.shard(trace).traces.get_mut(&trace) {
             trace.eventful |= eventful;
-            if !says.is_empty() {
-                Arc::make_mut(&mut trace.context).merge(says);
-            }
+            trace.learn(says);
         }
     }
 
@@ -181,14 +182,17 @@ impl Traces {
 
 impl Shard {
     fn start(&mut self, started: Started<'_>, capacity: usize) {
-        if !self.traces.contains_key(&started.trace) {
-            self.admit(started.trace, capacity);
+        if let Some(trace) = self.traces.get_mut(&started.trace) {
+            return trace.start(started);
         }
-        let Some(trace) = self.traces.get_mut(&started.trace) else { return };
+        let id = started.trace;
+        let mut trace = self.admit(id, capacity);
         trace.start(started);
+        self.traces.insert(id, trace);
     }
 
-    fn admit(&mut self, id: TraceId, capacity: usize) {
+    /// Makes room for a trace.
+    fn admit(&mut self, id: TraceId, capacity: usize) -> Trace {
         while self.traces.len() >= capacity.max(1) && self.forget_oldest() {}
         // Traces that ended left their places in the list of ages.
         if self.ages.len() > 2 * self.traces.len() + 64 {
@@ -199,7 +203,7 @@ impl Shard {
         self.next += 1;
         self.ages.push_back((id, self.next));
         let spans = self.spare.pop().unwrap_or_default();
-        self.traces.insert(id, Trace { serial: self.next, spans, ..Trace::default() });
+        Trace { serial: self.next, spans, ..Trace::default() }
     }
 
     fn forget_oldest(&mut self) -> bool {
@@ -215,10 +219,10 @@ impl Shard {
     fn end(&mut self, id: TraceId, span: SpanId, name: Option<&str>) -> Ended {
         let Some(trace) = self.traces.get_mut(&id) else { return Ended::default() };
         let ended = trace.end(span, name);
-        if trace.open == 0
-            && let Some(trace) = self.traces.remove(&id)
-        {
-            self.keep(trace.spans);
+        if trace.open == 0 {
+            let spans = std::mem::take(&mut trace.spans);
+            self.traces.remove(&id);
+            self.keep(spans);
         }
         ended
     }
@@ -238,9 +242,7 @@ impl Trace {
     fn start(&mut self, started: Started<'_>) {
         self.joined |= started.parent_is_remote;
         let above = self.above(&started);
-        if !started.says.is_empty() {
-            Arc::make_mut(&mut self.context).merge(&started.says);
-        }
+        self.learn(started.says.as_deref());
         let parent = (!started.parent_is_remote).then_some(started.parent);
         if started.sent {
             if above.is_none() {
@@ -263,6 +265,14 @@ impl Trace {
         let replaced = self.spans.insert(started.span, note);
         if replaced.is_none_or(|note| !note.open) {
             self.open += 1;
+        }
+    }
+
+    fn learn(&mut self, says: Option<&TraceContext>) {
+        if let Some(says) = says
+            && !says.is_empty()
+        {
+            Arc::make_mut(&mut self.context).merge(says);
         }
     }
 
@@ -316,7 +326,49 @@ impl Trace {
     }
 }
 
-// ===== impl SpanHasher =====
+// ===== how ids are hashed =====
+
+/// Hashes the ids of traces, which whoever calls this process may choose: so with a secret.
+#[derive(Clone)]
+struct TraceHashes([u64; 2]);
+
+impl Default for TraceHashes {
+    fn default() -> Self {
+        let secret = RandomState::new();
+        Self([secret.hash_one(0), secret.hash_one(1)])
+    }
+}
+
+impl BuildHasher for TraceHashes {
+    type Hasher = TraceHasher;
+
+    fn build_hasher(&self) -> TraceHasher {
+        TraceHasher { secret: self.0, hash: 0 }
+    }
+}
+
+struct TraceHasher {
+    secret: [u64; 2],
+    hash: u64,
+}
+
+impl Hasher for TraceHasher {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u128((*byte).into()));
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    fn write_u128(&mut self, id: u128) {
+        let [low, high] = [id as u64, (id >> 64) as u64];
+        let [first, second] = self.secret;
+        let product = u128::from(low ^ first) * u128::from(high ^ second ^ self.hash);
+        self.hash = product as u64 ^ (product >> 64) as u64;
+    }
+}
 
 /// Hashes the ids of spans, which this process draws at random: nobody can choose them alike.
 #[derive(Default)]
@@ -359,7 +411,7 @@ mod tests {
             parent_is_remote: false,
             sent: true,
             name: "span 1",
-            says: TraceContext::default(),
+            says: None,
             scope: None,
         }
     }

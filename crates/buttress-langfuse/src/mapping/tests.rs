@@ -51,9 +51,9 @@ fn ours(fields: Vec<(&'static str, Value)>) -> Span {
 /// Maps a span that stands alone.
 fn map_with(span: &SpanData, defaults: &TraceDefaults) -> Span {
     let mut draft = Draft::read(&span.attributes, &[]);
-    let (defaults_say, says) = (TraceContext::of(defaults), std::mem::take(&mut draft.trace));
+    let (defaults_say, says) = (TraceContext::of(defaults), draft.trace.take());
     let around = Surroundings {
-        trace: Said { by: [Some(&defaults_say), None, None, Some(&says)] },
+        trace: Said { by: [Some(&defaults_say), None, None, says.as_deref()] },
         parent: span.parent_span_id,
         app_root: span.parent_span_is_remote,
         as_root: defaults.as_root,
