@@ -65,7 +65,7 @@ impl Core {
 
     /// Hands a mapped span on.
     pub(crate) fn accept(&self, span: Encoded) {
-        if self.abandoned.swap(false, Ordering::Relaxed) {
+        if self.abandoned.load(Ordering::Relaxed) && self.abandoned.swap(false, Ordering::Relaxed) {
             notice(format_args!(
                 "a span ended after the last handle was dropped and may not be delivered; \
                  keep the `Langfuse` value until the program ends"

@@ -51,6 +51,8 @@ pub(crate) struct Draft<'a> {
     prompt_name: Option<Cow<'a, str>>,
     prompt_version: Option<i64>,
     entries: Vec<Entry<'a>>,
+    /// Whether no attribute is sent but metadata, as in most spans.
+    only_metadata: bool,
     /// The user's own JSON object.
     users: Option<Cow<'a, str>>,
 }
@@ -80,7 +82,7 @@ impl<'a> Draft<'a> {
     /// Sorts what a span recorded, and then what was added to it.
     pub(crate) fn read(recorded: &'a [KeyValue], added: &'a [KeyValue]) -> Self {
         let entries = Vec::with_capacity(recorded.len() + added.len());
-        let mut draft = Self { entries, ..Self::default() };
+        let mut draft = Self { entries, only_metadata: true, ..Self::default() };
         for attribute in recorded.iter().chain(added) {
             draft.take(attribute.key.as_str(), &attribute.value);
         }
@@ -88,46 +90,62 @@ impl<'a> Draft<'a> {
     }
 
     fn take(&mut self, key: &'a str, value: &'a Value) {
+        if key.contains('.') { self.take_dotted(key, value) } else { self.take_word(key, value) }
+    }
+
+    /// Takes a key of the contract's kind.
+    fn take_word(&mut self, key: &'a str, value: &'a Value) {
         match key {
-            // Most of what a layer records.
-            key::AGENT_ID | key::OUTCOME => self.take_metadata(key, value),
+            key::OBSERVATION_TYPE => self.take_kind(key, value),
+            key::LEVEL => self.take_level(key, value),
+            key::STATUS_MESSAGE => self.status_message = Some(value.as_str()),
+            key::METADATA => self.users = Some(value.as_str()),
+            "input" => self.take_field(attribute::INPUT, value),
+            "output" => self.take_field(attribute::OUTPUT, value),
+            "model" => self.take_text(attribute::MODEL, value),
+            "model_parameters" => self.take_object(key, attribute::MODEL_PARAMETERS, value),
+            "usage" | "usage_details" => self.take_object(key, attribute::USAGE, value),
+            "cost" | "cost_details" => self.take_cost(key, value),
+            "completion_start_time" => self.take_text(attribute::COMPLETION_START, value),
+            "time_to_first_token_seconds" => self.take_first_token(key, value),
+            "prompt_name" => self.prompt_name = Some(value.as_str()),
+            "prompt_version" => self.take_prompt_version(key, value),
+            _ if is_noise(key) => {}
+            _ => self.take_metadata(key, value),
+        }
+    }
+
+    /// Takes a key of OpenTelemetry's kind.
+    fn take_dotted(&mut self, key: &'a str, value: &'a Value) {
+        match key {
             attribute::NAME => self.name = Some(value.as_str()),
-            key::OBSERVATION_TYPE | attribute::TYPE => self.take_kind(key, value),
-            key::LEVEL | attribute::LEVEL => self.take_level(key, value),
-            key::STATUS_MESSAGE | attribute::STATUS_MESSAGE => {
-                self.status_message = Some(value.as_str());
-            }
-            key::METADATA | attribute::METADATA => self.users = Some(value.as_str()),
-            "input" | attribute::INPUT => self.take_field(attribute::INPUT, value),
-            "output" | attribute::OUTPUT => self.take_field(attribute::OUTPUT, value),
+            attribute::TYPE => self.take_kind(key, value),
+            attribute::LEVEL => self.take_level(key, value),
+            attribute::STATUS_MESSAGE => self.status_message = Some(value.as_str()),
+            attribute::METADATA => self.users = Some(value.as_str()),
+            attribute::INPUT => self.take_field(attribute::INPUT, value),
+            attribute::OUTPUT => self.take_field(attribute::OUTPUT, value),
             attribute::TRACE_INPUT => self.trace_input = Sent::recorded(value),
             attribute::TRACE_OUTPUT => self.trace_output = Sent::recorded(value),
-            "model" | attribute::MODEL => self.take_text(attribute::MODEL, value),
-            "model_parameters" | attribute::MODEL_PARAMETERS => {
+            attribute::MODEL => self.take_text(attribute::MODEL, value),
+            attribute::MODEL_PARAMETERS => {
                 self.take_object(key, attribute::MODEL_PARAMETERS, value);
             }
-            "usage" | "usage_details" | attribute::USAGE => {
-                self.take_object(key, attribute::USAGE, value);
-            }
-            "cost" | "cost_details" | attribute::COST => self.take_cost(key, value),
-            "completion_start_time" | attribute::COMPLETION_START => {
-                self.take_text(attribute::COMPLETION_START, value);
-            }
-            "time_to_first_token_seconds" => self.take_first_token(key, value),
-            "prompt_name" | attribute::PROMPT_NAME | "langfuse.prompt.name" => {
+            attribute::USAGE => self.take_object(key, attribute::USAGE, value),
+            attribute::COST => self.take_cost(key, value),
+            attribute::COMPLETION_START => self.take_text(attribute::COMPLETION_START, value),
+            attribute::PROMPT_NAME | "langfuse.prompt.name" => {
                 self.prompt_name = Some(value.as_str());
             }
-            "prompt_version" | attribute::PROMPT_VERSION | "langfuse.prompt.version" => {
+            attribute::PROMPT_VERSION | "langfuse.prompt.version" => {
                 self.take_prompt_version(key, value);
             }
             _ if is_noise(key) => {}
-            _ if !key.contains('.') => self.take_metadata(key, value),
             _ if TraceContext::read_into(&mut self.trace, key, value) => {}
             _ => self.take_other(key, value),
         }
     }
 
-    /// Takes what has a dot in its key, as all that is told by its prefix.
     fn take_other(&mut self, key: &'a str, value: &'a Value) {
         if let Some(key) = key.strip_prefix(attribute::METADATA_PREFIX) {
             self.take_metadata(key, value);
@@ -204,7 +222,10 @@ impl<'a> Draft<'a> {
         let key = key.into();
         match self.entries.iter_mut().find(|known| known.place == place && known.key == key) {
             Some(known) => known.value = value,
-            None => self.entries.push(Entry { place, key, value }),
+            None => {
+                self.only_metadata &= place == Place::Metadata;
+                self.entries.push(Entry { place, key, value });
+            }
         }
     }
 
@@ -218,8 +239,8 @@ impl<'a> Draft<'a> {
 impl Draft<'_> {
     /// Returns the type to send; none where the server infers a better one.
     pub(crate) fn kind(&self) -> Option<&'static str> {
-        let mut kept = self.entries.iter().filter(|entry| entry.place == Place::Kept);
-        let is = |key: &str| self.has(Place::Field, key);
+        let mut kept = self.named().filter(|entry| entry.place == Place::Kept);
+        let is = |key: &str| self.named().any(|entry| entry.key == key);
         match self.kind {
             Some(kind) => Some(kind),
             None if kept.any(|kept| is_inferred(&kept.key)) => None,
@@ -237,12 +258,20 @@ impl Draft<'_> {
         self.place_first_token(start);
         self.place_prompt();
         self.place_users();
-        for place in [Place::Field, Place::Kept, Place::Metadata] {
-            let prefix = if place == Place::Metadata { attribute::METADATA_PREFIX } else { "" };
-            for entry in self.entries.iter().filter(|entry| entry.place == place) {
-                into.attribute(prefix, &entry.key, &entry.value);
+        for place in [Place::Field, Place::Kept] {
+            for entry in self.named().filter(|entry| entry.place == place) {
+                into.attribute(&entry.key, &entry.value);
             }
         }
+        for entry in self.entries.iter().filter(|entry| entry.place == Place::Metadata) {
+            into.metadata(&entry.key, &entry.value);
+        }
+    }
+
+    /// Returns the attributes that are no metadata.
+    fn named(&self) -> impl Iterator<Item = &Entry<'_>> {
+        let entries = if self.only_metadata { &[] } else { self.entries.as_slice() };
+        entries.iter().filter(|entry| entry.place != Place::Metadata)
     }
 
     /// Places input and output of the trace where the span has none of its own.

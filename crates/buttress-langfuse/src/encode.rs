@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::{Message, encoding};
 
-use crate::value::Sent;
+use crate::{attribute, value::Sent};
 
 /// How much is allocated at a time for the spans of a thread.
 const CHUNK: usize = 16 << 10;
@@ -122,21 +122,58 @@ impl Writer<'_> {
         encoding::message::encode(field, message, self.0);
     }
 
-    /// Writes an attribute of the span, its key in two parts.
-    pub(crate) fn attribute(&mut self, prefix: &str, key: &str, value: &Sent<'_>) {
+    /// Writes an attribute of the span.
+    pub(crate) fn attribute(&mut self, key: &str, value: &Sent<'_>) {
+        self.prefixed("", key, value);
+    }
+
+    /// Writes an entry of the span's metadata.
+    pub(crate) fn metadata(&mut self, key: &str, value: &Sent<'_>) {
+        self.prefixed(attribute::METADATA_PREFIX, key, value);
+    }
+
+    /// Writes an entry of the trace's metadata.
+    pub(crate) fn trace_metadata(&mut self, key: &str, value: &Sent<'_>) {
+        self.prefixed(attribute::TRACE_METADATA_PREFIX, key, value);
+    }
+
+    /// Inlined, so that the prefix is copied as the constant that it is.
+    #[inline(always)]
+    fn prefixed(&mut self, prefix: &'static str, key: &str, value: &Sent<'_>) {
         let key_length = prefix.len() + key.len();
         let value_length = any_value_length(value);
         let length = delimited_length(key_length) + delimited_length(value_length);
-        self.0.reserve(length + 8);
-        self.key(ATTRIBUTES, DELIMITED);
-        self.varint(length as u64);
-        self.key(1, DELIMITED);
-        self.varint(key_length as u64);
+        if length < 0x80 {
+            // Nearly all: no length takes more than a byte.
+            self.short_heads(ATTRIBUTES, length, 1, key_length);
+        } else {
+            self.key(ATTRIBUTES, DELIMITED);
+            self.varint(length as u64);
+            self.key(1, DELIMITED);
+            self.varint(key_length as u64);
+        }
         self.0.extend_from_slice(prefix.as_bytes());
         self.0.extend_from_slice(key.as_bytes());
-        self.key(2, DELIMITED);
-        self.varint(value_length as u64);
-        self.any_value(value);
+        match value {
+            Sent::Text(text) if length < 0x80 => {
+                self.short_heads(2, value_length, 1, text.len());
+                self.0.extend_from_slice(text.as_bytes());
+            }
+            value => {
+                self.key(2, DELIMITED);
+                self.varint(value_length as u64);
+                self.any_value(value);
+            }
+        }
+    }
+
+    /// Writes the heads of a field and of the first one in it, both below 128 bytes long.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the caller has looked")]
+    fn short_heads(&mut self, field: u32, length: usize, inner: u32, inner_length: usize) {
+        let key = |field: u32| (field << 3 | DELIMITED) as u8;
+        let heads = [key(field), length as u8, key(inner), inner_length as u8];
+        self.0.extend_from_slice(&heads);
     }
 
     fn any_value(&mut self, value: &Sent<'_>) {

@@ -78,9 +78,9 @@ pub(crate) fn map<'a>(
     severity.write(&draft, into);
     around.trace.write(into);
     if around.app_root {
-        into.attribute("", attribute::IS_APP_ROOT, &Sent::Boolean(true));
+        into.attribute(attribute::IS_APP_ROOT, &Sent::Boolean(true));
         if around.as_root {
-            into.attribute("", attribute::AS_ROOT, &Sent::Boolean(true));
+            into.attribute(attribute::AS_ROOT, &Sent::Boolean(true));
         }
     }
     draft.write(start, into);
@@ -121,13 +121,13 @@ impl<'a> Severity<'a> {
 
     fn write(&self, draft: &Draft<'_>, into: &mut Writer<'_>) {
         if let Some(kind) = draft.kind() {
-            into.attribute("", attribute::TYPE, &Sent::text(kind));
+            into.attribute(attribute::TYPE, &Sent::text(kind));
         }
         if let Some(level) = self.level {
-            into.attribute("", attribute::LEVEL, &Sent::text(level.as_str()));
+            into.attribute(attribute::LEVEL, &Sent::text(level.as_str()));
         }
         if let Some(message) = self.message.as_deref() {
-            into.attribute("", attribute::STATUS_MESSAGE, &Sent::text(message));
+            into.attribute(attribute::STATUS_MESSAGE, &Sent::text(message));
         }
     }
 

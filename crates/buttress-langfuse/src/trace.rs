@@ -155,12 +155,12 @@ impl<'a> Said<'a> {
         self.write_text(attribute::RELEASE, |by| by.release.as_deref(), into);
         self.write_text(attribute::VERSION, |by| by.version.as_deref(), into);
         if let Some(public) = self.last(|by| by.public) {
-            into.attribute("", attribute::TRACE_PUBLIC, &Sent::Boolean(public));
+            into.attribute(attribute::TRACE_PUBLIC, &Sent::Boolean(public));
         }
         if self.all().any(|by| !by.tags.is_empty()) {
             let tags = self.merged(|by| TraceContext { tags: by.tags.clone(), ..<_>::default() });
             if let Some(tags) = value::list(tags.tags.into_iter().map(value::text).collect()) {
-                into.attribute("", attribute::TRACE_TAGS, &Sent::Any(tags));
+                into.attribute(attribute::TRACE_TAGS, &Sent::Any(tags));
             }
         }
     }
@@ -173,7 +173,7 @@ impl<'a> Said<'a> {
         let merged =
             self.merged(|by| TraceContext { metadata: by.metadata.clone(), ..<_>::default() });
         for (key, value) in merged.metadata {
-            into.attribute(attribute::TRACE_METADATA_PREFIX, &key, &Sent::Any(value));
+            into.trace_metadata(&key, &Sent::Any(value));
         }
     }
 
@@ -184,7 +184,7 @@ impl<'a> Said<'a> {
         into: &mut Writer<'_>,
     ) {
         if let Some(text) = self.last(read) {
-            into.attribute("", key, &Sent::text(shortened(key, text)));
+            into.attribute(key, &Sent::text(shortened(key, text)));
         }
     }
 
