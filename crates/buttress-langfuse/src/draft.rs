@@ -43,6 +43,16 @@ pub(crate) struct Draft<'a> {
     /// What the span says about its trace, which few do.
     pub(crate) trace: Option<Box<TraceContext>>,
     kind: Option<&'static str>,
+    entries: Vec<Entry<'a>>,
+    /// Whether no attribute is sent but metadata, as in most spans.
+    only_metadata: bool,
+    /// What few spans record, apart so that the others are small.
+    rare: Option<Box<Rare<'a>>>,
+}
+
+/// What has no place before all is read.
+#[derive(Debug, Default)]
+struct Rare<'a> {
     /// Seconds until the first token.
     first_token: Option<f64>,
     /// What the span says of its trace's input and output, which Langfuse 4 loses there.
@@ -50,9 +60,6 @@ pub(crate) struct Draft<'a> {
     trace_output: Option<Sent<'a>>,
     prompt_name: Option<Cow<'a, str>>,
     prompt_version: Option<i64>,
-    entries: Vec<Entry<'a>>,
-    /// Whether no attribute is sent but metadata, as in most spans.
-    only_metadata: bool,
     /// The user's own JSON object.
     users: Option<Cow<'a, str>>,
 }
@@ -90,7 +97,8 @@ impl<'a> Draft<'a> {
     }
 
     fn take(&mut self, key: &'a str, value: &'a Value) {
-        if key.contains('.') { self.take_dotted(key, value) } else { self.take_word(key, value) }
+        let has_dot = key.bytes().any(|byte| byte == b'.');
+        if has_dot { self.take_dotted(key, value) } else { self.take_word(key, value) }
     }
 
     /// Takes a key of the contract's kind.
@@ -99,7 +107,7 @@ impl<'a> Draft<'a> {
             key::OBSERVATION_TYPE => self.take_kind(key, value),
             key::LEVEL => self.take_level(key, value),
             key::STATUS_MESSAGE => self.status_message = Some(value.as_str()),
-            key::METADATA => self.users = Some(value.as_str()),
+            key::METADATA => self.rare().users = Some(value.as_str()),
             "input" => self.take_field(attribute::INPUT, value),
             "output" => self.take_field(attribute::OUTPUT, value),
             "model" => self.take_text(attribute::MODEL, value),
@@ -108,9 +116,10 @@ impl<'a> Draft<'a> {
             "cost" | "cost_details" => self.take_cost(key, value),
             "completion_start_time" => self.take_text(attribute::COMPLETION_START, value),
             "time_to_first_token_seconds" => self.take_first_token(key, value),
-            "prompt_name" => self.prompt_name = Some(value.as_str()),
+            "prompt_name" => self.rare().prompt_name = Some(value.as_str()),
             "prompt_version" => self.take_prompt_version(key, value),
-            _ if is_noise(key) => {}
+            // What the bridge adds for itself.
+            attribute::TARGET | "busy_ns" | "idle_ns" => {}
             _ => self.take_metadata(key, value),
         }
     }
@@ -122,11 +131,11 @@ impl<'a> Draft<'a> {
             attribute::TYPE => self.take_kind(key, value),
             attribute::LEVEL => self.take_level(key, value),
             attribute::STATUS_MESSAGE => self.status_message = Some(value.as_str()),
-            attribute::METADATA => self.users = Some(value.as_str()),
+            attribute::METADATA => self.rare().users = Some(value.as_str()),
             attribute::INPUT => self.take_field(attribute::INPUT, value),
             attribute::OUTPUT => self.take_field(attribute::OUTPUT, value),
-            attribute::TRACE_INPUT => self.trace_input = Sent::recorded(value),
-            attribute::TRACE_OUTPUT => self.trace_output = Sent::recorded(value),
+            attribute::TRACE_INPUT => self.rare().trace_input = Sent::recorded(value),
+            attribute::TRACE_OUTPUT => self.rare().trace_output = Sent::recorded(value),
             attribute::MODEL => self.take_text(attribute::MODEL, value),
             attribute::MODEL_PARAMETERS => {
                 self.take_object(key, attribute::MODEL_PARAMETERS, value);
@@ -135,12 +144,14 @@ impl<'a> Draft<'a> {
             attribute::COST => self.take_cost(key, value),
             attribute::COMPLETION_START => self.take_text(attribute::COMPLETION_START, value),
             attribute::PROMPT_NAME | "langfuse.prompt.name" => {
-                self.prompt_name = Some(value.as_str());
+                self.rare().prompt_name = Some(value.as_str());
             }
             attribute::PROMPT_VERSION | "langfuse.prompt.version" => {
                 self.take_prompt_version(key, value);
             }
-            _ if is_noise(key) => {}
+            // What the bridge adds for itself.
+            "otel.tracing_event_count" => {}
+            _ if key.starts_with("code.") || key.starts_with("thread.") => {}
             _ if TraceContext::read_into(&mut self.trace, key, value) => {}
             _ => self.take_other(key, value),
         }
@@ -191,7 +202,7 @@ impl<'a> Draft<'a> {
 
     fn take_first_token(&mut self, key: &'a str, value: &'a Value) {
         if let Value::F64(seconds) = value {
-            self.first_token = Some(*seconds);
+            self.rare().first_token = Some(*seconds);
         }
         self.take_metadata(key, value);
     }
@@ -199,7 +210,7 @@ impl<'a> Draft<'a> {
     /// Takes an integer: an older server loses an observation whose version is a text.
     fn take_prompt_version(&mut self, key: &'a str, value: &'a Value) {
         match value.as_str().parse() {
-            Ok(version) => self.prompt_version = Some(version),
+            Ok(version) => self.rare().prompt_version = Some(version),
             Err(_) => self.take_metadata(unprefixed(key), value),
         }
     }
@@ -214,6 +225,10 @@ impl<'a> Draft<'a> {
 
     fn take_metadata(&mut self, key: &'a str, value: &'a Value) {
         self.set(Place::Metadata, key, Sent::recorded(value));
+    }
+
+    fn rare(&mut self) -> &mut Rare<'a> {
+        self.rare.get_or_insert_default()
     }
 
     /// Sets an attribute; of a key recorded twice the last value stays.
@@ -254,10 +269,9 @@ impl Draft<'_> {
 
     /// Writes what is the span's own, the metadata last.
     pub(crate) fn write(mut self, start: u64, into: &mut Writer<'_>) {
-        self.place_trace_io();
-        self.place_first_token(start);
-        self.place_prompt();
-        self.place_users();
+        if let Some(rare) = self.rare.take() {
+            self.place(*rare, start);
+        }
         for place in [Place::Field, Place::Kept] {
             for entry in self.named().filter(|entry| entry.place == place) {
                 into.attribute(&entry.key, &entry.value);
@@ -273,22 +287,28 @@ impl Draft<'_> {
         let entries = if self.only_metadata { &[] } else { self.entries.as_slice() };
         entries.iter().filter(|entry| entry.place != Place::Metadata)
     }
+}
 
-    /// Places input and output of the trace where the span has none of its own.
-    fn place_trace_io(&mut self) {
-        let said = [
-            (attribute::INPUT, self.trace_input.take()),
-            (attribute::OUTPUT, self.trace_output.take()),
-        ];
-        for (key, value) in said {
-            if value.is_some() && !self.has(Place::Field, key) {
-                self.set(Place::Field, key, value);
-            }
+// ===== impl Draft: what has no place before all is read =====
+
+impl<'a> Draft<'a> {
+    fn place(&mut self, rare: Rare<'a>, start: u64) {
+        self.place_trace_io(attribute::INPUT, rare.trace_input);
+        self.place_trace_io(attribute::OUTPUT, rare.trace_output);
+        self.place_first_token(rare.first_token, start);
+        self.place_prompt(rare.prompt_name, rare.prompt_version);
+        self.place_users(rare.users);
+    }
+
+    /// Places input or output of the trace where the span has none of its own.
+    fn place_trace_io(&mut self, key: &'static str, value: Option<Sent<'a>>) {
+        if value.is_some() && !self.has(Place::Field, key) {
+            self.set(Place::Field, key, value);
         }
     }
 
-    fn place_first_token(&mut self, start: u64) {
-        let Some(seconds) = self.first_token else { return };
+    fn place_first_token(&mut self, seconds: Option<f64>, start: u64) {
+        let Some(seconds) = seconds else { return };
         if let Ok(after) = Duration::try_from_secs_f64(seconds)
             && !self.has(Place::Field, attribute::COMPLETION_START)
         {
@@ -299,21 +319,19 @@ impl Draft<'_> {
     }
 
     /// Places a prompt's name and version, of which Langfuse takes both or none.
-    fn place_prompt(&mut self) {
-        let name = self.prompt_name.take().map(Sent::Text);
-        let version = self.prompt_version.map(Sent::integer);
+    fn place_prompt(&mut self, name: Option<Cow<'a, str>>, version: Option<i64>) {
         let (place, name_key, version_key) = if name.is_some() && version.is_some() {
             (Place::Field, attribute::PROMPT_NAME, attribute::PROMPT_VERSION)
         } else {
             (Place::Metadata, "prompt_name", "prompt_version")
         };
-        self.set(place, name_key, name);
-        self.set(place, version_key, version);
+        self.set(place, name_key, name.map(Sent::Text));
+        self.set(place, version_key, version.map(Sent::integer));
     }
 
     /// Spreads the user's object over the metadata; what the span says itself wins.
-    fn place_users(&mut self) {
-        let Some(text) = self.users.take() else { return };
+    fn place_users(&mut self, text: Option<Cow<'a, str>>) {
+        let Some(text) = text else { return };
         let entries = match serde_json::from_str(&text) {
             Ok(Json::Object(entries)) => entries.into_iter().collect(),
             _ => vec![(key::METADATA.to_owned(), Json::String(text.into_owned()))],
@@ -324,13 +342,6 @@ impl Draft<'_> {
             }
         }
     }
-}
-
-/// What the bridge adds for itself.
-fn is_noise(key: &str) -> bool {
-    matches!(key, attribute::TARGET | "busy_ns" | "idle_ns" | "otel.tracing_event_count")
-        || key.starts_with("code.")
-        || key.starts_with("thread.")
 }
 
 fn is_inferred(key: &str) -> bool {
