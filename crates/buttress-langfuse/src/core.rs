@@ -15,7 +15,7 @@ use crate::{
     notice::notice,
     sink::{FlushError, Sink, Stats, TraceDefaults},
     terminal::TerminalTree,
-    trace::TraceContext,
+    trace::Defaults,
     traces::Traces,
 };
 
@@ -26,7 +26,7 @@ static LIVE: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
 pub(crate) struct Core {
     pub(crate) traces: Traces,
     pub(crate) filter: SpanFilter,
-    pub(crate) defaults: TraceContext,
+    pub(crate) defaults: Defaults,
     pub(crate) sample_rate: f64,
     pub(crate) as_root: bool,
     sink: Arc<dyn Sink>,
@@ -43,7 +43,7 @@ impl Core {
     ) -> Arc<Self> {
         let core = Arc::new(Self {
             traces: Traces::new(),
-            defaults: TraceContext::of(&defaults),
+            defaults: Defaults::of(&defaults),
             filter: SpanFilter { targets: defaults.targets },
             sample_rate: defaults.sample_rate,
             as_root: defaults.as_root,

@@ -1,6 +1,6 @@
 //! What a span recorded, sorted into what Langfuse tells apart.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, cell::Cell, time::Duration};
 
 use buttress::telemetry::key;
 use opentelemetry::{KeyValue, Value};
@@ -33,6 +33,14 @@ const INFERRED: [&str; 4] = ["gen_ai.", "llm.", "ai.", "openinference."];
 /// Input and output in OpenInference's words.
 const INFERRED_IO: [&str; 4] =
     ["input.value", "input.mime_type", "output.value", "output.mime_type"];
+
+/// How many entries a thread has room for between two spans.
+const MOST_SPARE: usize = 256;
+
+thread_local! {
+    /// Memory for the next span's entries.
+    static SPARE: Cell<Vec<Entry<'static>>> = const { Cell::new(Vec::new()) };
+}
 
 /// A span's attributes, each in its place.
 #[derive(Debug, Default)]
@@ -88,7 +96,8 @@ enum Place {
 impl<'a> Draft<'a> {
     /// Sorts what a span recorded, and then what was added to it.
     pub(crate) fn read(recorded: &'a [KeyValue], added: &'a [KeyValue]) -> Self {
-        let entries = Vec::with_capacity(recorded.len() + added.len());
+        let mut entries: Vec<Entry<'a>> = SPARE.try_with(Cell::take).unwrap_or_default();
+        entries.reserve(recorded.len() + added.len());
         let mut draft = Self { entries, only_metadata: true, ..Self::default() };
         for attribute in recorded.iter().chain(added) {
             draft.take(attribute.key.as_str(), &attribute.value);
@@ -279,6 +288,12 @@ impl Draft<'_> {
         }
         for entry in self.entries.iter().filter(|entry| entry.place == Place::Metadata) {
             into.metadata(&entry.key, &entry.value);
+        }
+        self.entries.clear();
+        if self.entries.capacity() <= MOST_SPARE {
+            // Of no entry at all every lifetime is right, and collecting keeps the memory.
+            let spare = self.entries.into_iter().filter_map(|_| None).collect();
+            _ = SPARE.try_with(|place| place.set(spare));
         }
     }
 

@@ -80,7 +80,17 @@ const FIXED32: u32 = 5;
 /// The field `attributes` of a span.
 const ATTRIBUTES: u32 = 9;
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// Writes to the end of `into`.
+    pub(crate) const fn new(into: &'a mut Vec<u8>) -> Self {
+        Self(into)
+    }
+
+    /// Writes fields that were written before.
+    pub(crate) fn written(&mut self, fields: &[u8]) {
+        self.0.extend_from_slice(fields);
+    }
+
     /// Writes bytes, unless there are none.
     pub(crate) fn bytes(&mut self, field: u32, bytes: &[u8]) {
         if !bytes.is_empty() {

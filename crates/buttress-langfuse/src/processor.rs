@@ -154,7 +154,7 @@ impl Core {
             return;
         }
         let (trace, scope) = (ended.trace.as_deref(), ended.scope.as_deref());
-        let trace = Said { by: [Some(&self.defaults), trace, scope, says.as_deref()] };
+        let trace = Said { defaults: &self.defaults, by: [trace, scope, says.as_deref()] };
         let has_parent = span.parent_span_id != SpanId::INVALID;
         let cut_off = ended.above.is_none() && (ended.known || span.parent_span_is_remote);
         let around = Surroundings {

@@ -31,16 +31,6 @@ pub(crate) struct TraceContext {
 }
 
 impl TraceContext {
-    /// Takes over what the configuration says.
-    pub(crate) fn of(defaults: &TraceDefaults) -> Self {
-        Self {
-            environment: defaults.environment.as_deref().and_then(environment),
-            release: defaults.release.clone().filter(|text| !text.is_empty()),
-            version: defaults.version.clone().filter(|text| !text.is_empty()),
-            ..Self::default()
-        }
-    }
-
     /// Tells whether nothing is set.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -136,11 +126,39 @@ impl TraceContext {
     }
 }
 
-/// What several say about one trace: the configuration, the trace, the scope, the span.
+/// What the configuration says about every trace.
+#[derive(Debug)]
+pub(crate) struct Defaults {
+    environment: Option<String>,
+    release: Option<String>,
+    version: Option<String>,
+    /// The same as it is sent.
+    encoded: Vec<u8>,
+}
+
+/// What is said about one trace.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Said<'a> {
-    /// The later ones win.
-    pub(crate) by: [Option<&'a TraceContext>; 4],
+    pub(crate) defaults: &'a Defaults,
+    /// By the trace's spans, the scope around the span, and the span: the later ones win.
+    pub(crate) by: [Option<&'a TraceContext>; 3],
+}
+
+// ===== impl Defaults =====
+
+impl Defaults {
+    pub(crate) fn of(configured: &TraceDefaults) -> Self {
+        let mut defaults = Self {
+            environment: configured.environment.as_deref().and_then(environment),
+            release: configured.release.clone().filter(|text| !text.is_empty()),
+            version: configured.version.clone().filter(|text| !text.is_empty()),
+            encoded: Vec::new(),
+        };
+        let mut encoded = Vec::new();
+        Said { defaults: &defaults, by: [None; 3] }.write_texts(&mut Writer::new(&mut encoded));
+        defaults.encoded = encoded;
+        defaults
+    }
 }
 
 // ===== impl Said =====
@@ -148,12 +166,17 @@ pub(crate) struct Said<'a> {
 impl<'a> Said<'a> {
     /// Writes all but the metadata, which has room to wait.
     pub(crate) fn write(self, into: &mut Writer<'_>) {
-        self.write_text(attribute::TRACE_NAME, |by| by.name.as_deref(), into);
-        self.write_text(attribute::SESSION, |by| by.session.as_deref(), into);
-        self.write_text(attribute::USER, |by| by.user.as_deref(), into);
-        self.write_text(attribute::ENVIRONMENT, |by| by.environment.as_deref(), into);
-        self.write_text(attribute::RELEASE, |by| by.release.as_deref(), into);
-        self.write_text(attribute::VERSION, |by| by.version.as_deref(), into);
+        self.write_text(attribute::TRACE_NAME, None, |by| by.name.as_deref(), into);
+        self.write_text(attribute::SESSION, None, |by| by.session.as_deref(), into);
+        self.write_text(attribute::USER, None, |by| by.user.as_deref(), into);
+        let overrides = |by: &TraceContext| {
+            by.environment.is_some() || by.release.is_some() || by.version.is_some()
+        };
+        if self.all().any(overrides) {
+            self.write_texts(into);
+        } else {
+            into.written(&self.defaults.encoded);
+        }
         if let Some(public) = self.last(|by| by.public) {
             into.attribute(attribute::TRACE_PUBLIC, &Sent::Boolean(public));
         }
@@ -163,6 +186,17 @@ impl<'a> Said<'a> {
                 into.attribute(attribute::TRACE_TAGS, &Sent::Any(tags));
             }
         }
+    }
+
+    /// Writes what the configuration may say too.
+    fn write_texts(self, into: &mut Writer<'_>) {
+        let Defaults { environment, release, version, .. } = self.defaults;
+        let default = environment.as_deref();
+        self.write_text(attribute::ENVIRONMENT, default, |by| by.environment.as_deref(), into);
+        let default = release.as_deref();
+        self.write_text(attribute::RELEASE, default, |by| by.release.as_deref(), into);
+        let default = version.as_deref();
+        self.write_text(attribute::VERSION, default, |by| by.version.as_deref(), into);
     }
 
     /// Writes the metadata.
@@ -180,10 +214,11 @@ impl<'a> Said<'a> {
     fn write_text(
         self,
         key: &str,
+        default: Option<&'a str>,
         read: impl Fn(&'a TraceContext) -> Option<&'a str>,
         into: &mut Writer<'_>,
     ) {
-        if let Some(text) = self.last(read) {
+        if let Some(text) = self.last(read).or(default) {
             into.attribute(key, &Sent::text(shortened(key, text)));
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     encode::Encoded,
     sink::TraceDefaults,
     testing::{get, metadata},
-    trace::TraceContext,
+    trace::Defaults,
 };
 
 fn recorded(attributes: Vec<KeyValue>) -> SpanData {
@@ -51,9 +51,9 @@ fn ours(fields: Vec<(&'static str, Value)>) -> Span {
 /// Maps a span that stands alone.
 fn map_with(span: &SpanData, defaults: &TraceDefaults) -> Span {
     let mut draft = Draft::read(&span.attributes, &[]);
-    let (defaults_say, says) = (TraceContext::of(defaults), draft.trace.take());
+    let (defaults_say, says) = (Defaults::of(defaults), draft.trace.take());
     let around = Surroundings {
-        trace: Said { by: [Some(&defaults_say), None, None, says.as_deref()] },
+        trace: Said { defaults: &defaults_say, by: [None, None, says.as_deref()] },
         parent: span.parent_span_id,
         app_root: span.parent_span_is_remote,
         as_root: defaults.as_root,
