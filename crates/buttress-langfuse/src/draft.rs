@@ -292,7 +292,7 @@ impl Draft<'_> {
         self.entries.clear();
         if self.entries.capacity() <= MOST_SPARE {
             // Of no entry at all every lifetime is right, and collecting keeps the memory.
-            let spare = self.entries.into_iter().filter_map(|_| None).collect();
+            let spare = self.entries.into_iter().map_while(|_| None).collect();
             _ = SPARE.try_with(|place| place.set(spare));
         }
     }

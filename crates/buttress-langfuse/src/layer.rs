@@ -16,9 +16,7 @@ use std::{
 use buttress::telemetry;
 use opentelemetry::{
     Context as OtelContext, InstrumentationScope, KeyValue,
-    trace::{
-        Link, SpanContext, SpanKind, TraceContextExt as _, TraceId, TraceState, TracerProvider as _,
-    },
+    trace::{Link, SpanKind, TraceContextExt as _, TraceId, TraceState, TracerProvider as _},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -102,9 +100,10 @@ impl ShouldSample for RecordAll {
         _: &[Link],
     ) -> SamplingResult {
         Starting::note(&self.0, trace, name, attributes);
-        let parent = parent.map(|parent| parent.span().span_context().clone());
-        let parent = parent.filter(SpanContext::is_valid);
-        let decision = match &parent {
+        let parent = parent.map(OtelContext::span);
+        let parent = parent.as_ref().map(|parent| parent.span_context());
+        let parent = parent.filter(|parent| parent.is_valid());
+        let decision = match parent {
             Some(parent) if !parent.is_sampled() => SamplingDecision::RecordOnly,
             _ => SamplingDecision::RecordAndSample,
         };
