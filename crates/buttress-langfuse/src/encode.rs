@@ -240,3 +240,33 @@ fn any_value_length(value: &Sent<'_>) -> usize {
 fn delimited_length(length: usize) -> usize {
     1 + encoding::encoded_len_varint(length as u64) + length
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> Encoded {
+        Encoded::new(|into| into.text(5, name))
+    }
+
+    #[test]
+    fn spans_keep_their_bytes_whatever_is_written_after_them() {
+        let names: Vec<String> = (0..200).map(|span| "x".repeat(span * span)).collect();
+        let spans: Vec<Encoded> = names.iter().map(|name| named(name)).collect();
+        let decoded = spans.iter().map(|span| span.decode().unwrap().name);
+        assert!(decoded.eq(names.iter().cloned()));
+    }
+
+    #[test]
+    fn a_span_that_is_written_within_another_does_not_disturb_it() {
+        let mut inner = None;
+        let outer = Encoded::new(|into| {
+            into.text(3, "state");
+            inner = Some(named("inner"));
+            into.text(5, "outer");
+        });
+        assert_eq!(inner.unwrap().decode().unwrap().name, "inner");
+        let outer = outer.decode().unwrap();
+        assert_eq!((&*outer.trace_state, &*outer.name), ("state", "outer"));
+    }
+}
