@@ -134,7 +134,8 @@ impl Core {
     /// Maps a span that ended and hands it on.
     fn end(&self, span: &SpanData, wanted: bool) {
         let trace_id = span.span_context.trace_id();
-        let fit = wanted && self.filter.sends(&span.name, &span.attributes);
+        let ours = is_ours(&span.name, &span.attributes);
+        let fit = wanted && (ours || self.filter.sends_of_others(&span.attributes));
         let name = fit.then_some(&*span.name);
         let ended = self.traces.end(trace_id, span.span_context.span_id(), name);
         if !fit || ended.passed_over || is_probe(&span.name) {
@@ -143,7 +144,6 @@ impl Core {
             return;
         }
         let mut draft = Draft::read(&span.attributes, &ended.updates);
-        let ours = is_ours(&span.name, &span.attributes);
         let failed = !ours && matches!(span.status, Status::Error { .. });
         let eventful = failed || draft.level >= Some(Level::Warning);
         let says = draft.trace.take();
