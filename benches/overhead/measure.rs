@@ -1,6 +1,6 @@
 //! Cases, and how long they take: all in turn, round after round, so that noise falls on all.
 
-use std::time::Duration;
+use std::{any::Any, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,10 @@ pub(crate) struct Case {
     calls: usize,
     /// How many calls are made once, before the first round.
     before: usize,
+    /// How many spans a call makes, where that is asked.
+    spans: Option<usize>,
+    /// Makes what a round has around it.
+    around: Box<dyn FnMut() -> Box<dyn Any>>,
     /// Makes so many calls.
     run: Box<dyn FnMut(usize)>,
 }
@@ -27,6 +31,8 @@ pub(crate) struct Row {
     pub(crate) allocs: f64,
     /// Bytes that one call allocates.
     pub(crate) bytes: f64,
+    /// How many spans a call makes, where that is asked.
+    pub(crate) spans: Option<usize>,
     /// The least time over the least time of the group's bare case; none where there is none.
     pub(crate) vs_bare: Option<f64>,
 }
@@ -43,7 +49,7 @@ impl Case {
                 one();
             }
         };
-        Self { group, name: name.into(), calls: 200_000, before: 0, run: Box::new(run) }
+        Self::many(group, name, run)
     }
 
     /// Makes a case that says itself how to make many calls.
@@ -52,7 +58,15 @@ impl Case {
         name: impl Into<String>,
         run: impl FnMut(usize) + 'static,
     ) -> Self {
-        Self { group, name: name.into(), calls: 200_000, before: 0, run: Box::new(run) }
+        Self {
+            group,
+            name: name.into(),
+            calls: 200_000,
+            before: 0,
+            spans: None,
+            around: Box::new(|| Box::new(())),
+            run: Box::new(run),
+        }
     }
 
     /// Sets how many calls a round makes, for cases that take long.
@@ -64,6 +78,18 @@ impl Case {
     /// Sets how many calls are made once, before anything is measured: they fill what is measured.
     pub(crate) const fn before(mut self, calls: usize) -> Self {
         self.before = calls;
+        self
+    }
+
+    /// Sets how many spans a call makes, so that the cost of one is told.
+    pub(crate) const fn spans(mut self, spans: usize) -> Self {
+        self.spans = Some(spans);
+        self
+    }
+
+    /// Sets what is held during each round, outside of what is timed.
+    pub(crate) fn around<T: 'static>(mut self, mut around: impl FnMut() -> T + 'static) -> Self {
+        self.around = Box::new(move || Box::new(around()));
         self
     }
 
@@ -93,7 +119,9 @@ pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Ro
     for round in 0..=rounds {
         for (case, times) in cases.iter_mut().zip(&mut times) {
             let calls = calls(case);
+            let around = (case.around)();
             let took = timed(|| (case.run)(calls));
+            drop(around);
             if round > 0 {
                 times.push(nanos(took) / count(calls));
             }
@@ -105,7 +133,9 @@ pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Ro
         .map(|(case, mut times)| {
             times.sort_by(f64::total_cmp);
             let calls = calls(case).min(2_000);
+            let around = (case.around)();
             let info = allocation_counter::measure(|| (case.run)(calls));
+            drop(around);
             Row {
                 group: case.group,
                 case: case.name.clone(),
@@ -115,6 +145,7 @@ pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Ro
                     / count(calls),
                 bytes: count(usize::try_from(info.bytes_total).unwrap_or(usize::MAX))
                     / count(calls),
+                spans: case.spans,
                 vs_bare: None,
             }
         })
@@ -134,6 +165,11 @@ fn compare(rows: &mut [Row]) {
 }
 
 impl Row {
+    /// Returns the least time over the number of spans.
+    pub(crate) fn per_span(&self) -> Option<f64> {
+        self.spans.filter(|spans| *spans > 0).map(|spans| self.ns_min / count(spans))
+    }
+
     /// Returns the row for programs.
     pub(crate) fn to_json(&self) -> Value {
         json!({
@@ -143,6 +179,8 @@ impl Row {
             "ns_median": rounded(self.ns_median),
             "allocs": rounded(self.allocs),
             "bytes": rounded(self.bytes),
+            "spans": self.spans,
+            "ns_min_per_span": self.per_span().map(rounded),
             "vs_bare": self.vs_bare.map(rounded),
         })
     }

@@ -7,7 +7,8 @@ const SECONDS_PER_DAY: u64 = 86_400;
 /// Returns the nanoseconds since 1970; 0 for what lies before.
 pub(crate) fn nanos(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    let seconds = since.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(since.subsec_nanos().into())
 }
 
 /// Writes nanoseconds since 1970 as ISO 8601 in UTC, to the millisecond.

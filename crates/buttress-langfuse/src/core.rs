@@ -9,15 +9,13 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry_proto::tonic::trace::v1::Span;
-
 use crate::{
     encode::Encoded,
     filter::SpanFilter,
     notice::notice,
     sink::{FlushError, Sink, Stats, TraceDefaults},
     terminal::TerminalTree,
-    trace::TraceContext,
+    trace::Defaults,
     traces::Traces,
 };
 
@@ -28,7 +26,7 @@ static LIVE: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
 pub(crate) struct Core {
     pub(crate) traces: Traces,
     pub(crate) filter: SpanFilter,
-    pub(crate) defaults: TraceContext,
+    pub(crate) defaults: Defaults,
     pub(crate) sample_rate: f64,
     pub(crate) as_root: bool,
     sink: Arc<dyn Sink>,
@@ -45,7 +43,7 @@ impl Core {
     ) -> Arc<Self> {
         let core = Arc::new(Self {
             traces: Traces::new(),
-            defaults: TraceContext::of(&defaults),
+            defaults: Defaults::of(&defaults),
             filter: SpanFilter { targets: defaults.targets },
             sample_rate: defaults.sample_rate,
             as_root: defaults.as_root,
@@ -66,17 +64,17 @@ impl Core {
     }
 
     /// Hands a mapped span on.
-    pub(crate) fn accept(&self, span: &Span) {
-        if self.abandoned.swap(false, Ordering::Relaxed) {
+    pub(crate) fn accept(&self, span: Encoded) {
+        if self.abandoned.load(Ordering::Relaxed) && self.abandoned.swap(false, Ordering::Relaxed) {
             notice(format_args!(
                 "a span ended after the last handle was dropped and may not be delivered; \
                  keep the `Langfuse` value until the program ends"
             ));
         }
-        self.sink.accept(Encoded::new(span));
         if let Some(printer) = &self.printer {
-            printer.collect(span.clone());
+            printer.accept(span.clone());
         }
+        self.sink.accept(span);
     }
 
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), FlushError> {

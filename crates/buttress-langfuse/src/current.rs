@@ -138,7 +138,7 @@ impl CurrentSpan {
         {
             let mut says = TraceContext::default();
             say(&mut says);
-            core.traces.learn(place.trace, &says, false);
+            core.traces.learn(place.trace, Some(&says), false);
         }
         self
     }

@@ -1,11 +1,18 @@
 //! What a span recorded, sorted into what Langfuse tells apart.
 
+use std::{borrow::Cow, cell::Cell, time::Duration};
+
 use buttress::telemetry::key;
 use opentelemetry::{KeyValue, Value};
-use opentelemetry_proto::tonic::common::v1::{self, AnyValue};
 use serde_json::{Value as Json, json};
 
-use crate::{attribute, clock, level::Level, trace::TraceContext, value};
+use crate::{
+    attribute, clock,
+    encode::Writer,
+    level::Level,
+    trace::TraceContext,
+    value::{self, Sent},
+};
 
 /// The types that Langfuse knows; it takes everything else for a span.
 const TYPES: [&str; 10] = [
@@ -27,161 +34,240 @@ const INFERRED: [&str; 4] = ["gen_ai.", "llm.", "ai.", "openinference."];
 const INFERRED_IO: [&str; 4] =
     ["input.value", "input.mime_type", "output.value", "output.mime_type"];
 
+/// How many entries a thread has room for between two spans.
+const MOST_SPARE: usize = 256;
+
+thread_local! {
+    /// Memory for the next span's entries.
+    static SPARE: Cell<Vec<Entry<'static>>> = const { Cell::new(Vec::new()) };
+}
+
 /// A span's attributes, each in its place.
 #[derive(Debug, Default)]
-pub(crate) struct Draft {
-    pub(crate) name: Option<String>,
+pub(crate) struct Draft<'a> {
+    pub(crate) name: Option<Cow<'a, str>>,
     pub(crate) level: Option<Level>,
-    pub(crate) status_message: Option<String>,
-    /// What the span says about its trace.
-    pub(crate) trace: TraceContext,
+    pub(crate) status_message: Option<Cow<'a, str>>,
+    /// What the span says about its trace, which few do.
+    pub(crate) trace: Option<Box<TraceContext>>,
     kind: Option<&'static str>,
+    entries: Vec<Entry<'a>>,
+    /// Whether no attribute is sent but metadata, as in most spans.
+    only_metadata: bool,
+    /// What few spans record, apart so that the others are small.
+    rare: Option<Box<Rare<'a>>>,
+}
+
+/// What has no place before all is read.
+#[derive(Debug, Default)]
+struct Rare<'a> {
     /// Seconds until the first token.
     first_token: Option<f64>,
     /// What the span says of its trace's input and output, which Langfuse 4 loses there.
-    trace_input: Option<AnyValue>,
-    trace_output: Option<AnyValue>,
-    prompt_name: Option<String>,
+    trace_input: Option<Sent<'a>>,
+    trace_output: Option<Sent<'a>>,
+    prompt_name: Option<Cow<'a, str>>,
     prompt_version: Option<i64>,
-    /// Attributes with a place of their own.
-    fields: Vec<v1::KeyValue>,
-    /// Attributes that keep their names.
-    kept: Vec<v1::KeyValue>,
-    /// Metadata by its key, without prefix.
-    metadata: Vec<v1::KeyValue>,
     /// The user's own JSON object.
-    users: Option<String>,
+    users: Option<Cow<'a, str>>,
+}
+
+/// An attribute that is sent.
+#[derive(Debug)]
+struct Entry<'a> {
+    place: Place,
+    key: Cow<'a, str>,
+    value: Sent<'a>,
+}
+
+/// Where an attribute stands; they are sent in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It has a place of its own.
+    Field,
+    /// It keeps its name.
+    Kept,
+    /// It is metadata by its key, without prefix.
+    Metadata,
 }
 
 // ===== impl Draft: reading =====
 
-impl Draft {
+impl<'a> Draft<'a> {
     /// Sorts what a span recorded, and then what was added to it.
-    pub(crate) fn read(recorded: &[KeyValue], added: &[KeyValue]) -> Self {
-        let mut draft = Self::default();
+    pub(crate) fn read(recorded: &'a [KeyValue], added: &'a [KeyValue]) -> Self {
+        let mut entries: Vec<Entry<'a>> = SPARE.try_with(Cell::take).unwrap_or_default();
+        entries.reserve(recorded.len() + added.len());
+        let mut draft = Self { entries, only_metadata: true, ..Self::default() };
         for attribute in recorded.iter().chain(added) {
             draft.take(attribute.key.as_str(), &attribute.value);
         }
         draft
     }
 
-    fn take(&mut self, key: &str, value: &Value) {
+    fn take(&mut self, key: &'a str, value: &'a Value) {
+        let has_dot = key.bytes().any(|byte| byte == b'.');
+        if has_dot { self.take_dotted(key, value) } else { self.take_word(key, value) }
+    }
+
+    /// Takes a key of the contract's kind.
+    fn take_word(&mut self, key: &'a str, value: &'a Value) {
         match key {
-            attribute::NAME => self.name = Some(value.as_str().into_owned()),
-            key::OBSERVATION_TYPE | attribute::TYPE => self.take_kind(key, value),
-            key::LEVEL | attribute::LEVEL => self.take_level(key, value),
-            key::STATUS_MESSAGE | attribute::STATUS_MESSAGE => {
-                self.status_message = Some(value.as_str().into_owned());
-            }
-            key::METADATA | attribute::METADATA => self.users = Some(value.as_str().into_owned()),
-            "input" | attribute::INPUT => self.take_field(attribute::INPUT, value::any(value)),
-            "output" | attribute::OUTPUT => self.take_field(attribute::OUTPUT, value::any(value)),
-            attribute::TRACE_INPUT => self.trace_input = value::any(value),
-            attribute::TRACE_OUTPUT => self.trace_output = value::any(value),
-            "model" | attribute::MODEL => self.take_text(attribute::MODEL, value),
-            "model_parameters" | attribute::MODEL_PARAMETERS => {
+            key::OBSERVATION_TYPE => self.take_kind(key, value),
+            key::LEVEL => self.take_level(key, value),
+            key::STATUS_MESSAGE => self.status_message = Some(value.as_str()),
+            key::METADATA => self.rare().users = Some(value.as_str()),
+            "input" => self.take_field(attribute::INPUT, value),
+            "output" => self.take_field(attribute::OUTPUT, value),
+            "model" => self.take_text(attribute::MODEL, value),
+            "model_parameters" => self.take_object(key, attribute::MODEL_PARAMETERS, value),
+            "usage" | "usage_details" => self.take_object(key, attribute::USAGE, value),
+            "cost" | "cost_details" => self.take_cost(key, value),
+            "completion_start_time" => self.take_text(attribute::COMPLETION_START, value),
+            "time_to_first_token_seconds" => self.take_first_token(key, value),
+            "prompt_name" => self.rare().prompt_name = Some(value.as_str()),
+            "prompt_version" => self.take_prompt_version(key, value),
+            // What the bridge adds for itself.
+            attribute::TARGET | "busy_ns" | "idle_ns" => {}
+            _ => self.take_metadata(key, value),
+        }
+    }
+
+    /// Takes a key of OpenTelemetry's kind.
+    fn take_dotted(&mut self, key: &'a str, value: &'a Value) {
+        match key {
+            attribute::NAME => self.name = Some(value.as_str()),
+            attribute::TYPE => self.take_kind(key, value),
+            attribute::LEVEL => self.take_level(key, value),
+            attribute::STATUS_MESSAGE => self.status_message = Some(value.as_str()),
+            attribute::METADATA => self.rare().users = Some(value.as_str()),
+            attribute::INPUT => self.take_field(attribute::INPUT, value),
+            attribute::OUTPUT => self.take_field(attribute::OUTPUT, value),
+            attribute::TRACE_INPUT => self.rare().trace_input = Sent::recorded(value),
+            attribute::TRACE_OUTPUT => self.rare().trace_output = Sent::recorded(value),
+            attribute::MODEL => self.take_text(attribute::MODEL, value),
+            attribute::MODEL_PARAMETERS => {
                 self.take_object(key, attribute::MODEL_PARAMETERS, value);
             }
-            "usage" | "usage_details" | attribute::USAGE => {
-                self.take_object(key, attribute::USAGE, value);
+            attribute::USAGE => self.take_object(key, attribute::USAGE, value),
+            attribute::COST => self.take_cost(key, value),
+            attribute::COMPLETION_START => self.take_text(attribute::COMPLETION_START, value),
+            attribute::PROMPT_NAME | "langfuse.prompt.name" => {
+                self.rare().prompt_name = Some(value.as_str());
             }
-            "cost" | "cost_details" | attribute::COST => self.take_cost(key, value),
-            "completion_start_time" | attribute::COMPLETION_START => {
-                self.take_text(attribute::COMPLETION_START, value);
-            }
-            "time_to_first_token_seconds" => self.take_first_token(key, value),
-            "prompt_name" | attribute::PROMPT_NAME | "langfuse.prompt.name" => {
-                self.prompt_name = Some(value.as_str().into_owned());
-            }
-            "prompt_version" | attribute::PROMPT_VERSION | "langfuse.prompt.version" => {
+            attribute::PROMPT_VERSION | "langfuse.prompt.version" => {
                 self.take_prompt_version(key, value);
             }
-            _ if is_noise(key) => {}
-            _ if TraceContext::knows(key) && self.trace.read(key, value) => {}
+            // What the bridge adds for itself.
+            "otel.tracing_event_count" => {}
+            _ if key.starts_with("code.") || key.starts_with("thread.") => {}
+            _ if TraceContext::read_into(&mut self.trace, key, value) => {}
             _ => self.take_other(key, value),
         }
     }
 
-    fn take_other(&mut self, key: &str, value: &Value) {
+    fn take_other(&mut self, key: &'a str, value: &'a Value) {
         if let Some(key) = key.strip_prefix(attribute::METADATA_PREFIX) {
             self.take_metadata(key, value);
         } else if is_inferred(key) || key.starts_with("langfuse.") {
-            set(&mut self.kept, key, value::any(value));
+            self.set(Place::Kept, key, Sent::recorded(value));
         } else {
             self.take_metadata(key, value);
         }
     }
 
-    fn take_kind(&mut self, key: &str, value: &Value) {
-        let lower = value.as_str().trim().to_ascii_lowercase();
-        match TYPES.into_iter().find(|known| *known == lower) {
+    fn take_kind(&mut self, key: &'a str, value: &'a Value) {
+        let text = value.as_str();
+        match TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(text.trim())) {
             Some(kind) => self.kind = Some(kind),
             None => self.take_metadata(unprefixed(key), value),
         }
     }
 
-    fn take_level(&mut self, key: &str, value: &Value) {
+    fn take_level(&mut self, key: &'a str, value: &'a Value) {
         match Level::parse(&value.as_str()) {
             Some(level) => self.level = Some(level),
             None => self.take_metadata(unprefixed(key), value),
         }
     }
 
-    fn take_cost(&mut self, key: &str, value: &Value) {
+    fn take_cost(&mut self, key: &'a str, value: &'a Value) {
         let total = match value {
             Value::F64(total) if total.is_finite() => json!({ "total": total }),
             Value::I64(total) => json!({ "total": total }),
             _ => return self.take_object(key, attribute::COST, value),
         };
-        self.take_field(attribute::COST, Some(value::text(total.to_string())));
+        self.set(Place::Field, attribute::COST, Some(Sent::text(total.to_string())));
     }
 
     /// Takes a JSON object as text; Langfuse loses anything else there, so that is metadata.
-    fn take_object(&mut self, key: &str, place: &'static str, value: &Value) {
+    fn take_object(&mut self, key: &'a str, place: &'static str, value: &'a Value) {
         let text = value.as_str();
         match serde_json::from_str(&text) {
-            Ok(Json::Object(_)) => self.take_field(place, Some(value::text(text))),
+            Ok(Json::Object(_)) => self.set(Place::Field, place, Some(Sent::Text(text))),
             _ => self.take_metadata(unprefixed(key), value),
         }
     }
 
-    fn take_first_token(&mut self, key: &str, value: &Value) {
+    fn take_first_token(&mut self, key: &'a str, value: &'a Value) {
         if let Value::F64(seconds) = value {
-            self.first_token = Some(*seconds);
+            self.rare().first_token = Some(*seconds);
         }
         self.take_metadata(key, value);
     }
 
     /// Takes an integer: an older server loses an observation whose version is a text.
-    fn take_prompt_version(&mut self, key: &str, value: &Value) {
+    fn take_prompt_version(&mut self, key: &'a str, value: &'a Value) {
         match value.as_str().parse() {
-            Ok(version) => self.prompt_version = Some(version),
+            Ok(version) => self.rare().prompt_version = Some(version),
             Err(_) => self.take_metadata(unprefixed(key), value),
         }
     }
 
-    fn take_text(&mut self, place: &'static str, value: &Value) {
-        self.take_field(place, Some(value::text(value.as_str())));
+    fn take_text(&mut self, place: &'static str, value: &'a Value) {
+        self.set(Place::Field, place, Some(Sent::Text(value.as_str())));
     }
 
-    fn take_field(&mut self, place: &'static str, value: Option<AnyValue>) {
-        set(&mut self.fields, place, value);
+    fn take_field(&mut self, place: &'static str, value: &'a Value) {
+        self.set(Place::Field, place, Sent::recorded(value));
     }
 
-    fn take_metadata(&mut self, key: &str, value: &Value) {
-        set(&mut self.metadata, key, value::any(value));
+    fn take_metadata(&mut self, key: &'a str, value: &'a Value) {
+        self.set(Place::Metadata, key, Sent::recorded(value));
+    }
+
+    fn rare(&mut self) -> &mut Rare<'a> {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Sets an attribute; of a key recorded twice the last value stays.
+    fn set(&mut self, place: Place, key: impl Into<Cow<'a, str>>, value: Option<Sent<'a>>) {
+        let Some(value) = value else { return };
+        let key = key.into();
+        match self.entries.iter_mut().find(|known| known.place == place && known.key == key) {
+            Some(known) => known.value = value,
+            None => {
+                self.only_metadata &= place == Place::Metadata;
+                self.entries.push(Entry { place, key, value });
+            }
+        }
+    }
+
+    fn has(&self, place: Place, key: &str) -> bool {
+        self.entries.iter().any(|known| known.place == place && known.key == key)
     }
 }
 
 // ===== impl Draft: writing =====
 
-impl Draft {
+impl Draft<'_> {
     /// Returns the type to send; none where the server infers a better one.
     pub(crate) fn kind(&self) -> Option<&'static str> {
-        let is = |place: &str| self.fields.iter().any(|field| field.key == place);
+        let mut kept = self.named().filter(|entry| entry.place == Place::Kept);
+        let is = |key: &str| self.named().any(|entry| entry.key == key);
         match self.kind {
             Some(kind) => Some(kind),
-            None if self.kept.iter().any(|kept| is_inferred(&kept.key)) => None,
+            None if kept.any(|kept| is_inferred(&kept.key)) => None,
             // A plain span loses these on older servers.
             None if is(attribute::MODEL) || is(attribute::USAGE) || is(attribute::COST) => {
                 Some("generation")
@@ -191,88 +277,86 @@ impl Draft {
     }
 
     /// Writes what is the span's own, the metadata last.
-    pub(crate) fn write(mut self, start: u64, attributes: &mut Vec<v1::KeyValue>) {
-        self.place_trace_io();
-        self.place_first_token(start);
-        self.place_prompt();
-        self.place_users();
-        attributes.append(&mut self.fields);
-        attributes.append(&mut self.kept);
-        attributes.extend(self.metadata.into_iter().map(|mut entry| {
-            entry.key.insert_str(0, attribute::METADATA_PREFIX);
-            entry
-        }));
-    }
-
-    /// Places input and output of the trace where the span has none of its own.
-    fn place_trace_io(&mut self) {
-        let said = [
-            (attribute::INPUT, self.trace_input.take()),
-            (attribute::OUTPUT, self.trace_output.take()),
-        ];
-        for (place, value) in said {
-            if self.fields.iter().all(|field| field.key != place) {
-                self.take_field(place, value);
+    pub(crate) fn write(mut self, start: u64, into: &mut Writer<'_>) {
+        if let Some(rare) = self.rare.take() {
+            self.place(*rare, start);
+        }
+        for place in [Place::Field, Place::Kept] {
+            for entry in self.named().filter(|entry| entry.place == place) {
+                into.attribute(&entry.key, &entry.value);
             }
+        }
+        for entry in self.entries.iter().filter(|entry| entry.place == Place::Metadata) {
+            into.metadata(&entry.key, &entry.value);
+        }
+        self.entries.clear();
+        if self.entries.capacity() <= MOST_SPARE {
+            // Of no entry at all every lifetime is right, and collecting keeps the memory.
+            let spare = self.entries.into_iter().map_while(|_| None).collect();
+            _ = SPARE.try_with(|place| place.set(spare));
         }
     }
 
-    fn place_first_token(&mut self, start: u64) {
-        let Some(seconds) = self.first_token else { return };
-        let known = self.fields.iter().any(|field| field.key == attribute::COMPLETION_START);
-        if let Ok(after) = std::time::Duration::try_from_secs_f64(seconds)
-            && !known
+    /// Returns the attributes that are no metadata.
+    fn named(&self) -> impl Iterator<Item = &Entry<'_>> {
+        let entries = if self.only_metadata { &[] } else { self.entries.as_slice() };
+        entries.iter().filter(|entry| entry.place != Place::Metadata)
+    }
+}
+
+// ===== impl Draft: what has no place before all is read =====
+
+impl<'a> Draft<'a> {
+    fn place(&mut self, rare: Rare<'a>, start: u64) {
+        self.place_trace_io(attribute::INPUT, rare.trace_input);
+        self.place_trace_io(attribute::OUTPUT, rare.trace_output);
+        self.place_first_token(rare.first_token, start);
+        self.place_prompt(rare.prompt_name, rare.prompt_version);
+        self.place_users(rare.users);
+    }
+
+    /// Places input or output of the trace where the span has none of its own.
+    fn place_trace_io(&mut self, key: &'static str, value: Option<Sent<'a>>) {
+        if value.is_some() && !self.has(Place::Field, key) {
+            self.set(Place::Field, key, value);
+        }
+    }
+
+    fn place_first_token(&mut self, seconds: Option<f64>, start: u64) {
+        let Some(seconds) = seconds else { return };
+        if let Ok(after) = Duration::try_from_secs_f64(seconds)
+            && !self.has(Place::Field, attribute::COMPLETION_START)
         {
             let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
-            let time = clock::iso(start.saturating_add(after));
-            self.take_field(attribute::COMPLETION_START, Some(value::text(time)));
+            let time = Sent::text(clock::iso(start.saturating_add(after)));
+            self.set(Place::Field, attribute::COMPLETION_START, Some(time));
         }
     }
 
     /// Places a prompt's name and version, of which Langfuse takes both or none.
-    fn place_prompt(&mut self) {
-        match (self.prompt_name.take(), self.prompt_version) {
-            (Some(name), Some(version)) => {
-                self.take_field(attribute::PROMPT_NAME, Some(value::text(name)));
-                self.take_field(attribute::PROMPT_VERSION, Some(value::integer(version)));
-            }
-            (Some(name), None) => set(&mut self.metadata, "prompt_name", Some(value::text(name))),
-            (None, Some(version)) => {
-                set(&mut self.metadata, "prompt_version", Some(value::integer(version)));
-            }
-            (None, None) => {}
-        }
+    fn place_prompt(&mut self, name: Option<Cow<'a, str>>, version: Option<i64>) {
+        let (place, name_key, version_key) = if name.is_some() && version.is_some() {
+            (Place::Field, attribute::PROMPT_NAME, attribute::PROMPT_VERSION)
+        } else {
+            (Place::Metadata, "prompt_name", "prompt_version")
+        };
+        self.set(place, name_key, name.map(Sent::Text));
+        self.set(place, version_key, version.map(Sent::integer));
     }
 
     /// Spreads the user's object over the metadata; what the span says itself wins.
-    fn place_users(&mut self) {
-        let Some(text) = self.users.take() else { return };
+    fn place_users(&mut self, text: Option<Cow<'a, str>>) {
+        let Some(text) = text else { return };
         let entries = match serde_json::from_str(&text) {
             Ok(Json::Object(entries)) => entries.into_iter().collect(),
-            _ => vec![(key::METADATA.to_owned(), Json::String(text))],
+            _ => vec![(key::METADATA.to_owned(), Json::String(text.into_owned()))],
         };
         for (key, value) in entries {
-            if self.metadata.iter().all(|known| known.key != key) {
-                set(&mut self.metadata, &key, value::from_json(&value));
+            if !self.has(Place::Metadata, &key) {
+                self.set(Place::Metadata, key, value::from_json(&value).map(Sent::Any));
             }
         }
     }
-}
-
-/// Sets an attribute; of a key recorded twice the last value stays.
-fn set(attributes: &mut Vec<v1::KeyValue>, key: &str, value: Option<AnyValue>) {
-    let Some(value) = value else { return };
-    match attributes.iter_mut().find(|known| known.key == key) {
-        Some(known) => known.value = Some(value),
-        None => attributes.push(value::attribute(key, value)),
-    }
-}
-
-/// What the bridge adds for itself.
-fn is_noise(key: &str) -> bool {
-    matches!(key, attribute::TARGET | "busy_ns" | "idle_ns" | "otel.tracing_event_count")
-        || key.starts_with("code.")
-        || key.starts_with("thread.")
 }
 
 fn is_inferred(key: &str) -> bool {

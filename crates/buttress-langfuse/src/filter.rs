@@ -15,8 +15,12 @@ pub(crate) struct SpanFilter {
 impl SpanFilter {
     /// Tells whether a span is sent, going by what it recorded so far.
     pub(crate) fn sends(&self, name: &str, attributes: &[KeyValue]) -> bool {
-        is_ours(name, attributes)
-            || target(attributes).is_some_and(|target| self.names(target))
+        is_ours(name, attributes) || self.sends_of_others(attributes)
+    }
+
+    /// Tells whether a span that is not one of buttress is sent.
+    pub(crate) fn sends_of_others(&self, attributes: &[KeyValue]) -> bool {
+        target(attributes).is_some_and(|target| self.names(target))
             || attributes.iter().any(|attribute| attribute.key.as_str().starts_with("gen_ai."))
     }
 

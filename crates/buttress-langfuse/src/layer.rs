@@ -5,17 +5,18 @@
 //! registered, a span of no meaning is tried: does another layer answer for it, and does it get
 //! through the filters at all?
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use buttress::telemetry;
 use opentelemetry::{
     Context as OtelContext, InstrumentationScope, KeyValue,
-    trace::{
-        Link, SpanContext, SpanKind, TraceContextExt as _, TraceId, TraceState, TracerProvider as _,
-    },
+    trace::{Link, SpanKind, TraceContextExt as _, TraceId, TraceState, TracerProvider as _},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -39,7 +40,12 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::{core::Core, notice::notice, processor::LangfuseSpanProcessor};
+use crate::{
+    core::Core,
+    notice::notice,
+    processor::{LangfuseSpanProcessor, said},
+    trace::TraceContext,
+};
 
 /// The scope of our spans; one that began with `langfuse-sdk` would lose attributes.
 pub(crate) const SCOPE: &str = "buttress";
@@ -68,7 +74,7 @@ fn tracer(core: &Arc<Core>) -> SdkTracer {
     let limits = SpanLimits { max_attributes_per_span: MAX_ATTRIBUTES, ..SpanLimits::default() };
     let provider = SdkTracerProvider::builder()
         .with_span_processor(LangfuseSpanProcessor::new(core.clone(), true))
-        .with_sampler(RecordAll)
+        .with_sampler(RecordAll(core.clone()))
         .with_span_limits(limits)
         // The resource is written by delivery, once for each request.
         .with_resource(Resource::builder_empty().build())
@@ -78,27 +84,79 @@ fn tracer(core: &Arc<Core>) -> SdkTracer {
 }
 
 /// Records every span, and passes on what the caller of this process decided for others.
+///
+/// It also reads the span that is about to start, of which a processor gets a copy only.
 #[derive(Debug, Clone)]
-struct RecordAll;
+struct RecordAll(Arc<Core>);
 
 impl ShouldSample for RecordAll {
     fn should_sample(
         &self,
         parent: Option<&OtelContext>,
-        _: TraceId,
-        _: &str,
+        trace: TraceId,
+        name: &str,
         _: &SpanKind,
-        _: &[KeyValue],
+        attributes: &[KeyValue],
         _: &[Link],
     ) -> SamplingResult {
-        let parent = parent.map(|parent| parent.span().span_context().clone());
-        let parent = parent.filter(SpanContext::is_valid);
-        let decision = match &parent {
+        Starting::note(&self.0, trace, name, attributes);
+        let parent = parent.map(OtelContext::span);
+        let parent = parent.as_ref().map(|parent| parent.span_context());
+        let parent = parent.filter(|parent| parent.is_valid());
+        let decision = match parent {
             Some(parent) if !parent.is_sampled() => SamplingDecision::RecordOnly,
             _ => SamplingDecision::RecordAndSample,
         };
         let trace_state = parent.map_or(TraceState::NONE, |parent| parent.trace_state().clone());
         SamplingResult { decision, attributes: Vec::new(), trace_state }
+    }
+}
+
+/// What the sampler read from the span that starts on this thread.
+///
+/// The SDK asks the sampler and then the processor, with nothing between them.
+#[derive(Debug, Default)]
+pub(crate) struct Starting {
+    trace: Option<TraceId>,
+    pub(crate) name: String,
+    /// Whether the span is one that is sent.
+    pub(crate) sent: bool,
+    /// What the span says about its trace.
+    pub(crate) says: Option<Box<TraceContext>>,
+}
+
+thread_local! {
+    static STARTING: Cell<Starting> = Cell::default();
+}
+
+// ===== impl Starting =====
+
+impl Starting {
+    fn note(core: &Core, trace: TraceId, name: &str, attributes: &[KeyValue]) {
+        let mut starting = STARTING.try_with(Cell::take).unwrap_or_default();
+        starting.trace = Some(trace);
+        starting.name.clear();
+        starting.name.push_str(name);
+        starting.sent = core.filter.sends(name, attributes);
+        starting.says = said(attributes);
+        starting.put_back();
+    }
+
+    /// Takes what was read from a span of this trace; [`done`](Self::done) gives it back.
+    pub(crate) fn take(trace: TraceId) -> Option<Self> {
+        let starting = STARTING.try_with(Cell::take).unwrap_or_default();
+        (starting.trace == Some(trace)).then_some(starting)
+    }
+
+    /// Leaves the memory to the next span.
+    pub(crate) fn done(mut self) {
+        self.trace = None;
+        self.put_back();
+    }
+
+    fn put_back(self) {
+        // A thread that is about to end has no use for it.
+        _ = STARTING.try_with(|place| place.set(self));
     }
 }
 

@@ -31,13 +31,15 @@ impl Level {
 
     /// Reads a level, with the aliases that newer servers know.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        match text.trim().to_ascii_uppercase().as_str() {
-            "DEBUG" | "TRACE" | "VERBOSE" => Some(Self::Debug),
-            "DEFAULT" | "INFO" | "LOG" | "NOTICE" | "OK" | "SUCCESS" => Some(Self::Default),
-            "WARNING" | "WARN" => Some(Self::Warning),
-            "ERROR" | "FATAL" | "CRITICAL" => Some(Self::Error),
-            _ => None,
-        }
+        const WORDS: [(Level, &[&str]); 4] = [
+            (Level::Warning, &["WARNING", "WARN"]),
+            (Level::Error, &["ERROR", "FATAL", "CRITICAL"]),
+            (Level::Default, &["DEFAULT", "INFO", "LOG", "NOTICE", "OK", "SUCCESS"]),
+            (Level::Debug, &["DEBUG", "TRACE", "VERBOSE"]),
+        ];
+        let text = text.trim();
+        let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+        WORDS.into_iter().find(|(_, words)| is(words)).map(|(level, _)| level)
     }
 }
 

@@ -16,23 +16,32 @@
 //! Of a key recorded twice the last value is sent. Events and links are not: Langfuse drops them,
 //! but for the messages of `gen_ai`.
 
+use std::borrow::Cow;
+
 use opentelemetry::{
     KeyValue, SpanId,
     trace::{SpanKind, Status},
 };
 use opentelemetry_proto::tonic::{
     common::v1,
-    trace::v1::{Span, SpanFlags, Status as ProtoStatus, span, status::StatusCode},
+    trace::v1::{SpanFlags, Status as ProtoStatus, span, status::StatusCode},
 };
 use opentelemetry_sdk::trace::SpanData;
 
-use crate::{attribute, clock, draft::Draft, level::Level, trace::TraceContext, value};
+use crate::{
+    attribute, clock,
+    draft::Draft,
+    encode::Writer,
+    level::Level,
+    trace::Said,
+    value::{self, Sent},
+};
 
 /// What the process knows about a span beside what the span recorded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     /// What is known about the trace.
-    pub(crate) trace: &'a TraceContext,
+    pub(crate) trace: Said<'a>,
     /// The parent to name: the nearest one that is sent.
     pub(crate) parent: SpanId,
     /// Whether the span is the outermost one that is sent from this process.
@@ -44,51 +53,58 @@ pub(crate) struct Surroundings<'a> {
 }
 
 /// Maps a span.
-pub(crate) fn map(span: &SpanData, draft: Draft, around: Surroundings<'_>) -> Span {
+///
+/// Field numbers are those of `Span` in OTLP's trace.proto.
+pub(crate) fn map<'a>(
+    span: &'a SpanData,
+    mut draft: Draft<'a>,
+    around: Surroundings<'_>,
+    into: &mut Writer<'_>,
+) {
     let start = clock::nanos(span.start_time);
     let context = &span.span_context;
-    let severity = Severity::of(span, &draft, around.ours);
-    let mut attributes = Vec::with_capacity(span.attributes.len() + 8);
-    severity.write(&draft, &mut attributes);
-    around.trace.write(&mut attributes);
+    into.bytes(1, &context.trace_id().to_bytes());
+    into.bytes(2, &context.span_id().to_bytes());
+    into.text(3, &context.trace_state().header());
+    if around.parent != SpanId::INVALID {
+        into.bytes(4, &around.parent.to_bytes());
+    }
+    into.text(5, draft.name.as_deref().unwrap_or(&span.name));
+    into.integer(6, kind(&span.span_kind) as u32);
+    into.fixed64(7, start);
+    // A clock that was set back would show as a negative latency.
+    into.fixed64(8, clock::nanos(span.end_time).max(start));
+    let severity = Severity::of(span, &mut draft, around.ours);
+    severity.write(&draft, into);
+    around.trace.write(into);
     if around.app_root {
-        attributes.push(value::attribute(attribute::IS_APP_ROOT, value::boolean(true)));
+        into.attribute(attribute::IS_APP_ROOT, &Sent::Boolean(true));
         if around.as_root {
-            attributes.push(value::attribute(attribute::AS_ROOT, value::boolean(true)));
+            into.attribute(attribute::AS_ROOT, &Sent::Boolean(true));
         }
     }
-    let name = draft.name.clone().unwrap_or_else(|| span.name.clone().into_owned());
-    draft.write(start, &mut attributes);
-    around.trace.write_metadata(&mut attributes);
-    Span {
-        trace_id: context.trace_id().to_bytes().to_vec(),
-        span_id: context.span_id().to_bytes().to_vec(),
-        trace_state: context.trace_state().header(),
-        parent_span_id: parent(around.parent),
-        flags: flags(span),
-        name,
-        kind: kind(&span.span_kind).into(),
-        start_time_unix_nano: start,
-        // A clock that was set back would show as a negative latency.
-        end_time_unix_nano: clock::nanos(span.end_time).max(start),
-        attributes,
-        dropped_attributes_count: span.dropped_attributes_count,
-        events: messages(span),
-        status: severity.status(),
-        ..Span::default()
+    draft.write(start, into);
+    around.trace.write_metadata(into);
+    into.integer(10, span.dropped_attributes_count);
+    for message in messages(span) {
+        into.message(11, &message);
     }
+    if let Some(status) = severity.status() {
+        into.message(15, &status);
+    }
+    into.fixed32(16, flags(span));
 }
 
 /// How bad the span is, and what it says about it.
 #[derive(Debug)]
-struct Severity {
+struct Severity<'a> {
     level: Option<Level>,
-    message: Option<String>,
+    message: Option<Cow<'a, str>>,
 }
 
-impl Severity {
-    fn of(span: &SpanData, draft: &Draft, ours: bool) -> Self {
-        let mut severity = Self { level: draft.level, message: draft.status_message.clone() };
+impl<'a> Severity<'a> {
+    fn of(span: &'a SpanData, draft: &mut Draft<'a>, ours: bool) -> Self {
+        let mut severity = Self { level: draft.level, message: draft.status_message.take() };
         // A log line of level ERROR reddens the span around it. Of our own spans the layers
         // themselves say how bad it is, so what the bridge derives is not used there.
         if let Status::Error { description } = &span.status
@@ -97,22 +113,21 @@ impl Severity {
         {
             severity.level = Some(Level::Error);
             if severity.message.is_none() && !description.is_empty() {
-                severity.message = Some(description.clone().into_owned());
+                severity.message = Some(Cow::Borrowed(description));
             }
         }
         severity
     }
 
-    fn write(&self, draft: &Draft, attributes: &mut Vec<v1::KeyValue>) {
+    fn write(&self, draft: &Draft<'_>, into: &mut Writer<'_>) {
         if let Some(kind) = draft.kind() {
-            attributes.push(value::attribute(attribute::TYPE, value::text(kind)));
+            into.attribute(attribute::TYPE, &Sent::text(kind));
         }
         if let Some(level) = self.level {
-            attributes.push(value::attribute(attribute::LEVEL, value::text(level.as_str())));
+            into.attribute(attribute::LEVEL, &Sent::text(level.as_str()));
         }
-        if let Some(message) = &self.message {
-            let message = value::text(message.as_str());
-            attributes.push(value::attribute(attribute::STATUS_MESSAGE, message));
+        if let Some(message) = self.message.as_deref() {
+            into.attribute(attribute::STATUS_MESSAGE, &Sent::text(message));
         }
     }
 
@@ -120,13 +135,9 @@ impl Severity {
     fn status(self) -> Option<ProtoStatus> {
         (self.level == Some(Level::Error)).then(|| ProtoStatus {
             code: StatusCode::Error.into(),
-            message: self.message.unwrap_or_default(),
+            message: self.message.map(Cow::into_owned).unwrap_or_default(),
         })
     }
-}
-
-fn parent(id: SpanId) -> Vec<u8> {
-    if id == SpanId::INVALID { Vec::new() } else { id.to_bytes().to_vec() }
 }
 
 fn flags(span: &SpanData) -> u32 {
@@ -146,15 +157,14 @@ const fn kind(kind: &SpanKind) -> span::SpanKind {
 }
 
 /// Keeps the events from which Langfuse reads input and output.
-fn messages(span: &SpanData) -> Vec<span::Event> {
+fn messages(span: &SpanData) -> impl Iterator<Item = span::Event> {
     let messages = span.events.iter().filter(|event| event.name.starts_with("gen_ai."));
-    let message = |event: &opentelemetry::trace::Event| span::Event {
+    messages.map(|event| span::Event {
         time_unix_nano: clock::nanos(event.timestamp),
         name: event.name.clone().into_owned(),
         attributes: event.attributes.iter().filter_map(plain).collect(),
         dropped_attributes_count: event.dropped_attributes_count,
-    };
-    messages.map(message).collect()
+    })
 }
 
 fn plain(attribute: &KeyValue) -> Option<v1::KeyValue> {

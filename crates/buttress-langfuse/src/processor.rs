@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceId,
-    trace::{Status, TraceContextExt as _},
+    trace::{Span as _, SpanContext, Status, TraceContextExt as _},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -15,12 +15,13 @@ use opentelemetry_sdk::{
 use crate::{
     core::Core,
     draft::Draft,
+    encode::Encoded,
     filter::is_ours,
-    layer::is_probe,
+    layer::{Starting, is_probe},
     level::Level,
     mapping::{Surroundings, map},
     sink::FlushError,
-    trace::TraceContext,
+    trace::{Said, TraceContext},
     traces::Started,
 };
 
@@ -63,7 +64,13 @@ impl fmt::Debug for LangfuseSpanProcessor {
 
 impl SpanProcessor for LangfuseSpanProcessor {
     fn on_start(&self, span: &mut Span, context: &Context) {
-        if let Some(data) = span.exported_data() {
+        let trace = span.span_context().trace_id();
+        if self.own_provider
+            && let Some(mut starting) = Starting::take(trace)
+        {
+            self.core.start_ours(span.span_context(), context, &mut starting);
+            starting.done();
+        } else if let Some(data) = span.exported_data() {
             self.core.start(&data, context);
         }
     }
@@ -97,8 +104,29 @@ impl Core {
             parent: span.parent_span_id,
             parent_is_remote: span.parent_span_is_remote,
             sent: self.filter.sends(&span.name, &span.attributes),
-            name: span.name.clone().into_owned(),
+            name: &span.name,
             says: said(&span.attributes),
+            scope: context.get::<Arc<TraceContext>>().cloned(),
+        });
+    }
+
+    /// Notes a span of the layer that starts, without copying what it has recorded.
+    fn start_ours(&self, span: &SpanContext, context: &Context, starting: &mut Starting) {
+        if is_probe(&starting.name) {
+            return;
+        }
+        let parent = context.span();
+        let parent = parent.span_context();
+        // As the SDK has it: a parent that is not valid is none.
+        let parent_is_valid = parent.is_valid();
+        self.traces.start(Started {
+            trace: span.trace_id(),
+            span: span.span_id(),
+            parent: if parent_is_valid { parent.span_id() } else { SpanId::INVALID },
+            parent_is_remote: parent_is_valid && parent.is_remote(),
+            sent: starting.sent,
+            name: &starting.name,
+            says: starting.says.take(),
             scope: context.get::<Arc<TraceContext>>().cloned(),
         });
     }
@@ -106,39 +134,37 @@ impl Core {
     /// Maps a span that ended and hands it on.
     fn end(&self, span: &SpanData, wanted: bool) {
         let trace_id = span.span_context.trace_id();
-        let fit = wanted && self.filter.sends(&span.name, &span.attributes);
+        let ours = is_ours(&span.name, &span.attributes);
+        let fit = wanted && (ours || self.filter.sends_of_others(&span.attributes));
         let name = fit.then_some(&*span.name);
         let ended = self.traces.end(trace_id, span.span_context.span_id(), name);
         if !fit || ended.passed_over || is_probe(&span.name) {
             // A span that is not sent may still say something about its trace.
-            self.traces.learn(trace_id, &said(&span.attributes), false);
+            self.traces.learn(trace_id, said(&span.attributes).as_deref(), false);
             return;
         }
-        let draft = Draft::read(&span.attributes, &ended.updates);
-        let ours = is_ours(&span.name, &span.attributes);
+        let mut draft = Draft::read(&span.attributes, &ended.updates);
         let failed = !ours && matches!(span.status, Status::Error { .. });
         let eventful = failed || draft.level >= Some(Level::Warning);
-        if eventful || !draft.trace.is_empty() {
-            self.traces.learn(trace_id, &draft.trace, eventful);
+        let says = draft.trace.take();
+        if eventful || says.is_some() {
+            self.traces.learn(trace_id, says.as_deref(), eventful);
         }
         if !(eventful || ended.eventful || self.samples(trace_id)) {
             return;
         }
-        let mut trace = self.defaults.clone();
-        for known in [&ended.trace, &ended.scope].into_iter().flatten() {
-            trace.merge(known);
-        }
-        trace.merge(&draft.trace);
+        let (trace, scope) = (ended.trace.as_deref(), ended.scope.as_deref());
+        let trace = Said { defaults: &self.defaults, by: [trace, scope, says.as_deref()] };
         let has_parent = span.parent_span_id != SpanId::INVALID;
         let cut_off = ended.above.is_none() && (ended.known || span.parent_span_is_remote);
         let around = Surroundings {
-            trace: &trace,
+            trace,
             parent: ended.above.unwrap_or(span.parent_span_id),
             app_root: has_parent && cut_off,
             as_root: self.as_root,
             ours,
         };
-        self.accept(&map(span, draft, around));
+        self.accept(Encoded::new(|into| map(span, draft, around, into)));
     }
 
     /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.
@@ -159,12 +185,10 @@ impl Core {
 }
 
 /// Reads what attributes say about the trace.
-fn said(attributes: &[KeyValue]) -> TraceContext {
-    let mut says = TraceContext::default();
+pub(crate) fn said(attributes: &[KeyValue]) -> Option<Box<TraceContext>> {
+    let mut says = None;
     for attribute in attributes {
-        if TraceContext::knows(attribute.key.as_str()) {
-            says.read(attribute.key.as_str(), &attribute.value);
-        }
+        TraceContext::read_into(&mut says, attribute.key.as_str(), &attribute.value);
     }
     says
 }

@@ -1,10 +1,15 @@
 //! What belongs to a whole trace and therefore stands on each of its spans.
 
 use opentelemetry::{Array, Value};
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::AnyValue;
 use serde_json::Value as Json;
 
-use crate::{attribute, sink::TraceDefaults, value};
+use crate::{
+    attribute,
+    encode::Writer,
+    sink::TraceDefaults,
+    value::{self, Sent},
+};
 
 /// Older servers lose a trace whose name is longer, counted in UTF-16.
 const LONGEST_NAME: usize = 1_000;
@@ -26,28 +31,19 @@ pub(crate) struct TraceContext {
 }
 
 impl TraceContext {
-    /// Takes over what the configuration says.
-    pub(crate) fn of(defaults: &TraceDefaults) -> Self {
-        Self {
-            environment: defaults.environment.as_deref().and_then(environment),
-            release: defaults.release.clone().filter(|text| !text.is_empty()),
-            version: defaults.version.clone().filter(|text| !text.is_empty()),
-            ..Self::default()
-        }
-    }
-
     /// Tells whether nothing is set.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Tells whether [`read`](Self::read) would take the key.
-    pub(crate) fn knows(key: &str) -> bool {
-        key.starts_with("langfuse.") || key == attribute::SESSION || key == attribute::USER
+    /// Takes an attribute that says something about the trace; answers whether it was one.
+    pub(crate) fn read_into(says: &mut Option<Box<Self>>, key: &str, value: &Value) -> bool {
+        let may_say =
+            key.starts_with("langfuse.") || key == attribute::SESSION || key == attribute::USER;
+        may_say && says.get_or_insert_default().read(key, value)
     }
 
-    /// Takes an attribute that says something about the trace; answers whether it was one.
-    pub(crate) fn read(&mut self, key: &str, value: &Value) -> bool {
+    fn read(&mut self, key: &str, value: &Value) -> bool {
         match key {
             attribute::TRACE_NAME => set_text(&mut self.name, value),
             attribute::SESSION | "langfuse.session.id" => set_text(&mut self.session, value),
@@ -128,35 +124,117 @@ impl TraceContext {
             self.set_metadata(key, value.clone());
         }
     }
+}
 
+/// What the configuration says about every trace.
+#[derive(Debug)]
+pub(crate) struct Defaults {
+    environment: Option<String>,
+    release: Option<String>,
+    version: Option<String>,
+    /// The same as it is sent.
+    encoded: Vec<u8>,
+}
+
+/// What is said about one trace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said<'a> {
+    pub(crate) defaults: &'a Defaults,
+    /// By the trace's spans, the scope around the span, and the span: the later ones win.
+    pub(crate) by: [Option<&'a TraceContext>; 3],
+}
+
+// ===== impl Defaults =====
+
+impl Defaults {
+    pub(crate) fn of(configured: &TraceDefaults) -> Self {
+        let mut defaults = Self {
+            environment: configured.environment.as_deref().and_then(environment),
+            release: configured.release.clone().filter(|text| !text.is_empty()),
+            version: configured.version.clone().filter(|text| !text.is_empty()),
+            encoded: Vec::new(),
+        };
+        let mut encoded = Vec::new();
+        Said { defaults: &defaults, by: [None; 3] }.write_texts(&mut Writer::new(&mut encoded));
+        defaults.encoded = encoded;
+        defaults
+    }
+}
+
+// ===== impl Said =====
+
+impl<'a> Said<'a> {
     /// Writes all but the metadata, which has room to wait.
-    pub(crate) fn write(&self, attributes: &mut Vec<KeyValue>) {
-        let texts = [
-            (attribute::TRACE_NAME, &self.name),
-            (attribute::SESSION, &self.session),
-            (attribute::USER, &self.user),
-            (attribute::ENVIRONMENT, &self.environment),
-            (attribute::RELEASE, &self.release),
-            (attribute::VERSION, &self.version),
-        ];
-        for (key, text) in texts {
-            if let Some(text) = text {
-                attributes.push(value::attribute(key, value::text(shortened(key, text))));
+    pub(crate) fn write(self, into: &mut Writer<'_>) {
+        self.write_text(attribute::TRACE_NAME, None, |by| by.name.as_deref(), into);
+        self.write_text(attribute::SESSION, None, |by| by.session.as_deref(), into);
+        self.write_text(attribute::USER, None, |by| by.user.as_deref(), into);
+        let overrides = |by: &TraceContext| {
+            by.environment.is_some() || by.release.is_some() || by.version.is_some()
+        };
+        if self.all().any(overrides) {
+            self.write_texts(into);
+        } else {
+            into.written(&self.defaults.encoded);
+        }
+        if let Some(public) = self.last(|by| by.public) {
+            into.attribute(attribute::TRACE_PUBLIC, &Sent::Boolean(public));
+        }
+        if self.all().any(|by| !by.tags.is_empty()) {
+            let tags = self.merged(|by| TraceContext { tags: by.tags.clone(), ..<_>::default() });
+            if let Some(tags) = value::list(tags.tags.into_iter().map(value::text).collect()) {
+                into.attribute(attribute::TRACE_TAGS, &Sent::Any(tags));
             }
-        }
-        if let Some(public) = self.public {
-            attributes.push(value::attribute(attribute::TRACE_PUBLIC, value::boolean(public)));
-        }
-        if let Some(tags) = value::list(self.tags.iter().map(value::text).collect()) {
-            attributes.push(value::attribute(attribute::TRACE_TAGS, tags));
         }
     }
 
+    /// Writes what the configuration may say too.
+    fn write_texts(self, into: &mut Writer<'_>) {
+        let Defaults { environment, release, version, .. } = self.defaults;
+        let default = environment.as_deref();
+        self.write_text(attribute::ENVIRONMENT, default, |by| by.environment.as_deref(), into);
+        let default = release.as_deref();
+        self.write_text(attribute::RELEASE, default, |by| by.release.as_deref(), into);
+        let default = version.as_deref();
+        self.write_text(attribute::VERSION, default, |by| by.version.as_deref(), into);
+    }
+
     /// Writes the metadata.
-    pub(crate) fn write_metadata(&self, attributes: &mut Vec<KeyValue>) {
-        attributes.extend(self.metadata.iter().map(|(key, value)| {
-            value::attribute([attribute::TRACE_METADATA_PREFIX, key].concat(), value.clone())
-        }));
+    pub(crate) fn write_metadata(self, into: &mut Writer<'_>) {
+        if self.all().all(|by| by.metadata.is_empty()) {
+            return;
+        }
+        let merged =
+            self.merged(|by| TraceContext { metadata: by.metadata.clone(), ..<_>::default() });
+        for (key, value) in merged.metadata {
+            into.trace_metadata(&key, &Sent::Any(value));
+        }
+    }
+
+    fn write_text(
+        self,
+        key: &str,
+        default: Option<&'a str>,
+        read: impl Fn(&'a TraceContext) -> Option<&'a str>,
+        into: &mut Writer<'_>,
+    ) {
+        if let Some(text) = self.last(read).or(default) {
+            into.attribute(key, &Sent::text(shortened(key, text)));
+        }
+    }
+
+    fn all(self) -> impl DoubleEndedIterator<Item = &'a TraceContext> {
+        self.by.into_iter().flatten()
+    }
+
+    fn last<T>(self, read: impl Fn(&'a TraceContext) -> Option<T>) -> Option<T> {
+        self.all().rev().find_map(read)
+    }
+
+    fn merged(self, part: impl Fn(&TraceContext) -> TraceContext) -> TraceContext {
+        let mut merged = TraceContext::default();
+        self.all().for_each(|by| merged.merge(&part(by)));
+        merged
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,6 +21,11 @@ const CAPACITY: usize = 100_000;
 /// How many spans of one trace are kept before those that ended are forgotten.
 const SPANS_PER_TRACE: usize = 10_000;
 
+/// How many traces that ended leave their memory to new ones, for each shard.
+const SPARE: usize = 8;
+/// How much room for spans a trace may have to leave it to a new one.
+const SPARE_SPANS: usize = 64;
+
 /// The open traces of this process.
 pub(crate) struct Traces {
     shards: [Mutex<Shard>; SHARDS],
@@ -28,16 +34,16 @@ pub(crate) struct Traces {
 
 /// A span that starts.
 #[derive(Debug)]
-pub(crate) struct Started {
+pub(crate) struct Started<'a> {
     pub(crate) trace: TraceId,
     pub(crate) span: SpanId,
     pub(crate) parent: SpanId,
     pub(crate) parent_is_remote: bool,
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
-    pub(crate) name: String,
+    pub(crate) name: &'a str,
     /// What the span says about its trace.
-    pub(crate) says: TraceContext,
+    pub(crate) says: Option<Box<TraceContext>>,
     /// What the scope around the span says about its traces.
     pub(crate) scope: Option<Arc<TraceContext>>,
 }
@@ -63,11 +69,15 @@ pub(crate) struct Ended {
 
 #[derive(Default)]
 struct Shard {
-    traces: HashMap<TraceId, Trace>,
+    traces: HashMap<TraceId, Trace, TraceHashes>,
     /// Traces by age; those that ended since are skipped.
     ages: VecDeque<(TraceId, u64)>,
     next: u64,
+    /// What traces that ended kept their spans in, empty.
+    spare: Vec<Spans>,
 }
+
+type Spans = HashMap<SpanId, Note, BuildHasherDefault<SpanHasher>>;
 
 #[derive(Default)]
 struct Trace {
@@ -78,7 +88,7 @@ struct Trace {
     joined: bool,
     eventful: bool,
     context: Arc<TraceContext>,
-    spans: HashMap<SpanId, Note>,
+    spans: Spans,
 }
 
 #[derive(Default)]
@@ -108,7 +118,7 @@ impl Traces {
     }
 
     /// Notes a span that starts.
-    pub(crate) fn start(&self, started: Started) {
+    pub(crate) fn start(&self, started: Started<'_>) {
         self.shard(started.trace).start(started, self.capacity_per_shard);
     }
 
@@ -121,12 +131,13 @@ impl Traces {
     }
 
     /// Adds to a trace what one of its spans said at its end.
-    pub(crate) fn learn(&self, trace: TraceId, says: &TraceContext, eventful: bool) {
+    pub(crate) fn learn(&self, trace: TraceId, says: Option<&TraceContext>, eventful: bool) {
+        if !eventful && says.is_none() {
+            return;
+        }
         if let Some(trace) = self.shard(trace).traces.get_mut(&trace) {
             trace.eventful |= eventful;
-            if !says.is_empty() {
-                Arc::make_mut(&mut trace.context).merge(says);
-            }
+            trace.learn(says);
         }
     }
 
@@ -170,15 +181,18 @@ impl Traces {
 // ===== impl Shard =====
 
 impl Shard {
-    fn start(&mut self, started: Started, capacity: usize) {
-        if !self.traces.contains_key(&started.trace) {
-            self.admit(started.trace, capacity);
+    fn start(&mut self, started: Started<'_>, capacity: usize) {
+        if let Some(trace) = self.traces.get_mut(&started.trace) {
+            return trace.start(started);
         }
-        let Some(trace) = self.traces.get_mut(&started.trace) else { return };
+        let id = started.trace;
+        let mut trace = self.admit(id, capacity);
         trace.start(started);
+        self.traces.insert(id, trace);
     }
 
-    fn admit(&mut self, id: TraceId, capacity: usize) {
+    /// Makes room for a trace.
+    fn admit(&mut self, id: TraceId, capacity: usize) -> Trace {
         while self.traces.len() >= capacity.max(1) && self.forget_oldest() {}
         // Traces that ended left their places in the list of ages.
         if self.ages.len() > 2 * self.traces.len() + 64 {
@@ -188,7 +202,8 @@ impl Shard {
         }
         self.next += 1;
         self.ages.push_back((id, self.next));
-        self.traces.insert(id, Trace { serial: self.next, ..Trace::default() });
+        let spans = self.spare.pop().unwrap_or_default();
+        Trace { serial: self.next, spans, ..Trace::default() }
     }
 
     fn forget_oldest(&mut self) -> bool {
@@ -205,25 +220,33 @@ impl Shard {
         let Some(trace) = self.traces.get_mut(&id) else { return Ended::default() };
         let ended = trace.end(span, name);
         if trace.open == 0 {
+            let spans = std::mem::take(&mut trace.spans);
             self.traces.remove(&id);
+            self.keep(spans);
         }
         ended
+    }
+
+    /// Keeps the memory of a trace that ended.
+    fn keep(&mut self, mut spans: Spans) {
+        if self.spare.len() < SPARE && spans.capacity() <= SPARE_SPANS {
+            spans.clear();
+            self.spare.push(spans);
+        }
     }
 }
 
 // ===== impl Trace =====
 
 impl Trace {
-    fn start(&mut self, started: Started) {
+    fn start(&mut self, started: Started<'_>) {
         self.joined |= started.parent_is_remote;
         let above = self.above(&started);
-        if !started.says.is_empty() {
-            Arc::make_mut(&mut self.context).merge(&started.says);
-        }
+        self.learn(started.says.as_deref());
         let parent = (!started.parent_is_remote).then_some(started.parent);
         if started.sent {
             if above.is_none() {
-                self.name_after(&started.name);
+                self.name_after(started.name);
             }
             self.pass_over(parent);
         }
@@ -245,8 +268,16 @@ impl Trace {
         }
     }
 
+    fn learn(&mut self, says: Option<&TraceContext>) {
+        if let Some(says) = says
+            && !says.is_empty()
+        {
+            Arc::make_mut(&mut self.context).merge(says);
+        }
+    }
+
     /// Finds the nearest span above a new one that is sent from this process.
-    fn above(&self, started: &Started) -> Option<SpanId> {
+    fn above(&self, started: &Started<'_>) -> Option<SpanId> {
         if started.parent_is_remote {
             return None;
         }
@@ -295,6 +326,69 @@ impl Trace {
     }
 }
 
+// ===== how ids are hashed =====
+
+/// Hashes the ids of traces, which whoever calls this process may choose: so with a secret.
+#[derive(Clone)]
+struct TraceHashes([u64; 2]);
+
+impl Default for TraceHashes {
+    fn default() -> Self {
+        let secret = RandomState::new();
+        Self([secret.hash_one(0), secret.hash_one(1)])
+    }
+}
+
+impl BuildHasher for TraceHashes {
+    type Hasher = TraceHasher;
+
+    fn build_hasher(&self) -> TraceHasher {
+        TraceHasher { secret: self.0, hash: 0 }
+    }
+}
+
+struct TraceHasher {
+    secret: [u64; 2],
+    hash: u64,
+}
+
+impl Hasher for TraceHasher {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u128((*byte).into()));
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    fn write_u128(&mut self, id: u128) {
+        let [low, high] = [id as u64, (id >> 64) as u64];
+        let [first, second] = self.secret;
+        let product = u128::from(low ^ first) * u128::from(high ^ second ^ self.hash);
+        self.hash = product as u64 ^ (product >> 64) as u64;
+    }
+}
+
+/// Hashes the ids of spans, which this process draws at random: nobody can choose them alike.
+#[derive(Default)]
+struct SpanHasher(u64);
+
+impl Hasher for SpanHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // A provider of the user's may count its spans: the product spreads their bits.
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
+
 impl fmt::Debug for Traces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shards = self.shards.iter();
@@ -309,15 +403,15 @@ impl fmt::Debug for Traces {
 mod tests {
     use super::*;
 
-    fn started(trace: u128, span: u64, parent: u64) -> Started {
+    fn started(trace: u128, span: u64, parent: u64) -> Started<'static> {
         Started {
             trace: TraceId::from(trace),
             span: SpanId::from(span),
             parent: SpanId::from(parent),
             parent_is_remote: false,
             sent: true,
-            name: format!("span {span}"),
-            says: TraceContext::default(),
+            name: "span 1",
+            says: None,
             scope: None,
         }
     }

@@ -4,12 +4,51 @@
 //! and an integer above 2^53 into its neighbour; an attribute without a value makes it lose the
 //! whole request. None of these leaves this module.
 
+use std::borrow::Cow;
+
 use opentelemetry::{Array, Value};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any_value};
 use serde_json::Value as Json;
 
 /// The largest integer that JavaScript tells from its neighbours.
 const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+/// A value as it is sent, borrowed from what was recorded where that has the same form.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Sent<'a> {
+    Text(Cow<'a, str>),
+    Boolean(bool),
+    Integer(i64),
+    Double(f64),
+    /// Lists, and what was turned before.
+    Any(AnyValue),
+}
+
+impl<'a> Sent<'a> {
+    /// Takes a text.
+    pub(crate) fn text(text: impl Into<Cow<'a, str>>) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// Takes an integer, or its text where Langfuse would round it.
+    pub(crate) fn integer(value: i64) -> Self {
+        if value.unsigned_abs() > MAX_SAFE_INTEGER {
+            return Self::text(value.to_string());
+        }
+        Self::Integer(value)
+    }
+
+    /// Takes what a span recorded; nothing where Langfuse would garble it.
+    pub(crate) fn recorded(value: &'a Value) -> Option<Self> {
+        Some(match value {
+            Value::Bool(value) => Self::Boolean(*value),
+            Value::I64(value) => Self::integer(*value),
+            Value::F64(value) if value.is_finite() => Self::Double(*value),
+            Value::String(value) => Self::text(value.as_str()),
+            value => Self::Any(any(value)?),
+        })
+    }
+}
 
 /// Makes an attribute.
 pub(crate) fn attribute(key: impl Into<String>, value: AnyValue) -> KeyValue {

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
-use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, dispatcher};
 
 #[cfg(feature = "collector")]
 pub use self::collector::Collector;
@@ -129,8 +129,9 @@ impl Delivery {
 /// Delivers until told to stop.
 fn work(shared: &Shared, sender: &Sender, runtime: Runtime) {
     let _ending = Ending(shared);
-    // The spans of the delivery itself go nowhere, or they would never end.
-    let _silence = tracing::subscriber::set_default(NoSubscriber::new());
+    // The spans of the delivery itself go nowhere, or they would never end. A subscriber of its
+    // own would be asked about every callsite of the process and raise the highest level of all.
+    let _silence = dispatcher::set_default(&Dispatch::none());
     runtime.block_on(async {
         tokio::select! {
             () = shared.run(sender) => (),

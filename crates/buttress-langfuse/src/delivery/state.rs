@@ -56,6 +56,12 @@ pub(super) enum End {
 impl State {
     /// Takes what fits into a request.
     pub(super) fn take(&mut self) -> Vec<Bytes> {
+        if self.queued_bytes <= REQUEST_BYTES {
+            // At once: whose spans end meanwhile waits for this.
+            self.queued_bytes = 0;
+            let room = VecDeque::with_capacity(self.queue.len());
+            return std::mem::replace(&mut self.queue, room).into();
+        }
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.queue.front()

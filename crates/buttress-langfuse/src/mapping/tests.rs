@@ -4,12 +4,18 @@ use opentelemetry::{
     Array, InstrumentationScope, TraceId, Value,
     trace::{Event, SpanContext, TraceFlags, TraceState},
 };
+use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_sdk::trace::{SpanEvents, SpanLinks};
+use prost::Message as _;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::sink::TraceDefaults;
-use crate::testing::{get, metadata};
+use crate::{
+    encode::Encoded,
+    sink::TraceDefaults,
+    testing::{get, metadata},
+    trace::Defaults,
+};
 
 fn recorded(attributes: Vec<KeyValue>) -> SpanData {
     let context = SpanContext::new(
@@ -44,17 +50,20 @@ fn ours(fields: Vec<(&'static str, Value)>) -> Span {
 
 /// Maps a span that stands alone.
 fn map_with(span: &SpanData, defaults: &TraceDefaults) -> Span {
-    let draft = Draft::read(&span.attributes, &[]);
-    let mut trace = TraceContext::of(defaults);
-    trace.merge(&draft.trace);
+    let mut draft = Draft::read(&span.attributes, &[]);
+    let (defaults_say, says) = (Defaults::of(defaults), draft.trace.take());
     let around = Surroundings {
-        trace: &trace,
+        trace: Said { defaults: &defaults_say, by: [None, None, says.as_deref()] },
         parent: span.parent_span_id,
         app_root: span.parent_span_is_remote,
         as_root: defaults.as_root,
         ours: crate::filter::is_ours(&span.name, &span.attributes),
     };
-    map(span, draft, around)
+    let encoded = Encoded::new(|into| map(span, draft, around, into));
+    let sent = encoded.decode().unwrap();
+    // What is written by hand is what prost would write.
+    assert_eq!(encoded.0, sent.encode_to_vec());
+    sent
 }
 
 fn mapped(span: &SpanData) -> Span {

@@ -1,0 +1,235 @@
+//! What a call costs when its spans go to somebody: to Langfuse, to nobody, to the stock bridge.
+//!
+//! Every case is measured on the caller's thread. A subscriber is this thread's default only while
+//! a round of its case runs, and then goes: what stays of it would slow down the cases without one.
+
+use std::{
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use buttress::{AgentLayer, Error, FallbackLayer, TimeoutLayer};
+use buttress_benches::{
+    drive::{Answers, FailsOnce, call, discard},
+    stacks::{TIMEOUT, at_once, breaker, full},
+};
+use buttress_langfuse::Langfuse;
+use opentelemetry::{Context, trace::TracerProvider as _};
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
+};
+use tower::{Service, ServiceBuilder};
+use tracing::{
+    Dispatch, Subscriber, callsite,
+    dispatcher::{self, DefaultGuard},
+    span::{Attributes, Id},
+};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::{Layer, Registry, layer, layer::SubscriberExt as _};
+
+use crate::{measure::Case, sink::Sink};
+
+pub(crate) const GROUP: &str = "traced";
+/// So many that the queue of delivery is never full: what a round leaves in it is delivered before
+/// the next one.
+const CALLS: usize = 4_000;
+/// How long the spans of a round may take to be delivered.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Langfuse, and the process that plays its server.
+pub(crate) struct Traced {
+    langfuse: Langfuse,
+    /// Kept, since dropping it ends the server.
+    _sink: Sink,
+}
+
+/// Who sees the spans.
+#[derive(Clone)]
+enum Listener {
+    /// No subscriber at all.
+    Nobody,
+    /// A registry with a layer that does nothing.
+    Registry,
+    /// The stock bridge over a provider that drops each span.
+    Bridge { lean: bool },
+    /// The Langfuse layer, with delivery to a server.
+    Langfuse(Langfuse),
+}
+
+// ===== impl Traced =====
+
+impl Traced {
+    pub(crate) fn start() -> Self {
+        let sink = Sink::start().expect("the program can be started once more");
+        let builder = Langfuse::builder().public_key("pk-lf-bench").secret_key("sk-lf-bench");
+        let builder = builder.base_url(&sink.base_url).environment("bench").release("1");
+        let langfuse = builder.start().expect("delivery needs no more than a thread");
+        Self { langfuse, _sink: sink }
+    }
+
+    pub(crate) fn cases(&self) -> Vec<Case> {
+        let listeners = [
+            ("no subscriber", Listener::Nobody),
+            ("registry alone", Listener::Registry),
+            ("tracing-opentelemetry, spans dropped", Listener::Bridge { lean: false }),
+            ("the same without location, threads, idle", Listener::Bridge { lean: true }),
+            ("langfuse, delivery on", Listener::Langfuse(self.langfuse.clone())),
+        ];
+        let mut cases = Vec::new();
+        for (name, listener) in &listeners {
+            cases.push(calls(format!("five spans, {name}"), listener, five()));
+        }
+        for (name, listener) in &listeners {
+            cases.push(calls(format!("full stack, {name}"), listener, agent()));
+        }
+        for (name, listener) in &listeners {
+            cases.push(calls(format!("full stack retried once, {name}"), listener, retried()));
+        }
+        cases
+    }
+
+    /// Says whether delivery kept up.
+    pub(crate) fn delivered(&self) -> String {
+        let stats = self.langfuse.stats();
+        let (accepted, delivered, dropped) = (stats.accepted, stats.delivered, stats.dropped);
+        format!("delivery: {accepted} spans taken, {delivered} delivered, {dropped} dropped")
+    }
+}
+
+/// The stack of the target: agent, retry and its attempt, breaker, timeout.
+fn five() -> impl Service<u64, Response = u64, Error = Error> {
+    ServiceBuilder::new()
+        .layer(AgentLayer::new("research"))
+        .layer(at_once())
+        .layer(breaker())
+        .layer(TimeoutLayer::new(TIMEOUT))
+        .service(Answers)
+}
+
+/// The four patterns inside of an agent.
+fn agent() -> impl Service<u64, Response = u64, Error = Error> {
+    ServiceBuilder::new().layer(AgentLayer::new("research")).service(full(Answers))
+}
+
+/// The same, of which the first attempt fails.
+fn retried() -> impl Service<u64, Response = u64, Error = Error> {
+    ServiceBuilder::new()
+        .layer(AgentLayer::new("research"))
+        .layer(FallbackLayer::new().or("backup", Answers))
+        .layer(at_once())
+        .layer(breaker().consecutive_failures(u32::MAX))
+        .layer(TimeoutLayer::new(TIMEOUT))
+        .service(FailsOnce::default())
+}
+
+fn calls<S>(name: String, listener: &Listener, mut service: S) -> Case
+where
+    S: Service<u64, Response = u64, Error = Error> + 'static,
+{
+    let spans = count_spans(|| discard(call(&mut service, 35)));
+    let case = Case::new(GROUP, name, move || {
+        discard(call(&mut service, black_box(35)));
+    });
+    let listener = listener.clone();
+    case.calls(CALLS).spans(spans).around(move || listener.listen())
+}
+
+// ===== impl Listener =====
+
+impl Listener {
+    /// Listens until the round is over.
+    fn listen(&self) -> Listening {
+        let dispatch = match self {
+            Self::Nobody => None,
+            Self::Registry => Some(tracing_subscriber::registry().with(Idle).into()),
+            Self::Bridge { lean } => {
+                Some(tracing_subscriber::registry().with(bridge(*lean)).into())
+            }
+            Self::Langfuse(langfuse) => {
+                Some(tracing_subscriber::registry().with(langfuse.layer()).into())
+            }
+        };
+        let langfuse = match self {
+            Self::Langfuse(langfuse) => Some(langfuse.clone()),
+            _ => None,
+        };
+        let guard = dispatch.as_ref().map(dispatcher::set_default);
+        drop(dispatch);
+        // Of a subscriber that has gone the highest level stays until it is asked for again.
+        callsite::rebuild_interest_cache();
+        Listening { guard, langfuse }
+    }
+}
+
+/// Holds a subscriber as this thread's default.
+struct Listening {
+    guard: Option<DefaultGuard>,
+    langfuse: Option<Langfuse>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        callsite::rebuild_interest_cache();
+        if let Some(langfuse) = &self.langfuse {
+            langfuse.flush(PATIENCE).expect("the server takes every span");
+        }
+    }
+}
+
+fn bridge(lean: bool) -> OpenTelemetryLayer<Registry, SdkTracer> {
+    let provider = SdkTracerProvider::builder().with_span_processor(Drops).build();
+    let bridge = tracing_opentelemetry::layer().with_tracer(provider.tracer("bench"));
+    if !lean {
+        return bridge;
+    }
+    bridge.with_location(false).with_threads(false).with_tracked_inactivity(false)
+}
+
+/// Drops each span.
+#[derive(Debug)]
+struct Drops;
+
+impl SpanProcessor for Drops {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, _: SpanData) {}
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Does nothing.
+#[derive(Debug)]
+struct Idle;
+
+impl<S: Subscriber> Layer<S> for Idle {}
+
+/// Counts the spans that begin.
+#[derive(Debug)]
+struct Counts(Arc<AtomicUsize>);
+
+impl<S: Subscriber> Layer<S> for Counts {
+    fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: layer::Context<'_, S>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn count_spans(run: impl FnOnce()) -> usize {
+    let spans = Arc::<AtomicUsize>::default();
+    let dispatch: Dispatch = tracing_subscriber::registry().with(Counts(spans.clone())).into();
+    dispatcher::with_default(&dispatch, run);
+    drop(dispatch);
+    callsite::rebuild_interest_cache();
+    spans.load(Ordering::Relaxed)
+}
