@@ -46,8 +46,6 @@ mod replay;
 mod service_builder_ext;
 mod sharded;
 pub mod telemetry;
-#[cfg(any(feature = "circuit-breaker", feature = "retry"))]
-mod unwind;
 
 #[cfg(feature = "agent")]
 pub mod agent;

@@ -53,7 +53,10 @@ where
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        match ready!(this.telemetry.in_scope(|| this.inner.poll(cx))) {
+        let scope = this.telemetry.scope();
+        let poll = this.inner.poll(cx);
+        scope.leave();
+        match ready!(poll) {
             Ok(response) => {
                 if this.telemetry.span().is_some() {
                     match this.classify.classify(Ok(&response)) {

@@ -175,7 +175,9 @@ where
         let settings = self.settings.handle(Arc::clone);
         let telemetry = settings.open_span();
         let classify = self.classify.clone();
-        let inner = telemetry.in_scope(|| ManuallyDrop::new(self.inner.call(request)));
+        let scope = telemetry.scope();
+        let inner = ManuallyDrop::new(self.inner.call(request));
+        scope.leave();
         ResponseFuture::new(ManuallyDrop::into_inner(inner), telemetry, settings, classify)
     }
 }

@@ -22,7 +22,6 @@ use crate::{
         self, Labels, Telemetry, describe, level, outcome, outcome_of, record_failure,
         record_status,
     },
-    unwind::on_unwind,
 };
 
 pin_project! {
@@ -112,6 +111,14 @@ struct Watch<A: Access> {
 
 type Told = Telemetry<Vec<Transition>>;
 
+/// Stands around one call or poll of the inner service: a panic of it is a failure.
+struct Unwinding<'a> {
+    at: At<'a>,
+    /// None once nothing can panic any more.
+    permit: Option<&'a mut Option<Permit>>,
+    telemetry: &'a Told,
+}
+
 /// What becomes of a call that the circuit does not let through at once.
 enum Decision<S> {
     Call,
@@ -143,10 +150,9 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
             Decision::Call => {
                 *readiness = Readiness::Unasked;
                 let scope = telemetry.scope();
-                let future = on_unwind(
-                    || ManuallyDrop::new(inner.call(request)),
-                    || at.panicked(permit, &telemetry),
-                );
+                let unwinding = Unwinding::new(at, &mut permit, &telemetry);
+                let future = ManuallyDrop::new(inner.call(request));
+                unwinding.disarm();
                 scope.leave();
                 State::Calling { future: ManuallyDrop::into_inner(future) }
             }
@@ -322,7 +328,13 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.as_mut().project();
         if let StateProj::Calling { future } = this.state.project() {
-            let result = ready!(this.watch.run(|| future.poll(cx)));
+            let Watch { access, permit, telemetry } = this.watch;
+            let scope = telemetry.scope();
+            let unwinding = Unwinding::new(access.at(), permit, telemetry);
+            let poll = future.poll(cx);
+            unwinding.disarm();
+            scope.leave();
+            let result = ready!(poll);
             return Poll::Ready(this.watch.settle(this.classify, result));
         }
         self.poll_slowly(cx)
@@ -366,13 +378,13 @@ where
 // ===== impl Watch =====
 
 impl<A: Access> Watch<A> {
-    /// Runs a poll of the inner service, or its call; a panic of it is a failure.
-    #[inline(always)]
+    /// Asks the inner service whether it is ready, or calls it; a panic of it is a failure.
     fn run<T>(&mut self, inner: impl FnOnce() -> T) -> T {
         let Self { access, permit, telemetry } = self;
         let scope = telemetry.scope();
-        let panicked = || access.at().panicked(permit.take(), telemetry);
-        let result = on_unwind(inner, panicked);
+        let unwinding = Unwinding::new(access.at(), permit, telemetry);
+        let result = inner();
+        unwinding.disarm();
         scope.leave();
         result
     }
@@ -492,6 +504,30 @@ impl<A: Access> Drop for Watch<A> {
     }
 }
 
+// ===== impl Unwinding =====
+
+impl<'a> Unwinding<'a> {
+    #[inline(always)]
+    const fn new(at: At<'a>, permit: &'a mut Option<Permit>, telemetry: &'a Told) -> Self {
+        Self { at, permit: Some(permit), telemetry }
+    }
+
+    /// Says that nothing has panicked.
+    #[inline(always)]
+    fn disarm(mut self) {
+        self.permit = None;
+    }
+}
+
+impl Drop for Unwinding<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take().and_then(Option::take) {
+            self.at.panicked(permit, self.telemetry);
+        }
+    }
+}
+
 // ===== impl At =====
 
 impl At<'_> {
@@ -532,8 +568,7 @@ impl At<'_> {
 
     /// Reports a panic, inside the call's span where it has one.
     #[cold]
-    fn panicked(self, permit: Option<Permit>, telemetry: &Told) {
-        let Some(permit) = permit else { return };
+    fn panicked(self, permit: Permit, telemetry: &Told) {
         let more = self.circuit.settle(permit, Verdict::Failure);
         announce_all(&more, self.labels);
         if let Some((span, known)) = telemetry.span().zip(telemetry.kept()) {

@@ -105,7 +105,7 @@ where
         let max_attempts = if outermost::is_inside() { 1 } else { rules.max_attempts };
         let story = Story::open(rules, max_attempts);
         let copy = if max_attempts > 1 { policy.replay.replay(&request) } else { None };
-        let inside = rules.outermost.then(Inside::enter);
+        let inside = if rules.outermost { Some(Inside::enter()) } else { None };
         let scope = Scope::enter(&story);
         let future = {
             let _paid = Paid::from_now_on(is_paid);
@@ -115,7 +115,10 @@ where
         drop(inside);
         let series = Series {
             max_attempts,
-            deadline: rules.deadline.and_then(|within| Instant::now().checked_add(within)),
+            deadline: match rules.deadline {
+                None => None,
+                Some(within) => Instant::now().checked_add(within),
+            },
             call_budget,
             share: rules.budget.as_ref().map(RetryBudget::enter),
             story,
@@ -140,7 +143,12 @@ where
         let this = self.as_mut().project();
         let policy = &*this.plan.policy;
         if let StateProj::Calling { future } = this.state.project() {
-            let result = ready!(this.series.run(&policy.rules, || future.poll(cx)));
+            let inside = if policy.rules.outermost { Some(Inside::enter()) } else { None };
+            let scope = Scope::enter(&this.series.story);
+            let poll = future.poll(cx);
+            scope.leave();
+            drop(inside);
+            let result = ready!(poll);
             let outcome = match &result {
                 Ok(response) => match policy.classify.classify(Ok(response)) {
                     Outcome::Success if this.series.is_plain(&policy.rules) => {

@@ -54,7 +54,6 @@ pub(super) struct Scope<'a>(Option<&'a Story>);
 
 impl Series {
     /// Runs a poll or call of the inner service in the spans of the series and its attempt.
-    #[inline(always)]
     pub(super) fn run<T>(&self, rules: &Rules, inner: impl FnOnce() -> T) -> T {
         let _inside = rules.outermost.then(Inside::enter);
         let scope = Scope::enter(&self.story);

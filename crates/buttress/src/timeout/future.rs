@@ -65,9 +65,14 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.as_mut().project();
         let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
-        match this.telemetry.in_scope(|| inner.poll(cx)) {
+        let scope = this.telemetry.scope();
+        let poll = inner.poll(cx);
+        scope.leave();
+        match poll {
             Poll::Ready(Ok(response)) => {
-                end(this.telemetry, || this.classify.classify(Ok(&response)));
+                if !this.telemetry.is_off() {
+                    end(this.telemetry, &this.classify.classify(Ok(&response)));
+                }
                 Poll::Ready(Ok(response))
             }
             Poll::Ready(Err(error)) => {
@@ -110,18 +115,11 @@ fn agent(labels: &Known) -> Option<&Arc<str>> {
     labels.as_ref().and_then(|labels| labels.agent_id.as_ref())
 }
 
-#[inline]
-fn end(telemetry: &mut Telemetry, classify: impl FnOnce() -> Outcome) {
-    if !telemetry.is_off() {
-        end_slowly(telemetry, classify);
-    }
-}
-
 #[cold]
-fn end_slowly(telemetry: &mut Telemetry, classify: impl FnOnce() -> Outcome) {
-    match classify() {
-        Outcome::Failure(failure) => telemetry.end(outcome_of(&failure), |span| {
-            record_failure(span, &failure, &failure);
+fn end(telemetry: &mut Telemetry, outcome: &Outcome) {
+    match outcome {
+        Outcome::Failure(failure) => telemetry.end(outcome_of(failure), |span| {
+            record_failure(span, failure, failure);
         }),
         Outcome::Success | Outcome::Neutral => telemetry.end(outcome::SUCCESS, |_| ()),
     }

@@ -127,7 +127,9 @@ where
         });
         let labels = self.labels.as_ref().map(|labels| labels.handle(Labels::clone));
         let classify = self.classify.clone();
-        let inner = telemetry.in_scope(|| ManuallyDrop::new(self.inner.call(request)));
+        let scope = telemetry.scope();
+        let inner = ManuallyDrop::new(self.inner.call(request));
+        scope.leave();
         let inner = ManuallyDrop::into_inner(inner);
         ResponseFuture::new(inner, self.after, classify, labels, telemetry)
     }
