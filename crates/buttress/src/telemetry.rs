@@ -84,7 +84,7 @@ pub mod level {
 }
 
 pub(crate) use internal::{
-    Labels, Telemetry, describe, json, outcome_of, record_failure, record_status,
+    Labels, Scope, Spans, Telemetry, describe, json, outcome_of, record_failure, record_status,
 };
 
 /// What layers use to write the contract.
@@ -131,18 +131,27 @@ mod internal {
     pub(crate) struct Telemetry<T = ()>(Rare<Open<T>>);
 
     #[derive(Debug)]
-    struct Open<T> {
+    pub(crate) struct Open<T> {
         span: Span,
         kept: T,
         /// Set by a panic, which is the end of the call whatever is recorded afterwards.
         panicked: AtomicBool,
     }
 
-    /// One poll or call of the inner service inside the span, until [`leave`](Self::leave).
+    /// Spans around one poll or call of the inner service.
+    pub(crate) trait Spans {
+        fn enter(&self);
+        fn exit(&self);
+        /// Leaves the spans and records that the call has panicked.
+        fn panicked(&self);
+    }
+
+    /// One poll or call of the inner service inside spans, until [`leave`](Self::leave); not for
+    /// keeping across an await.
     ///
-    /// Dropped by a panic, it records that; the span ends with the call's future.
+    /// Dropped by a panic, it records that; the spans end with the call's future.
     #[must_use = "a scope that is dropped has panicked"]
-    pub(crate) struct Scope<'a, T = ()>(Option<&'a Open<T>>);
+    pub(crate) struct Scope<'a, S: Spans>(Option<&'a S>);
 
     impl Telemetry {
         /// Returns whether no subscriber of the program wants spans of this level: two loads.
@@ -182,13 +191,10 @@ mod internal {
             self.0.get().and_then(Open::span)
         }
 
-        /// Enters the span; not for keeping across an await.
+        /// Enters the span.
         #[inline(always)]
-        pub(crate) fn scope(&self) -> Scope<'_, T> {
-            if let Some(open) = self.0.get() {
-                open.enter();
-            }
-            Scope(self.0.get())
+        pub(crate) fn scope(&self) -> Scope<'_, Open<T>> {
+            Scope::enter(&self.0)
         }
 
         /// Runs one poll or call of the inner service inside the span.
@@ -200,19 +206,6 @@ mod internal {
             let result = f();
             scope.leave();
             result
-        }
-
-        pub(crate) fn enter(&self) {
-            self.0.get().into_iter().for_each(Open::enter);
-        }
-
-        pub(crate) fn exit(&self) {
-            self.0.get().into_iter().for_each(Open::exit);
-        }
-
-        /// Leaves the span, which a panic ends.
-        pub(crate) fn exit_panicked(&self) {
-            drop(Scope(self.0.get()));
         }
 
         /// Returns what is kept for the span.
@@ -256,16 +249,6 @@ mod internal {
 
     impl<T> Open<T> {
         #[cold]
-        fn enter(&self) {
-            self.span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
-        }
-
-        #[cold]
-        fn exit(&self) {
-            self.span.with_subscriber(|(id, subscriber)| subscriber.exit(id));
-        }
-
-        #[cold]
         fn span(&self) -> Option<&Span> {
             (!self.panicked.load(Ordering::Relaxed)).then_some(&self.span)
         }
@@ -277,9 +260,22 @@ mod internal {
                 span.record(key::OUTCOME, outcome);
             }
         }
+    }
+
+    impl<T> Spans for Open<T> {
+        #[cold]
+        fn enter(&self) {
+            self.span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
+        }
+
+        #[cold]
+        fn exit(&self) {
+            self.span.with_subscriber(|(id, subscriber)| subscriber.exit(id));
+        }
 
         #[cold]
         fn panicked(&self) {
+            self.exit();
             self.span.record(key::FAILURE_KIND, "panicked");
             self.span.record(key::ERROR_TYPE, "panicked");
             record_status(&self.span, level::ERROR, format_args!("The call panicked"));
@@ -288,22 +284,44 @@ mod internal {
         }
     }
 
-    impl<T> Scope<'_, T> {
-        /// Leaves the span.
+    impl<T> Spans for Telemetry<T> {
+        fn enter(&self) {
+            self.0.get().into_iter().for_each(Open::enter);
+        }
+
+        fn exit(&self) {
+            self.0.get().into_iter().for_each(Open::exit);
+        }
+
+        fn panicked(&self) {
+            self.0.get().into_iter().for_each(Open::panicked);
+        }
+    }
+
+    impl<'a, S: Spans> Scope<'a, S> {
+        /// Enters the spans, where there are any.
+        #[inline(always)]
+        pub(crate) fn enter(spans: &'a Rare<S>) -> Self {
+            if let Some(spans) = spans.get() {
+                spans.enter();
+            }
+            Self(spans.get())
+        }
+
+        /// Leaves the spans.
         #[inline(always)]
         pub(crate) fn leave(mut self) {
-            if let Some(open) = self.0.take() {
-                open.exit();
+            if let Some(spans) = self.0.take() {
+                spans.exit();
             }
         }
     }
 
-    impl<T> Drop for Scope<'_, T> {
+    impl<S: Spans> Drop for Scope<'_, S> {
         #[inline(always)]
         fn drop(&mut self) {
-            if let Some(open) = self.0.take() {
-                open.exit();
-                open.panicked();
+            if let Some(spans) = self.0.take() {
+                spans.panicked();
             }
         }
     }

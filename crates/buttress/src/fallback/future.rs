@@ -11,11 +11,11 @@ use tower::{Service, util::BoxCloneSyncService};
 
 use super::{
     chain::Chain,
-    story::{Next, Scope, Story},
+    story::{Next, Story},
 };
 use crate::{
     BoxError, CallBudget, Classify, Error, Failure, FailureKind, FindCallBudget, Outcome, Replay,
-    call_budget::Paid, rare::Rare, sharded::Handle,
+    call_budget::Paid, rare::Rare, sharded::Handle, telemetry::Scope,
 };
 
 /// The boxed future of an erased agent: boxed after a failure only.

@@ -10,7 +10,7 @@ use crate::{
     AgentFailure, BoxError, CallBudget, Error, ErrorKind, Failure, Replay,
     rare::Rare,
     telemetry::{
-        self, Labels, Telemetry, describe, json, level, outcome, outcome_of, record_failure,
+        self, Labels, Spans, Telemetry, describe, json, level, outcome, outcome_of, record_failure,
         record_status,
     },
 };
@@ -26,13 +26,6 @@ pub(super) struct Story {
     telemetry: Telemetry,
     attempt: Telemetry,
 }
-
-/// One poll or call of an agent in the spans of the chain and of its attempt, until
-/// [`leave`](Self::leave).
-///
-/// Dropped by a panic, it records that.
-#[must_use = "a scope that is dropped has panicked"]
-pub(super) struct Scope<'a>(Option<&'a Story>);
 
 /// What follows a failure.
 pub(super) enum Next<Req, Res> {
@@ -70,24 +63,6 @@ impl Story {
 
     pub(super) const fn agent(&self) -> usize {
         self.agent
-    }
-
-    #[cold]
-    fn enter(&self) {
-        self.telemetry.enter();
-        self.attempt.enter();
-    }
-
-    #[cold]
-    fn exit(&self) {
-        self.attempt.exit();
-        self.telemetry.exit();
-    }
-
-    #[cold]
-    fn panicked(&self) {
-        self.attempt.exit_panicked();
-        self.telemetry.exit_panicked();
     }
 
     /// Ends a chain in which somebody answered.
@@ -285,33 +260,23 @@ impl Story {
     }
 }
 
-// ===== impl Scope =====
-
-impl<'a> Scope<'a> {
-    /// Enters the spans, where there are any.
-    #[inline(always)]
-    pub(super) fn enter(story: &'a Rare<Story>) -> Self {
-        if let Some(story) = story.get() {
-            story.enter();
-        }
-        Self(story.get())
+impl Spans for Story {
+    #[cold]
+    fn enter(&self) {
+        self.telemetry.enter();
+        self.attempt.enter();
     }
 
-    /// Leaves the spans.
-    #[inline(always)]
-    pub(super) fn leave(mut self) {
-        if let Some(story) = self.0.take() {
-            story.exit();
-        }
+    #[cold]
+    fn exit(&self) {
+        self.attempt.exit();
+        self.telemetry.exit();
     }
-}
 
-impl Drop for Scope<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(story) = self.0.take() {
-            story.panicked();
-        }
+    #[cold]
+    fn panicked(&self) {
+        self.attempt.panicked();
+        self.telemetry.panicked();
     }
 }
 

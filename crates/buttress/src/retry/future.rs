@@ -14,9 +14,11 @@ use super::{
     Backoff, RetryBudget,
     outermost::{self, Inside},
     policy::Policy,
-    series::{Scope, Series, Story},
+    series::{Series, Story},
 };
-use crate::{Classify, FindCallBudget, Outcome, Replay, call_budget::Paid, sharded::Handle};
+use crate::{
+    Classify, FindCallBudget, Outcome, Replay, call_budget::Paid, sharded::Handle, telemetry::Scope,
+};
 
 pin_project! {
     /// The answer of a [`Retry`](super::Retry).

@@ -21,7 +21,8 @@ use crate::{
     BudgetLimit, CallBudget, Classify, Failure, FailureKind, Outcome,
     rare::Rare,
     telemetry::{
-        self, Telemetry, describe, level, outcome, outcome_of, record_failure, record_status,
+        self, Scope, Spans, Telemetry, describe, level, outcome, outcome_of, record_failure,
+        record_status,
     },
 };
 
@@ -42,13 +43,6 @@ pub(super) struct Story {
     telemetry: Telemetry,
     attempt: Telemetry,
 }
-
-/// One poll or call of the inner service in the spans of the series and of its attempt, until
-/// [`leave`](Self::leave).
-///
-/// Dropped by a panic, it records that.
-#[must_use = "a scope that is dropped has panicked"]
-pub(super) struct Scope<'a>(Option<&'a Story>);
 
 // ===== impl Series =====
 
@@ -247,25 +241,6 @@ impl Story {
         }
     }
 
-    #[cold]
-    fn enter(&self) {
-        self.telemetry.enter();
-        self.attempt.enter();
-    }
-
-    #[cold]
-    fn exit(&self) {
-        self.attempt.exit();
-        self.telemetry.exit();
-    }
-
-    #[cold]
-    fn panicked(&self) {
-        self.record_so_far();
-        self.attempt.exit_panicked();
-        self.telemetry.exit_panicked();
-    }
-
     fn note(&mut self, failure: &Failure, error: &dyn fmt::Display) {
         let listens = self.telemetry.span().is_some()
             || tracing::enabled!(target: telemetry::LOG_TARGET, tracing::Level::ERROR);
@@ -346,40 +321,31 @@ impl Story {
     }
 }
 
+impl Spans for Story {
+    #[cold]
+    fn enter(&self) {
+        self.telemetry.enter();
+        self.attempt.enter();
+    }
+
+    #[cold]
+    fn exit(&self) {
+        self.attempt.exit();
+        self.telemetry.exit();
+    }
+
+    #[cold]
+    fn panicked(&self) {
+        self.record_so_far();
+        self.attempt.panicked();
+        self.telemetry.panicked();
+    }
+}
+
 /// The caller drops the series.
 impl Drop for Story {
     fn drop(&mut self) {
         self.record_so_far();
-    }
-}
-
-// ===== impl Scope =====
-
-impl<'a> Scope<'a> {
-    /// Enters the spans, where there are any.
-    #[inline(always)]
-    pub(super) fn enter(story: &'a Rare<Story>) -> Self {
-        if let Some(story) = story.get() {
-            story.enter();
-        }
-        Self(story.get())
-    }
-
-    /// Leaves the spans.
-    #[inline(always)]
-    pub(super) fn leave(mut self) {
-        if let Some(story) = self.0.take() {
-            story.exit();
-        }
-    }
-}
-
-impl Drop for Scope<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some(story) = self.0.take() {
-            story.panicked();
-        }
     }
 }
 
