@@ -132,7 +132,7 @@ impl CallBudget {
         }
     }
 
-    /// Limits the call to a time from now on.
+    /// Limits the call to a time from now on, for every clone of this budget.
     ///
     /// A time of more than 292 years is no limit.
     #[must_use]

@@ -206,10 +206,11 @@ where
         };
         let (mut timer, mut service) = (None, None);
         if delay.is_zero() {
-            // Most services are ready at once, and then there is nothing to keep in between.
+            // Most services are ready at once, and then there is nothing to keep in between: no time
+            // has passed since the series was found to be within its limits.
             let mut next = this.plan.another();
             match this.series.run(&policy.rules, || next.poll_ready(cx)) {
-                Poll::Ready(Ok(())) if this.series.is_unlimited() => {
+                Poll::Ready(Ok(())) => {
                     self.call(&mut next);
                     return Poll::Pending;
                 }
@@ -217,11 +218,12 @@ where
                     this.series.unready(policy, &error);
                     return Poll::Ready(Err(error));
                 }
-                _ => service = Some(next),
+                Poll::Pending => service = Some(next),
             }
         } else {
             timer = Some(tokio::time::sleep(delay));
         }
+        // Pinned for its timer, and boxed so that a call without failures does not carry it along.
         let between = Box::pin(Between { last: Some(result), timer, service });
         this.state.set(State::Between { between });
         Poll::Pending

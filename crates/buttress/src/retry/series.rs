@@ -85,11 +85,6 @@ impl Series {
         self.deadline.into_iter().chain(call).min()
     }
 
-    /// Returns whether an attempt may start at any time.
-    pub(super) fn is_unlimited(&self) -> bool {
-        self.last_start().is_none()
-    }
-
     /// Says whether the next attempt comes too late, as soon as that is known.
     pub(super) fn waits_too_long(
         &self,
