@@ -9,10 +9,8 @@ use buttress_tests::{breaker_cases, retry_cases};
 use serde_json::Value;
 
 fn read(name: &str) -> Value {
-    let folder = std::env::var_os("BUTTRESS_CASES").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/cases")),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("BUTTRESS_CASES")
+        .map_or_else(|| buttress_tests::package().join("cases"), PathBuf::from);
     let file = folder.join(name);
     let text = std::fs::read_to_string(&file)
         .unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));

@@ -16,7 +16,7 @@ use buttress_tests::langfuse_server::otlp;
 /// The folder with the vectors: `BUTTRESS_CASES` or a folder `langfuse` in it, else our own.
 fn folder() -> PathBuf {
     let root = std::env::var_os("BUTTRESS_CASES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("cases"), PathBuf::from);
+        .map_or_else(|| buttress_tests::package().join("cases"), PathBuf::from);
     let nested = root.join("langfuse");
     if nested.is_dir() { nested } else { root }
 }

@@ -14,6 +14,17 @@ pub mod langfuse_server;
 #[cfg(feature = "cases")]
 pub mod retry_cases;
 
+/// Returns the folder of the package whose test runs, as cargo names it at run time: a test binary
+/// that is shared by two checkouts reads the files of the one it was started in.
+///
+/// # Panics
+///
+/// If it was not started by cargo or nextest.
+#[must_use]
+pub fn package() -> std::path::PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("tests are started by cargo").into()
+}
+
 /// The examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
