@@ -71,6 +71,16 @@ pub enum ErrorKind {
         /// How many items had been handed on.
         items: u64,
     },
+    /// A workflow has no checkpoint to go on from.
+    #[cfg(feature = "checkpoint")]
+    #[non_exhaustive]
+    CheckpointNotFound {
+        /// The workflow.
+        workflow_id: Arc<str>,
+    },
+    /// A checkpoint could not be kept or read; the source is the [`StoreError`](crate::StoreError).
+    #[cfg(feature = "checkpoint")]
+    Checkpoint,
     /// The agent's own error, which is the source.
     Service,
 }
@@ -178,6 +188,10 @@ impl ErrorKind {
             Self::Interrupted { items } => {
                 Failure::new(FailureKind::Transient).with_after_output(*items > 0)
             }
+            #[cfg(feature = "checkpoint")]
+            Self::CheckpointNotFound { .. } | Self::Checkpoint => {
+                Failure::new(FailureKind::Permanent).with_trips(false)
+            }
             Self::Service => Failure::new(FailureKind::Transient),
         }
     }
@@ -204,6 +218,12 @@ impl fmt::Display for ErrorKind {
             Self::BudgetExhausted { limit } => write!(f, "the call's {limit} ran out"),
             Self::Panicked => f.write_str("the agent panicked"),
             Self::Interrupted { items } => write!(f, "the stream was cut after {items} items"),
+            #[cfg(feature = "checkpoint")]
+            Self::CheckpointNotFound { workflow_id } => {
+                write!(f, "no checkpoint found for workflow {workflow_id:?}")
+            }
+            #[cfg(feature = "checkpoint")]
+            Self::Checkpoint => f.write_str("the checkpoint failed"),
             Self::Service => f.write_str("the agent failed"),
         }
     }

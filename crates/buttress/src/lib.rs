@@ -12,6 +12,7 @@
 //! | `fallback` | [`FallbackLayer`], [`FallbackService`] | | yes |
 //! | `agent` | [`AgentLayer`], [`FaultTolerantAgent`] | | yes |
 //! | `chaos` | [`ChaosLayer`] | | |
+//! | `checkpoint` | [`checkpoint`] | serde, serde_json | |
 //! | `config` | settings from files and variables | serde, humantime | |
 //! | `http` | [`HttpClassifier`], [`ErrorBodyLayer`], [`Error::status`] | http, http-body, http-body-util, bytes, httpdate | |
 //! | `llm` | [`LlmClassifier`] | serde, serde_json | |
@@ -28,6 +29,8 @@
 )]
 
 mod call_budget;
+#[cfg(feature = "checkpoint")]
+pub mod checkpoint;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
 pub mod classify;
@@ -65,6 +68,11 @@ pub mod timeout;
 pub use self::agent::{Agent, AgentLayer, FaultTolerantAgent, FaultTolerantAgentBuilder, Order};
 #[cfg(feature = "chaos")]
 pub use self::chaos::ChaosLayer;
+#[cfg(feature = "checkpoint")]
+pub use self::checkpoint::{
+    BoxStore, Checkpoint, CheckpointKey, CheckpointStore, MemoryStore, Namespace, StoreError,
+    StoreErrorKind, WorkflowId,
+};
 #[cfg(feature = "circuit-breaker")]
 pub use self::circuit_breaker::{
     AfterLease, Circuit, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer,

@@ -1,0 +1,3 @@
+//! Checkpoint stores for buttress.
+//!
+//! `MemoryStore` and `FileStore` are in `buttress` itself.

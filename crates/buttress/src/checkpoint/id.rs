@@ -1,0 +1,202 @@
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use super::StoreError;
+
+/// The name of a workflow: any Unicode text a user may send, but for the empty one.
+///
+/// Two ids are the same when their bytes are; no case is folded and nothing is normalised. Stores
+/// encode it, so that no id leaves a folder or meets another.
+///
+/// ```
+/// use buttress::WorkflowId;
+///
+/// assert_eq!(WorkflowId::new("trades/2026-11-25").unwrap().as_str(), "trades/2026-11-25");
+/// assert!(WorkflowId::new("").is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkflowId(Arc<str>);
+
+/// A part of a workflow with a chain of checkpoints of its own; the empty one is the workflow's own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace(Arc<str>);
+
+/// What a chain of checkpoints is found by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct CheckpointKey {
+    /// The workflow.
+    pub workflow_id: WorkflowId,
+    /// The part of it.
+    pub namespace: Namespace,
+}
+
+// ===== impl WorkflowId =====
+
+impl WorkflowId {
+    /// The longest id in bytes of UTF-8.
+    pub const MAX_LEN: usize = 1024;
+
+    /// Checks a name.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidId`](super::StoreErrorKind::InvalidId) where it is empty, longer than
+    /// [`MAX_LEN`](Self::MAX_LEN) or holds a NUL, which Postgres cannot store.
+    pub fn new(id: impl Into<Arc<str>>) -> Result<Self, StoreError> {
+        let id = id.into();
+        if id.is_empty() {
+            return Err(StoreError::invalid_id("a workflow id is empty"));
+        }
+        check("a workflow id", &id, Self::MAX_LEN)?;
+        Ok(Self(id))
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<&str> for WorkflowId {
+    type Error = StoreError;
+
+    fn try_from(id: &str) -> Result<Self, StoreError> {
+        Self::new(id)
+    }
+}
+
+impl TryFrom<String> for WorkflowId {
+    type Error = StoreError;
+
+    fn try_from(id: String) -> Result<Self, StoreError> {
+        Self::new(id)
+    }
+}
+
+impl std::str::FromStr for WorkflowId {
+    type Err = StoreError;
+
+    fn from_str(id: &str) -> Result<Self, StoreError> {
+        Self::new(id)
+    }
+}
+
+impl AsRef<str> for WorkflowId {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Borrow<str> for WorkflowId {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for WorkflowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for WorkflowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+// ===== impl Namespace =====
+
+impl Namespace {
+    /// The longest name in bytes of UTF-8.
+    pub const MAX_LEN: usize = 1024;
+
+    /// Checks a name; the empty one is [`Namespace::default`].
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidId`](super::StoreErrorKind::InvalidId) where it is longer than
+    /// [`MAX_LEN`](Self::MAX_LEN) or holds a NUL.
+    pub fn new(name: impl Into<Arc<str>>) -> Result<Self, StoreError> {
+        let name = name.into();
+        check("a namespace", &name, Self::MAX_LEN)?;
+        Ok(Self(name))
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns whether it is the workflow's own.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+// ===== impl CheckpointKey =====
+
+impl CheckpointKey {
+    /// Creates the key of the workflow's own chain.
+    #[must_use]
+    pub fn new(workflow_id: WorkflowId) -> Self {
+        Self { workflow_id, namespace: Namespace::default() }
+    }
+
+    /// Sets the part of the workflow.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+}
+
+impl From<WorkflowId> for CheckpointKey {
+    fn from(workflow_id: WorkflowId) -> Self {
+        Self::new(workflow_id)
+    }
+}
+
+impl fmt::Display for CheckpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "workflow {:?}", self.workflow_id)?;
+        if self.namespace.is_root() {
+            return Ok(());
+        }
+        write!(f, ", namespace {:?}", self.namespace)
+    }
+}
+
+fn check(what: &str, name: &str, longest: usize) -> Result<(), StoreError> {
+    if name.len() > longest {
+        let length = name.len();
+        return Err(StoreError::invalid_id(format!(
+            "{what} has {length} bytes, and {longest} are the most"
+        )));
+    }
+    if name.contains('\0') {
+        return Err(StoreError::invalid_id(format!("{what} holds a NUL")));
+    }
+    Ok(())
+}
