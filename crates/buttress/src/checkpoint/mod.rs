@@ -2,6 +2,7 @@
 
 mod clock;
 mod error;
+mod file;
 mod id;
 mod memory;
 mod record;
@@ -11,6 +12,7 @@ mod store;
 pub use self::{
     clock::Clock,
     error::{StoreError, StoreErrorKind},
+    file::{FileStore, FileStoreOptions},
     id::{CheckpointKey, Namespace, WorkflowId},
     memory::MemoryStore,
     record::{
