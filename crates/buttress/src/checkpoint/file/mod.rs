@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     Capabilities, ChainState, Checkpoint, CheckpointKey, CheckpointStore, Clock, Durable, Lease,
-    Page, Put, PutWrites, Query, StoreError, WorkflowId,
+    Page, Place, Put, PutWrites, Query, StoreError, WorkflowId,
 };
 
 /// How many locks of chains are held before those that nobody uses are let go.
@@ -404,6 +404,10 @@ impl CheckpointStore for FileStore {
 
     fn capabilities(&self) -> Capabilities {
         self.folder.capabilities
+    }
+
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
+        Place::File(names::chain_folder(&self.folder.root, key).join(names::record(sequence)))
     }
 }
 
