@@ -1,3 +1,6 @@
 //! Checkpoint stores for buttress.
 //!
 //! `MemoryStore` and `FileStore` are in `buttress` itself.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
