@@ -2,6 +2,8 @@
 //! the system for things in the right order.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod support;
+
 use std::{
     path::Path,
     process::{Command, Output},
@@ -15,6 +17,8 @@ use buttress::{
 use buttress_stores::conformance::{self, Harness, Options, Rounds};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use self::support::KillLoop;
 
 struct Files(TempDir);
 
@@ -51,6 +55,48 @@ async fn file_store_keeps_every_promise() {
         conformance::run(&Files(TempDir::new().expect("a folder")), Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+}
+
+// ===== SIGKILL =====
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_child() {
+    if let Some(place) = support::place() {
+        support::write_until_killed(&FileStore::open(place).await.unwrap()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_outlives_sigkill() {
+    let folder = TempDir::new().unwrap();
+    let place = folder.path().join("store");
+    let kills = KillLoop::new("killed_child", place.to_str().unwrap());
+    let tally = kills.run(async |place: &str| FileStore::open(place).await.unwrap()).await;
+    println!("{tally}");
+    // What the dead left is swept by the next that writes; four chains of ten are what stays.
+    for workflow in support::WORKFLOWS {
+        let store = FileStore::open(&place).await.unwrap();
+        let head = store.latest(&support::key(workflow)).await.unwrap().unwrap();
+        let number: u64 = head.phase.parse().unwrap();
+        let put = support::numbered(&support::key(workflow), Some(head.sequence), number + 1);
+        store.put(put).await.unwrap();
+        until_shown(&store, &head.key.workflow_id, &(number + 1).to_string()).await;
+    }
+    let files = files_in(&place);
+    let temporary = files.iter().filter(|path| path.contains(".tmp-")).count();
+    assert_eq!(temporary, 0, "{files:#?}");
+    assert_eq!(files.len(), 4 * 10 + 4, "{files:#?}");
+}
+
+fn files_in(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => files.extend(files_in(&entry.path())),
+            false => files.push(entry.path().display().to_string()),
+        }
+    }
+    files
 }
 
 // ===== The seed's Python =====
