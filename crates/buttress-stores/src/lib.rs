@@ -1,3 +1,9 @@
 //! Checkpoint stores for buttress.
 //!
 //! `MemoryStore` and `FileStore` are in `buttress` itself.
+
+#[cfg(feature = "postgres")]
+pub mod postgres;
+
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;
