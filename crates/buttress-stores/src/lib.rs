@@ -2,6 +2,8 @@
 //!
 //! `MemoryStore` and `FileStore` are in `buttress` itself.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 

@@ -208,11 +208,7 @@ fn open(url: &str, size: usize, timeout: Duration) -> Result<(Pool, Option<Strin
     let pool = Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
-        .timeouts(Timeouts {
-            wait: Some(timeout),
-            create: Some(timeout),
-            recycle: None,
-        })
+        .timeouts(Timeouts { wait: Some(timeout), create: Some(timeout), recycle: None })
         .pre_recycle(Hook::async_fn(|client, metrics| {
             Box::pin(async move {
                 // A firewall may have dropped one that was idle, without a word to either side.

@@ -1,0 +1,4 @@
+//! `PostgresStore` against real servers, and through pgbouncer.
+
+mod conformance;
+mod servers;
