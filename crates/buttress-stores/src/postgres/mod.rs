@@ -15,7 +15,7 @@
 //! let store = PostgresStore::connect("postgres://agent:secret@localhost/agents").await?;
 //! let key = CheckpointKey::new(WorkflowId::new("trades/2026-11-25")?);
 //! let head = store.latest(&key).await?.map(|checkpoint| checkpoint.sequence);
-//! store.put(Put::new(key, head, *b"{}").phase("research")).await?;
+//! store.put(Put::new(key, head, &b"{}"[..]).phase("research")).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -161,7 +161,8 @@ impl fmt::Debug for PostgresStore {
 impl CheckpointStore for PostgresStore {
     async fn put(&self, put: Put) -> Result<u64, StoreError> {
         self.0.capabilities.admit(&put.key, &put.state)?;
-        let done = self.attempt(Repeat::Harmless, || self.put_once(&put)).await;
+        let state = record::digest(&put.state).await;
+        let done = self.attempt(Repeat::Harmless, || self.put_once(&put, &state)).await;
         done.map_err(|error| error.in_chain(&put.key))
     }
 
@@ -196,7 +197,9 @@ impl CheckpointStore for PostgresStore {
         for write in &writes.writes {
             self.0.capabilities.admit(&writes.key, &write.value)?;
         }
-        let done = self.attempt(Repeat::Harmless, || self.put_writes_once(&writes)).await;
+        let distinct = record::sum_up(&writes).await;
+        let attempt = || self.put_writes_once(&writes, &distinct);
+        let done = self.attempt(Repeat::Harmless, attempt).await;
         done.map_err(|error| error.in_chain(&writes.key).at_sequence(writes.sequence))
     }
 

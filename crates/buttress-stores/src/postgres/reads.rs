@@ -40,8 +40,8 @@ impl PostgresStore {
         let [workflow, namespace] = chain(&ids);
         let parameters = [workflow, namespace, (&sequence as _, Type::INT8)];
         let rows = self.query(On::Pool, &self.0.statements.get, &parameters).await?;
-        match rows.first() {
-            Some(row) => Ok(Some(read(row)?.checkpoint?)),
+        match rows.into_iter().next() {
+            Some(row) => Ok(Some(read(row).await?.checkpoint?)),
             None => Ok(None),
         }
     }
@@ -56,12 +56,13 @@ impl PostgresStore {
         while found.len() < page.limit {
             let wanted = page.limit - found.len();
             let rows = self.below(On::Pool, key, before, wanted).await?;
-            for row in &rows {
-                let row = read(row)?;
+            let full = rows.len() == wanted;
+            for row in rows {
+                let row = read(row).await?;
                 before = row.sequence;
                 found.extend(readable_or_warn(row));
             }
-            if rows.len() < wanted {
+            if !full {
                 break;
             }
         }
@@ -73,15 +74,16 @@ impl PostgresStore {
         let mut after = query.after.clone();
         while found.len() < query.limit {
             let rows = self.heads(query, after.as_ref()).await?;
-            for row in &rows {
-                let row = read(row)?;
+            let full = rows.len() == BATCH;
+            for row in rows {
+                let row = read(row).await?;
                 after = Some(row.key.clone());
                 let Some(head) = self.or_older(On::Pool, row).await?.ok() else { continue };
                 if found.len() < query.limit && query.matches(&head) {
                     found.push(head);
                 }
             }
-            if rows.len() < BATCH {
+            if !full {
                 break;
             }
         }
@@ -95,8 +97,8 @@ impl PostgresStore {
         key: &CheckpointKey,
     ) -> Result<Option<Checkpoint>, Failure> {
         let rows = self.query(on, &self.0.statements.latest, &chain(&ids(key))).await?;
-        match rows.first() {
-            Some(row) => Ok(Some(self.or_older(on, read(row)?).await??)),
+        match rows.into_iter().next() {
+            Some(row) => Ok(Some(self.or_older(on, read(row).await?).await??)),
             None => Ok(None),
         }
     }
@@ -115,8 +117,8 @@ impl PostgresStore {
         tracing::warn!(%error, "a checkpoint cannot be read, an older one is looked for");
         loop {
             let rows = self.below(on, &key, sequence, 1).await?;
-            let Some(row) = rows.first() else { return Ok(Err(error.into())) };
-            let older = read(row)?;
+            let Some(row) = rows.into_iter().next() else { return Ok(Err(error.into())) };
+            let older = read(row).await?;
             sequence = older.sequence;
             if let Some(checkpoint) = readable_or_warn(older) {
                 return Ok(Ok(checkpoint));

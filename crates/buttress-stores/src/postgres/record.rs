@@ -6,14 +6,14 @@ use std::{
 };
 
 use buttress::checkpoint::{
-    Checkpoint, CheckpointKey, Metadata, Namespace, Payload, Put, StoreError, TaskWrite,
+    Checkpoint, CheckpointKey, Metadata, Namespace, Payload, Put, PutWrites, StoreError, TaskWrite,
     WorkflowId, WriteKind,
 };
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 use twox_hash::xxhash3_128::Hasher;
 
-use super::error::Failure;
+use super::error::{Failure, unavailable};
 
 /// The columns that [`read`] reads, of a checkpoint `c`, its chain `s` and its writes `w`.
 pub(super) const COLUMNS: &str = "s.workflow_id, s.namespace, s.head, c.sequence, c.write_id,
@@ -51,8 +51,28 @@ pub(super) struct Found {
     pub(super) checkpoint: Result<Checkpoint, StoreError>,
 }
 
+/// The sum of a state, or of the value of a write.
+pub(super) type Digest = [u8; 16];
+
+/// Sizes from here on are summed up and copied on a thread where that holds nobody up.
+const LARGE: usize = 256 << 10;
+
+/// Sums up a state, which needs no lock.
+pub(super) async fn digest(state: &Payload) -> Digest {
+    if state.len() < LARGE {
+        return digest_of(state);
+    }
+    let shared = state.clone();
+    let summed = tokio::task::spawn_blocking(move || digest_of(&shared)).await;
+    summed.unwrap_or_else(|_| digest_of(state))
+}
+
+fn digest_of(state: &[u8]) -> Digest {
+    Hasher::oneshot(state).to_be_bytes()
+}
+
 /// Encodes a put that gets a sequence.
-pub(super) fn encode(put: &Put, sequence: u64) -> Result<Encoded, StoreError> {
+pub(super) fn encode(put: &Put, state: &Digest, sequence: u64) -> Result<Encoded, StoreError> {
     let header = Header {
         parent: put.parent,
         phase: Cow::Borrowed(&put.phase),
@@ -63,13 +83,21 @@ pub(super) fn encode(put: &Put, sequence: u64) -> Result<Encoded, StoreError> {
     let write_id = put.write_id.to_string();
     let header =
         serde_json::to_string(&header).map_err(|error| StoreError::encode(error.to_string()))?;
-    let checksum =
-        checksum(&put.key, sequence, &[write_id.as_bytes(), header.as_bytes(), &put.state]);
+    let parts = [write_id.as_bytes(), header.as_bytes(), state];
+    let checksum = checksum(&put.key, sequence, &parts);
     Ok(Encoded { write_id, header, checksum })
 }
 
 /// Reads a row of [`COLUMNS`].
-pub(super) fn read(row: &Row) -> Result<Found, Failure> {
+pub(super) async fn read(row: Row) -> Result<Found, Failure> {
+    if row.raw_size_bytes() < LARGE {
+        return read_now(&row);
+    }
+    let read = tokio::task::spawn_blocking(move || read_now(&row)).await;
+    read.unwrap_or_else(|_| Err(unavailable("the runtime is shutting down")))
+}
+
+fn read_now(row: &Row) -> Result<Found, Failure> {
     let (workflow, namespace): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
     let key = key(workflow, namespace)?;
     let (head, own): (Option<i64>, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
@@ -90,7 +118,8 @@ fn decode(row: &Row, key: &CheckpointKey, sequence: u64) -> Result<Checkpoint, S
         (row.try_get(4).map_err(column)?, row.try_get(5).map_err(column)?);
     let (state, sum): (&[u8], &[u8]) =
         (row.try_get(6).map_err(column)?, row.try_get(7).map_err(column)?);
-    if checksum(key, sequence, &[write_id.as_bytes(), header.as_bytes(), state]) != sum {
+    let parts = [write_id.as_bytes(), header.as_bytes(), &digest_of(state)];
+    if checksum(key, sequence, &parts) != sum {
         return Err("the checksum does not fit the checkpoint".into());
     }
     let header: Header<'_> = serde_json::from_str(header).map_err(|error| error.to_string())?;
@@ -120,7 +149,7 @@ fn decode_writes(row: &Row, key: &CheckpointKey, sequence: u64) -> Result<Vec<Ta
         tasks.into_iter().zip(kinds).zip(places).zip(values).zip(sums)
     {
         let write = decode_write(task, kind, place, value)
-            .filter(|write| write_checksum(key, sequence, write) == sum)
+            .filter(|write| write_checksum(key, sequence, write, &digest_of(&write.value)) == sum)
             .ok_or("the checksum does not fit a write of a task")?;
         writes.push(write);
     }
@@ -135,13 +164,30 @@ fn decode_write(task: &[u8], kind: &str, place: i64, value: &[u8]) -> Option<Tas
 }
 
 /// Sums up a write of a task.
-pub(super) fn write_checksum(key: &CheckpointKey, sequence: u64, write: &TaskWrite) -> Vec<u8> {
+fn write_checksum(
+    key: &CheckpointKey,
+    sequence: u64,
+    write: &TaskWrite,
+    value: &Digest,
+) -> Vec<u8> {
     let index = write.index.to_le_bytes();
-    checksum(
-        key,
-        sequence,
-        &[write.task.as_bytes(), write.kind.as_str().as_bytes(), &index, &write.value],
-    )
+    let parts = [write.task.as_bytes(), write.kind.as_str().as_bytes(), &index, value];
+    checksum(key, sequence, &parts)
+}
+
+/// Sums up writes of tasks; of those that one call says twice one stands, as the rules have it.
+pub(super) async fn sum_up(writes: &PutWrites) -> Vec<(TaskWrite, Vec<u8>)> {
+    let mut distinct = Vec::with_capacity(writes.writes.len());
+    for write in &writes.writes {
+        write.clone().add_to(&mut distinct);
+    }
+    let mut summed = Vec::with_capacity(distinct.len());
+    for write in distinct {
+        let value = digest(&write.value).await;
+        let sum = write_checksum(&writes.key, writes.sequence, &write, &value);
+        summed.push((write, sum));
+    }
+    summed
 }
 
 /// Sums up parts of a record and its place, so that no record is taken for another.

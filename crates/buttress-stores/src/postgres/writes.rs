@@ -17,7 +17,7 @@ use super::{
     error::Failure,
     lock,
     reads::{On, chain, ids},
-    record::{encode, key, millis, read, signed, time, unsigned, write_checksum},
+    record::{Digest, Encoded, encode, key, millis, read, signed, time, unsigned},
 };
 
 /// A chain that is locked, and the time by the clock that leases are measured by.
@@ -31,13 +31,18 @@ struct Locked {
 // ===== impl PostgresStore =====
 
 impl PostgresStore {
-    pub(super) async fn put_once(&self, put: &Put) -> Result<u64, Failure> {
+    pub(super) async fn put_once(&self, put: &Put, state: &Digest) -> Result<u64, Failure> {
         let transaction = self.begin(&put.key).await?;
-        let done = self.put_in(&transaction, put).await;
+        let done = self.put_in(&transaction, put, state).await;
         transaction.end(done).await
     }
 
-    async fn put_in(&self, transaction: &Transaction, put: &Put) -> Result<u64, Failure> {
+    async fn put_in(
+        &self,
+        transaction: &Transaction,
+        put: &Put,
+        state: &Digest,
+    ) -> Result<u64, Failure> {
         let mut locked = self.locked(transaction, &put.key).await?;
         let mut admitted = locked.state.admit_put(put, locked.now);
         if admitted.as_ref().is_err_and(StoreError::is_conflict) {
@@ -48,7 +53,8 @@ impl PostgresStore {
             admitted = locked.state.admit_put(put, locked.now);
         }
         let sequence = admitted?;
-        self.insert(transaction, put, sequence, &locked).await?;
+        let row = encode(put, state, sequence)?;
+        self.insert(transaction, put, sequence, &row, &locked).await?;
         Ok(sequence)
     }
 
@@ -59,8 +65,8 @@ impl PostgresStore {
         let [workflow, namespace] = chain(&ids);
         let parameters = [workflow, namespace, (&write_id as _, Type::TEXT)];
         let rows = transaction.query(&self.0.statements.written, &parameters).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let stored = read(row)?.checkpoint.ok().filter(|stored| put.is_repeat_of(stored));
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        let stored = read(row).await?.checkpoint.ok().filter(|stored| put.is_repeat_of(stored));
         Ok(stored.map(|stored| stored.sequence))
     }
 
@@ -85,9 +91,9 @@ impl PostgresStore {
         transaction: &Transaction,
         put: &Put,
         sequence: u64,
+        row: &Encoded,
         locked: &Locked,
     ) -> Result<(), Failure> {
-        let row = encode(put, sequence)?;
         let sequence = signed(sequence);
         let state: &[u8] = &put.state;
         let ids = ids(&put.key);
@@ -117,9 +123,13 @@ impl PostgresStore {
         Ok(())
     }
 
-    pub(super) async fn put_writes_once(&self, writes: &PutWrites) -> Result<(), Failure> {
+    pub(super) async fn put_writes_once(
+        &self,
+        writes: &PutWrites,
+        distinct: &[(TaskWrite, Vec<u8>)],
+    ) -> Result<(), Failure> {
         let transaction = self.begin(&writes.key).await?;
-        let done = self.put_writes_in(&transaction, writes).await;
+        let done = self.put_writes_in(&transaction, writes, distinct).await;
         transaction.end(done).await
     }
 
@@ -127,39 +137,36 @@ impl PostgresStore {
         &self,
         transaction: &Transaction,
         writes: &PutWrites,
+        distinct: &[(TaskWrite, Vec<u8>)],
     ) -> Result<(), Failure> {
         let mut locked = self.locked(transaction, &writes.key).await?;
         let sequence = signed(writes.sequence);
-        if locked.state.head.is_some_and(|head| head != writes.sequence) {
+        let mut exists = true;
+        if locked.state.head != Some(writes.sequence) {
             self.forget_damaged_head(transaction, &writes.key, &mut locked).await?;
+            let ids = ids(&writes.key);
+            let [workflow, namespace] = chain(&ids);
+            let parameters = [workflow, namespace, (&sequence as _, Type::INT8)];
+            exists = !transaction.query(&self.0.statements.get, &parameters).await?.is_empty();
         }
-        let ids = ids(&writes.key);
-        let [workflow, namespace] = chain(&ids);
-        let parameters = [workflow, namespace, (&sequence as _, Type::INT8)];
-        let stored = transaction.query(&self.0.statements.get, &parameters).await?;
-        locked.state.admit_writes(writes, || !stored.is_empty(), locked.now)?;
+        locked.state.admit_writes(writes, || exists, locked.now)?;
         let chain = locked.chain.ok_or_else(StoreError::not_found)?;
-        let mut distinct = Vec::with_capacity(writes.writes.len());
-        for write in &writes.writes {
-            write.clone().add_to(&mut distinct);
-        }
-        self.insert_writes(transaction, writes, &distinct, chain).await
+        self.insert_writes(transaction, sequence, distinct, chain).await
     }
 
     async fn insert_writes(
         &self,
         transaction: &Transaction,
-        of: &PutWrites,
-        writes: &[TaskWrite],
+        sequence: i64,
+        writes: &[(TaskWrite, Vec<u8>)],
         chain: i64,
     ) -> Result<(), Failure> {
-        let sequence = signed(of.sequence);
-        let tasks: Vec<_> = writes.iter().map(|write| write.task.as_bytes()).collect();
-        let kinds: Vec<_> = writes.iter().map(|write| write.kind.as_str()).collect();
-        let places: Vec<_> = writes.iter().map(|write| i64::from(write.index)).collect();
-        let values: Vec<&[u8]> = writes.iter().map(|write| &write.value[..]).collect();
-        let sum = |write| write_checksum(&of.key, of.sequence, write);
-        let sums: Vec<_> = writes.iter().map(sum).collect();
+        let each = || writes.iter().map(|(write, _)| write);
+        let tasks: Vec<_> = each().map(|write| write.task.as_bytes()).collect();
+        let kinds: Vec<_> = each().map(|write| write.kind.as_str()).collect();
+        let places: Vec<_> = each().map(|write| i64::from(write.index)).collect();
+        let values: Vec<&[u8]> = each().map(|write| &write.value[..]).collect();
+        let sums: Vec<_> = writes.iter().map(|(_, sum)| &sum[..]).collect();
         let parameters: [Parameter<'_>; 7] = [
             (&chain, Type::INT8),
             (&sequence, Type::INT8),
