@@ -79,6 +79,11 @@ pub(super) fn unavailable(why: &str) -> Failure {
 fn by_state(error: &DbError) -> Failure {
     let state = error.code().code();
     let said = format!("{} (SQLSTATE {state})", error.message());
+    // Older poolers say so of whatever is wrong.
+    let refused = ["authentication failed", "no such"].iter().any(|words| said.contains(words));
+    if state == "08P01" && refused {
+        return StoreError::setup(said).into();
+    }
     let lost = match state {
         // The connection ends: an administrator, a crash, a timeout, a pooler that says so.
         _ if state.starts_with("08") || state.starts_with("57P") => Lost::Before,

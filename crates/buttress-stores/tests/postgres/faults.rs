@@ -46,8 +46,6 @@ async fn terminated(when: &str, lock: u32) -> (PostgresStore, CheckpointKey, u64
     let (builder, prefix) = fresh();
     let store = builder.connect().await.unwrap();
     gate(&prefix, lock, when);
-    let holder = PostgresStore::builder(POSTGRES.url()).table_prefix(fresh_prefix());
-    drop(holder);
     let (client, connection) =
         tokio_postgres::connect(&POSTGRES.url(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);

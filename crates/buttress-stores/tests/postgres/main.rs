@@ -7,6 +7,7 @@
 
 mod conformance;
 mod faults;
+mod processes;
 mod proxy;
 mod restarts;
 mod servers;
