@@ -102,6 +102,7 @@ servers() {
         missing+=(postgresql)
     PATH="$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing+=(pgbouncer)
     command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v openssl >/dev/null || missing+=(openssl)
     [ ${#missing[@]} -eq 0 ] && return
     local sudo
     sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)

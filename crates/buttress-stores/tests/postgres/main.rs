@@ -12,3 +12,5 @@ mod proxy;
 mod restarts;
 mod servers;
 mod setup;
+#[cfg(feature = "postgres-rustls")]
+mod tls;
