@@ -134,7 +134,10 @@ impl Postgres {
 
     fn launch(&self) -> bool {
         let data = self.data();
-        self.server.start(&find("postgres"), &[OsStr::new("-D"), data.as_os_str()], || {
+        // The server is of the version that made the cluster.
+        let initdb = find("initdb");
+        let program = initdb.canonicalize().unwrap_or(initdb).with_file_name("postgres");
+        self.server.start(&program, &[OsStr::new("-D"), data.as_os_str()], || {
             self.psql("postgres", "select 1").is_ok()
         })
     }

@@ -65,7 +65,7 @@ impl Transaction {
         let mut lent = Lent::from(pool).await?;
         lent.idle = false;
         // A role's default may be another level, where what waited for a lock reads old rows.
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;";
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED;";
         lent.client().batch_execute(&format!("{begin}{first}")).await?;
         Ok(Self(lent))
     }

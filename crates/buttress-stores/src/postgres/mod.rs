@@ -145,12 +145,8 @@ impl PostgresStore {
             attempt().await
         };
         let done = tokio::time::timeout(self.0.call_timeout, attempts).await;
-        done.unwrap_or_else(|_| Err(unavailable("no answer in time"))).map_err(|failure| {
-            match (&self.0.place, failure.error) {
-                (Some(place), error) if error.place().is_none() => error.at_place(place),
-                (_, error) => error,
-            }
-        })
+        done.unwrap_or_else(|_| Err(unavailable("no answer in time")))
+            .map_err(|failure| failure.at(self.0.place.as_deref()))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use buttress::checkpoint::{
-    ChainState, Checkpoint, CheckpointKey, Lease, Put, PutWrites, StoreError, TaskWrite, WorkflowId,
+    ChainState, CheckpointKey, Lease, Put, PutWrites, StoreError, TaskWrite, WorkflowId,
 };
 use tokio_postgres::{Row, types::Type};
 
@@ -78,10 +78,14 @@ impl PostgresStore {
         key: &CheckpointKey,
         locked: &mut Locked,
     ) -> Result<(), Failure> {
-        if locked.state.head.is_some()
-            && let Ok(newest) = self.newest(On::Transaction(transaction), key).await
-        {
-            locked.state.head = newest.map(|newest: Checkpoint| newest.sequence);
+        if locked.state.head.is_none() {
+            return Ok(());
+        }
+        match self.newest(On::Transaction(transaction), key).await {
+            Ok(newest) => locked.state.head = newest.map(|newest| newest.sequence),
+            // None can be read: the head stays what it is.
+            Err(failure) if failure.is_corrupt() => {}
+            Err(failure) => return Err(failure),
         }
         Ok(())
     }
