@@ -7,28 +7,14 @@ use buttress::checkpoint::{
 };
 use buttress_stores::PostgresStore;
 use buttress_test_servers::{PgBouncer, Postgres};
-use tokio::time::Instant;
 
 use crate::{
     proxy::Proxy,
-    servers::{POSTGRES, fresh, fresh_prefix},
+    servers::{POSTGRES, fresh, fresh_prefix, until},
 };
 
 fn key(name: &str) -> CheckpointKey {
     CheckpointKey::new(WorkflowId::new(name).unwrap())
-}
-
-/// Waits until SQL answers so, as statistics of the server do in the end.
-async fn until(postgres: &'static Postgres, sql: &str, answer: &str) {
-    let start = Instant::now();
-    loop {
-        let sql = sql.to_owned();
-        let found = tokio::task::spawn_blocking(move || postgres.sql(&sql)).await.unwrap();
-        if found == answer {
-            return;
-        }
-        assert!(start.elapsed() < Duration::from_secs(30), "{found:?} is not {answer:?}");
-    }
 }
 
 /// Makes writers of a store's checkpoints wait while somebody holds the lock of this number.

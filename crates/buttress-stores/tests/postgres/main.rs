@@ -12,5 +12,7 @@ mod proxy;
 mod restarts;
 mod servers;
 mod setup;
+#[path = "../support/mod.rs"]
+mod support;
 #[cfg(feature = "postgres-rustls")]
 mod tls;
