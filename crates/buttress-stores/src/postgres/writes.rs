@@ -67,6 +67,10 @@ impl PostgresStore {
         let rows = transaction.query(&self.0.statements.written, &parameters).await?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
         let stored = read(row).await?.checkpoint.ok().filter(|stored| put.is_repeat_of(stored));
+        if stored.is_some() {
+            // A commit that writes waits for the replicas that the first one may not have reached.
+            transaction.execute(&self.0.statements.touch, &chain(&ids)).await?;
+        }
         Ok(stored.map(|stored| stored.sequence))
     }
 
