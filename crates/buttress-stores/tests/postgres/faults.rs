@@ -134,8 +134,7 @@ async fn a_put_that_stays_without_an_answer_can_be_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_a_server_or_a_pooler_ends_when_idle_is_replaced() {
     let server = Postgres::start_with(&[("idle_session_timeout", "100")]);
-    let server: &'static Postgres = Box::leak(Box::new(server));
-    let bouncer = PgBouncer::start_with(server, &[("client_idle_timeout", "1")]);
+    let bouncer = PgBouncer::start_with(&server, &[("client_idle_timeout", "1")]);
     for url in [server.url(), bouncer.url()] {
         let store =
             PostgresStore::builder(url).table_prefix(fresh_prefix()).connect().await.unwrap();
@@ -144,11 +143,10 @@ async fn a_connection_that_a_server_or_a_pooler_ends_when_idle_is_replaced() {
         for _ in 0..3 {
             head = Some(store.put(Put::new(key.clone(), head, &b"state"[..])).await.unwrap());
             let idle = "select count(*) from pg_stat_activity where application_name = 'buttress'";
-            until(server, idle, "0").await;
+            until(&server, idle, "0").await;
         }
         assert_eq!(store.latest(&key).await.unwrap().map(|found| found.sequence), head);
     }
-    server.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
