@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use buttress::checkpoint::{
     CheckpointKey, CheckpointStore, Page, Put, StoreErrorKind, WorkflowId, WriteId,
 };
-use buttress_stores::PostgresStore;
+use buttress_stores::{PostgresStore, postgres::PostgresBuilder};
 use buttress_test_servers::{PgBouncer, Postgres};
 
 use crate::{
@@ -91,10 +91,14 @@ async fn a_connection_that_is_ended_within_the_commit_does_not_show() {
 }
 
 async fn behind_a_proxy() -> (PostgresStore, Proxy) {
+    let (builder, proxy) = builder_behind_a_proxy().await;
+    (builder.connect().await.unwrap(), proxy)
+}
+
+async fn builder_behind_a_proxy() -> (PostgresBuilder, Proxy) {
     let proxy = Proxy::before(POSTGRES.port()).await;
     let url = POSTGRES.url().replace(&POSTGRES.port().to_string(), &proxy.port.to_string());
-    let store = PostgresStore::builder(url).table_prefix(fresh_prefix()).connect().await.unwrap();
-    (store, proxy)
+    (PostgresStore::builder(url).table_prefix(fresh_prefix()), proxy)
 }
 
 #[tokio::test]
@@ -147,6 +151,18 @@ async fn a_connection_that_a_server_or_a_pooler_ends_when_idle_is_replaced() {
         }
         assert_eq!(store.latest(&key).await.unwrap().map(|found| found.sequence), head);
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_a_firewall_drops_in_silence_is_replaced() {
+    let (builder, proxy) = builder_behind_a_proxy().await;
+    let builder = builder.idle_check(Duration::ZERO).call_timeout(Duration::from_secs(8));
+    let store = builder.connect().await.unwrap();
+    let key = key("silence");
+    let first = store.put(Put::new(key.clone(), None, &b"state"[..])).await.unwrap();
+    proxy.drop_in_silence();
+    let second = store.put(Put::new(key.clone(), Some(first), &b"state"[..])).await.unwrap();
+    assert_eq!(store.latest(&key).await.unwrap().map(|found| found.sequence), Some(second));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
