@@ -68,8 +68,8 @@ fn head(
     tx: &Connection,
     key: &CheckpointKey,
 ) -> Result<Option<Checkpoint>, (Option<u64>, Problem)> {
-    let state = row::chain(tx, key).map_err(|problem| (None, problem))?;
-    let Some(sequence) = state.and_then(|state| state.head) else { return Ok(None) };
+    let chain = row::chain(tx, key).map_err(|problem| (None, problem))?;
+    let Some(sequence) = chain.and_then(|chain| chain.state.head) else { return Ok(None) };
     match one(tx, key, sequence) {
         Ok(Some(found)) => Ok(Some(found)),
         Ok(None) => Err((Some(sequence), Problem::corrupt("the newest checkpoint is missing"))),
@@ -125,27 +125,18 @@ pub(super) fn get(
         return Ok(None.into());
     }
     match one(tx, key, sequence)? {
-        None if leaves_a_gap(tx, key, sequence)? => {
+        None if is_missing(tx, key, sequence)? => {
             Err(Problem::corrupt(format!("checkpoint {sequence} is missing")))
         }
         found => Ok(found.into()),
     }
 }
 
-/// Returns whether a checkpoint that is not there should be: pruning takes the oldest, and this
-/// one is the head, or others are on both sides of it.
-fn leaves_a_gap(tx: &Connection, key: &CheckpointKey, sequence: u64) -> Result<bool, Problem> {
-    if row::chain(tx, key)?.is_some_and(|state| state.head == Some(sequence)) {
-        return Ok(true);
-    }
-    let sql = "SELECT
-        EXISTS (SELECT 1 FROM records
-            WHERE workflow = ?1 AND namespace = ?2 AND sequence < ?3)
-        AND EXISTS (SELECT 1 FROM records
-            WHERE workflow = ?1 AND namespace = ?2 AND sequence > ?3 AND parent = ?3)";
-    let [workflow, namespace] = row::of(key);
-    let mut statement = tx.prepare_cached(sql)?;
-    Ok(statement.query_row(params![workflow, namespace, Number(sequence)], |row| row.get(0))?)
+/// Returns whether a checkpoint that is not there should be.
+fn is_missing(tx: &Connection, key: &CheckpointKey, sequence: u64) -> Result<bool, Problem> {
+    let Some(chain) = row::chain(tx, key)? else { return Ok(false) };
+    let kept = chain.first.zip(chain.state.head);
+    Ok(kept.is_some_and(|(first, head)| (first..=head).contains(&sequence)))
 }
 
 pub(super) fn history(tx: &Connection, key: &CheckpointKey, page: Page) -> Answer<Vec<Checkpoint>> {
