@@ -108,7 +108,12 @@ fn one(tx: &Connection, key: &CheckpointKey, sequence: u64) -> Result<Option<Che
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query(params![workflow, namespace, Number(sequence)])?;
     let Some(found) = rows.next()? else { return Ok(None) };
-    whole(tx, row::record(key, found)?).map(Some)
+    let found = row::record(key, found)?;
+    // A tree that is out of order may answer a neighbour.
+    if found.sequence != sequence {
+        return Err(Problem::corrupt(format!("checkpoint {sequence} is not where it should be")));
+    }
+    whole(tx, found).map(Some)
 }
 
 fn whole(tx: &Connection, mut found: Checkpoint) -> Result<Checkpoint, Problem> {
@@ -145,15 +150,24 @@ pub(super) fn history(tx: &Connection, key: &CheckpointKey, page: Page) -> Answe
         ORDER BY sequence DESC",
         row::RECORD
     );
-    let before = page.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let most = i64::MAX.cast_unsigned();
+    let mut before = page.before.unwrap_or(most).min(most);
     let [workflow, namespace] = row::of(key);
     let mut statement = tx.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![workflow, namespace, before])?;
+    let mut rows = statement.query(params![workflow, namespace, Number(before)])?;
     let mut answer = Found::from(Vec::new());
     while answer.value.len() < page.limit {
         let Some(found) = rows.next()? else { break };
         match row::record(key, found).and_then(|found| whole(tx, found)) {
-            Ok(found) => answer.value.push(found),
+            Ok(found) if found.sequence < before => {
+                before = found.sequence;
+                answer.value.push(found);
+            }
+            Ok(found) => {
+                let sequence = Some(found.sequence);
+                let problem = Problem::corrupt("a checkpoint is not where it should be");
+                answer.warnings.push(Warning { key: key.clone(), sequence, problem });
+            }
             Err(problem) if problem.is_corrupt() => {
                 let sequence = row::number(found, 0).ok();
                 answer.warnings.push(Warning { key: key.clone(), sequence, problem });

@@ -18,7 +18,8 @@ const FOREIGN: &str = "it is a SQLite file of another program";
 /// Marks the file as ours: "bttr".
 const APPLICATION: u32 = 0x6274_7472;
 
-/// Rows are found by their keys alone, in the order of their bytes.
+/// Tables with states have row ids, and an index with the keys alone: a search in a table without
+/// them reads the whole of each row that it compares with.
 const TABLES: &str = "
     CREATE TABLE chains (
         workflow TEXT NOT NULL,
@@ -45,7 +46,7 @@ const TABLES: &str = "
         metadata TEXT NOT NULL,
         state BLOB NOT NULL,
         PRIMARY KEY (workflow, namespace, sequence)
-    ) STRICT, WITHOUT ROWID;
+    ) STRICT;
     CREATE TABLE writes (
         workflow TEXT NOT NULL,
         namespace TEXT NOT NULL,
@@ -56,7 +57,7 @@ const TABLES: &str = "
         checksum BLOB NOT NULL,
         value BLOB NOT NULL,
         PRIMARY KEY (workflow, namespace, sequence, task, kind, idx)
-    ) STRICT, WITHOUT ROWID;
+    ) STRICT;
 ";
 
 /// Checks the first bytes of a file that was there before.
