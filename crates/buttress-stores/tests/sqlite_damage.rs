@@ -336,6 +336,37 @@ async fn a_full_disk_loses_nothing() {
     store.put(Put::new(key(0), parent, state(0, 1))).await.unwrap();
 }
 
+/// Puts that are committed together fail together, and none of them is said to be stored.
+#[tokio::test]
+async fn a_full_disk_acknowledges_nothing_of_a_group_that_failed() {
+    let (folder, path) = folder();
+    let Some(_disk) = small_disk(folder.path()) else {
+        println!("skipped: a small disk cannot be mounted here");
+        return;
+    };
+    let store = SqliteStore::open(&path).keep_all().await.unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for chain in 0..16 {
+        let store = store.clone();
+        writers.spawn(async move {
+            let mut parent = None;
+            loop {
+                match store.put(Put::new(key(chain), parent, vec![1; 20_000])).await {
+                    Ok(sequence) => parent = Some(sequence),
+                    Err(error) => return (chain, parent, error),
+                }
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        let (chain, acknowledged, error) = done.unwrap();
+        assert_eq!(*error.kind(), StoreErrorKind::Unavailable, "{error:?}");
+        assert_eq!(error.workflow_id(), Some(&key(chain).workflow_id));
+        let found = store.latest(&key(chain)).await.unwrap().map(|head| head.sequence);
+        assert_eq!(found, acknowledged, "chain {chain}");
+    }
+}
+
 #[tokio::test]
 async fn the_log_does_not_grow_for_ever() {
     let (_folder, path) = folder();
