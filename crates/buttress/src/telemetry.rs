@@ -35,6 +35,12 @@ pub mod span {
     pub const FALLBACK: &str = "fallback_chain";
     /// One agent of a chain.
     pub const FALLBACK_ATTEMPT: &str = "fallback_attempt";
+    /// A state is saved.
+    pub const SAVE_CHECKPOINT: &str = "save_checkpoint";
+    /// A state is loaded.
+    pub const LOAD_CHECKPOINT: &str = "load_checkpoint";
+    /// A workflow goes on from its state.
+    pub const RESUME_FROM_CHECKPOINT: &str = "resume_from_checkpoint";
     /// One call of a language model.
     pub const LLM_CALL: &str = "llm_call";
 }
@@ -53,6 +59,18 @@ pub mod key {
     pub const ERROR_TYPE: &str = "error_type";
     /// A JSON object of the user's.
     pub const METADATA: &str = "metadata";
+    /// The file that a checkpoint was saved in.
+    pub const CHECKPOINT_FILE: &str = "checkpoint_file";
+    /// The address that a checkpoint was saved at.
+    pub const CHECKPOINT_URI: &str = "checkpoint_uri";
+    /// The phase of the checkpoint that was loaded.
+    pub const CHECKPOINT_PHASE: &str = "checkpoint_phase";
+    /// When it was saved.
+    pub const CHECKPOINT_TIMESTAMP: &str = "checkpoint_timestamp";
+    /// The phase that a workflow goes on from.
+    pub const RESUME_PHASE: &str = "resume_phase";
+    /// How long ago it was saved.
+    pub const CHECKPOINT_AGE_SECONDS: &str = "checkpoint_age_seconds";
     /// `WARNING` or `ERROR`; absent otherwise.
     pub const LEVEL: &str = "level";
     /// What a person reads beside the level.
@@ -367,15 +385,32 @@ mod internal {
                 tell(ours, f)
             } else if let Some(boxed) = any.downcast_ref::<BoxError>() {
                 tell_chain(&**boxed, f)
+            } else if let Some(store) = of_a_store(any) {
+                tell_chain(store, f)
             } else {
                 write!(f, "{}", self.0)
             }
         }
     }
 
+    /// Returns the error of a checkpoint store, whose cause belongs to its text too.
+    fn of_a_store(error: &dyn Any) -> Option<&(dyn std::error::Error + 'static)> {
+        #[cfg(feature = "checkpoint")]
+        return error.downcast_ref::<crate::StoreError>().map(|error| error as _);
+        #[cfg(not(feature = "checkpoint"))]
+        {
+            _ = error;
+            None
+        }
+    }
+
     fn tell(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = std::error::Error::source(error);
         match (error.kind(), source) {
+            #[cfg(feature = "checkpoint")]
+            (ErrorKind::Checkpoint, Some(source)) => tell_chain(source, f),
+            #[cfg(feature = "checkpoint")]
+            (kind @ ErrorKind::CheckpointNotFound { .. }, _) => write!(f, "{kind}"),
             (ErrorKind::Service, Some(source)) => tell_chain(source, f),
             (kind @ ErrorKind::FallbackExhausted { failures }, _) => {
                 write!(f, "{kind}")?;

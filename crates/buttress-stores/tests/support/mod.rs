@@ -39,7 +39,7 @@ use buttress::{
 const PLACE: &str = "BUTTRESS_CHILD_PLACE";
 
 /// How many workflows the child writes side by side.
-const WORKFLOWS: [u64; 4] = [0, 1, 2, 3];
+pub(crate) const WORKFLOWS: [u64; 4] = [0, 1, 2, 3];
 
 /// A loop of starting a writer, killing it and looking at what it left.
 pub(crate) struct KillLoop {

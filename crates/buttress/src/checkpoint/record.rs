@@ -238,6 +238,12 @@ impl From<Vec<u8>> for Payload {
     }
 }
 
+impl<const N: usize> From<[u8; N]> for Payload {
+    fn from(bytes: [u8; N]) -> Self {
+        Self::new(bytes.to_vec())
+    }
+}
+
 impl From<&[u8]> for Payload {
     fn from(bytes: &[u8]) -> Self {
         Self::new(bytes.to_vec())

@@ -1,0 +1,579 @@
+//! The folder of records: reading a chain, and appending to it.
+//!
+//! A chain is a log. Checkpoints, writes of tasks, leases and deletions each take the next
+//! sequence, a file that must not be there yet, so that creating it is compare-and-set and fencing
+//! at once, between processes too. Each record carries what the chain is with it, so that older
+//! ones can be pruned and one read tells all.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::{
+    disk::Disk,
+    format::{Entry, Kind, Record, Unreadable},
+    names, writers,
+};
+use crate::checkpoint::{
+    Capabilities, ChainState, Checkpoint, CheckpointKey, Clock, Put, StoreError, TaskWrite,
+};
+
+/// How often a reader lists a folder anew whose files are pruned below it.
+const LISTINGS: usize = 16;
+/// How often a writer tries the next sequence while others take it.
+const ATTEMPTS: usize = 256;
+
+/// What every call of a store needs.
+pub(super) struct Folder {
+    pub(super) root: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Clock,
+    pub(super) capabilities: Capabilities,
+    /// Whether the seed's file is kept beside the records.
+    pub(super) seed_file: bool,
+}
+
+/// What is known of a chain between two calls; only its writer has it.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The chain as this process left it: right unless the next sequence is taken.
+    state: Option<ChainState>,
+    kinds: BTreeMap<u64, Kind>,
+    /// Whether the names of the folders above have reached the disk.
+    synced: bool,
+    /// Whether what dead writers had left in the folder was removed.
+    swept: bool,
+}
+
+/// A chain as it was read.
+#[derive(Default)]
+pub(super) struct Reading {
+    pub(super) state: ChainState,
+    /// The newest checkpoint that can be read.
+    pub(super) head: Option<Checkpoint>,
+}
+
+/// What became of a record on its way.
+enum Published {
+    /// It is the newest of its chain; these are all.
+    Yes(Vec<u64>),
+    /// Somebody else was faster.
+    Taken,
+}
+
+impl Folder {
+    /// Makes the folder ready.
+    pub(super) fn open(&self) -> Result<(), StoreError> {
+        match self.disk.create_folder(&self.root) {
+            Ok(()) => {
+                let above = self.root.parent().filter(|above| !above.as_os_str().is_empty());
+                let above = above.unwrap_or(Path::new("."));
+                self.disk.sync_folder(above).map_err(|error| lost(above, error))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // One that is there can be read where none can be created.
+            Err(error) => {
+                self.disk.look_at(&self.root).map_err(|_| lost(&self.root, error))?;
+            }
+        }
+        self.disk.list(&self.root).map_err(|error| lost(&self.root, error))?;
+        self.sweep(&self.root);
+        self.try_to_publish()
+    }
+
+    /// Finds out at once whether the file system can publish a file under a name that is free.
+    fn try_to_publish(&self) -> Result<(), StoreError> {
+        let (from, to) =
+            (self.root.join(writers::temporary_name()), self.root.join(writers::temporary_name()));
+        // Whether it can be written is for the first put to say: one may only want to read.
+        if self.disk.create(&from).is_err() {
+            return Ok(());
+        }
+        let published = self.disk.publish(&from, &to);
+        drop(self.disk.remove(&from));
+        drop(self.disk.remove(&to));
+        match published {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                Err(lost(&self.root, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    // ===== Reading =====
+
+    /// Returns one checkpoint.
+    pub(super) fn get(
+        &self,
+        key: &CheckpointKey,
+        sequence: u64,
+    ) -> Result<Option<Checkpoint>, StoreError> {
+        let sequences = self.sequences(key)?;
+        if sequences.binary_search(&sequence).is_err() {
+            return Ok(None);
+        }
+        // What was deleted is gone before its files are.
+        let Some(newest) = sequences.last().filter(|newest| **newest != sequence) else {
+            return self.with_writes(key, &sequences, sequence);
+        };
+        match self.read(key, *newest) {
+            Ok(Some(record)) if record.chain.deleted > sequence => Ok(None),
+            Ok(_) => self.with_writes(key, &sequences, sequence),
+            Err(error) if is_corrupt(&error) => self.with_writes(key, &sequences, sequence),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the checkpoints below a sequence, newest first.
+    pub(super) fn history(
+        &self,
+        key: &CheckpointKey,
+        below: u64,
+        limit: usize,
+    ) -> Result<Vec<Checkpoint>, StoreError> {
+        let sequences = self.sequences(key)?;
+        let mut writes = Vec::new();
+        let mut found = Vec::new();
+        for &sequence in sequences.iter().rev() {
+            if found.len() == limit {
+                break;
+            }
+            match self.read(key, sequence) {
+                Ok(Some(Record { entry: Entry::Writes(of, news), .. })) => writes.push((of, news)),
+                Ok(Some(Record { entry: Entry::Checkpoint(_, mut checkpoint), .. })) => {
+                    add_writes(&mut checkpoint, &mut writes);
+                    if sequence < below {
+                        found.push(*checkpoint);
+                    }
+                }
+                Ok(Some(Record { entry: Entry::Deleted, .. })) => break,
+                Ok(_) => {}
+                Err(error) if is_corrupt(&error) => warn(&error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns a checkpoint with the writes behind it.
+    fn with_writes(
+        &self,
+        key: &CheckpointKey,
+        sequences: &[u64],
+        sequence: u64,
+    ) -> Result<Option<Checkpoint>, StoreError> {
+        let Some(Record { entry: Entry::Checkpoint(_, mut found), .. }) =
+            self.read(key, sequence)?
+        else {
+            return Ok(None);
+        };
+        let behind = sequences.iter().filter(|behind| **behind > sequence);
+        for &behind in behind {
+            match self.read(key, behind) {
+                Ok(Some(Record { entry: Entry::Writes(of, writes), .. })) if of == sequence => {
+                    writes.into_iter().for_each(|write| write.add_to(&mut found.writes));
+                }
+                Ok(Some(Record { entry: Entry::Checkpoint(..), .. })) => break,
+                Ok(_) => {}
+                Err(error) if is_corrupt(&error) => warn(&error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(*found))
+    }
+
+    /// Reads what a chain is: the newest record that can be read tells it.
+    pub(super) fn read_chain(&self, key: &CheckpointKey) -> Result<Reading, StoreError> {
+        for _ in 0..LISTINGS {
+            let sequences = self.sequences(key)?;
+            if let Some(reading) = self.read_down(key, &sequences)? {
+                return Ok(reading);
+            }
+        }
+        Err(self.away(key, "its records are pruned faster than they can be read"))
+    }
+
+    /// Reads from the newest record down to the head; none where a record went meanwhile.
+    fn read_down(
+        &self,
+        key: &CheckpointKey,
+        sequences: &[u64],
+    ) -> Result<Option<Reading>, StoreError> {
+        let mut state: Option<ChainState> = None;
+        let mut head = None;
+        let mut writes = Vec::new();
+        let mut damaged = None;
+        // One that cannot be read may have been a lease: nobody's token counts then.
+        let mut lost_tokens = 0;
+        for &sequence in sequences.iter().rev() {
+            let record = match self.read(key, sequence) {
+                Ok(Some(record)) => record,
+                Ok(None) => return Ok(None),
+                Err(error) if is_corrupt(&error) => {
+                    warn(&error);
+                    lost_tokens += u64::from(state.is_none());
+                    damaged = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let has_head = state.get_or_insert(record.chain).head.is_some();
+            match record.entry {
+                _ if !has_head => break,
+                Entry::Checkpoint(_, mut found) => {
+                    add_writes(&mut found, &mut writes);
+                    head = Some(*found);
+                    break;
+                }
+                Entry::Writes(of, news) => writes.push((of, news)),
+                Entry::Lease | Entry::Deleted => {}
+            }
+        }
+        let Some(mut state) = state else {
+            return damaged.map_or_else(|| Ok(Some(Reading::default())), Err);
+        };
+        if let (Some(_), None, Some(error)) = (state.head, &head, damaged) {
+            return Err(error);
+        }
+        state.head = head.as_ref().map(|head| head.sequence);
+        state.last = sequences.last().copied().unwrap_or_default();
+        if lost_tokens > 0 {
+            state.token += lost_tokens;
+            state.holder = None;
+        }
+        Ok(Some(Reading { state, head }))
+    }
+
+    /// Returns the sequence of a checkpoint that is what a refused put has stored before, after it
+    /// has reached the disk; none where there is none.
+    pub(super) fn find_repeat(&self, put: &Put) -> Result<Option<u64>, StoreError> {
+        let behind = put.parent.unwrap_or_default();
+        let folder = names::chain_folder(&self.root, &put.key);
+        for sequence in self.sequences(&put.key)?.into_iter().filter(|found| *found > behind) {
+            match self.read(&put.key, sequence) {
+                Ok(Some(Record { entry: Entry::Checkpoint(id, found), .. }))
+                    if id == put.write_id && put.is_repeat_of(&found) =>
+                {
+                    // Its writer may have ended between publishing and syncing.
+                    self.disk.sync_folder(&folder).map_err(|error| lost(&folder, error))?;
+                    return Ok(Some(sequence));
+                }
+                Ok(_) => {}
+                Err(error) if is_corrupt(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads one record; none where it is not there.
+    fn read(&self, key: &CheckpointKey, sequence: u64) -> Result<Option<Record>, StoreError> {
+        let path = names::chain_folder(&self.root, key).join(names::record(sequence));
+        let corrupt = |what: &str| {
+            StoreError::corrupt(what, path.display().to_string())
+                .in_chain(key)
+                .at_sequence(sequence)
+        };
+        let bytes = match self.disk.read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(key, &path, error)),
+        };
+        match Record::decode(&bytes, sequence) {
+            Ok((found, record)) if found == *key => Ok(Some(record)),
+            Ok((found, _)) => Err(corrupt(&format!("it is of {found}"))),
+            Err(Unreadable::Corrupt(what)) => Err(corrupt(&what)),
+            Err(Unreadable::TooNew(found)) => {
+                Err(StoreError::too_new(found, super::format::FORMAT)
+                    .in_chain(key)
+                    .at_sequence(sequence)
+                    .at_place(path.display().to_string()))
+            }
+        }
+    }
+
+    /// Returns the key of the chain in a folder; none where none of its records can be read.
+    pub(super) fn key_of(&self, folder: &Path) -> Result<Option<CheckpointKey>, StoreError> {
+        for sequence in self.sequences_in(folder).map_err(|error| lost(folder, error))? {
+            let path = folder.join(names::record(sequence));
+            if let Ok(bytes) = self.disk.read(&path)
+                && let Ok((key, _)) = Record::decode(&bytes, sequence)
+                && names::chain_folder(&self.root, &key) == folder
+            {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the sequences of a chain in order; none where it has no folder.
+    pub(super) fn sequences(&self, key: &CheckpointKey) -> Result<Vec<u64>, StoreError> {
+        let folder = names::chain_folder(&self.root, key);
+        match self.sequences_in(&folder) {
+            Ok(sequences) => Ok(sequences),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Without the root the checkpoints are out of reach, which is not to have none.
+                self.disk.look_at(&self.root).map_err(|error| failed(key, &self.root, error))?;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(failed(key, &folder, error)),
+        }
+    }
+
+    pub(super) fn sequences_in(&self, folder: &Path) -> io::Result<Vec<u64>> {
+        let names = self.disk.list(folder)?;
+        let mut sequences: Vec<_> =
+            names.iter().filter_map(|name| names::sequence(name.to_str()?)).collect();
+        sequences.sort_unstable();
+        Ok(sequences)
+    }
+
+    // ===== Appending =====
+
+    /// Appends what `decide` makes of the chain: the entry, and the chain with it.
+    ///
+    /// `decide` is asked again where somebody else was faster, and what it refuses it refuses by
+    /// the chain on disk.
+    pub(super) fn append(
+        &self,
+        key: &CheckpointKey,
+        known: &mut Known,
+        mut decide: impl FnMut(ChainState, SystemTime) -> Result<(Entry, ChainState), StoreError>,
+    ) -> Result<Appended, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let (state, is_fresh) = match known.state.take() {
+                Some(state) => (state, false),
+                None => (self.read_chain(key)?.state, true),
+            };
+            let now = self.clock.now();
+            let (entry, chain) = match decide(state, now) {
+                Ok(decided) => decided,
+                Err(_) if !is_fresh => continue,
+                Err(error) => return Err(error),
+            };
+            let record = Record { sequence: chain.last, chain, entry };
+            let bytes = record.encode(key, now);
+            if let Published::Yes(sequences) = self.publish(key, known, record.sequence, &bytes)? {
+                known.kinds.retain(|sequence, _| sequences.binary_search(sequence).is_ok());
+                known.kinds.insert(record.sequence, record.kind());
+                known.state = Some(record.chain.clone());
+                return Ok(Appended { record, bytes, sequences });
+            }
+        }
+        Err(self.away(key, "others write to it all the time"))
+    }
+
+    /// Puts a record into its place, durably, unless the place is taken.
+    fn publish(
+        &self,
+        key: &CheckpointKey,
+        known: &mut Known,
+        sequence: u64,
+        bytes: &[u8],
+    ) -> Result<Published, StoreError> {
+        let folder = names::chain_folder(&self.root, key);
+        let place = folder.join(names::record(sequence));
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |error| failed(key, &path, error)
+        };
+        let temporary = self.write_temporary(key, &folder, bytes)?;
+        match self.disk.publish(&temporary, &place) {
+            Ok(()) => {}
+            Err(error) => {
+                drop(self.disk.remove(&temporary));
+                return match error.kind() {
+                    io::ErrorKind::AlreadyExists => Ok(Published::Taken),
+                    _ => Err(failed(key, &place, error)),
+                };
+            }
+        }
+        let withdraw = |error| {
+            // Not acknowledged: whether it stays is for whoever reads next.
+            drop(self.disk.remove(&place));
+            error
+        };
+        let sequences = self.sequences_in(&folder).map_err(at(&folder)).map_err(withdraw)?;
+        if sequences.last().is_some_and(|last| *last > sequence) {
+            // Ours had been pruned: the name was free, and the place long gone.
+            self.disk.remove(&place).map_err(at(&place))?;
+            return Ok(Published::Taken);
+        }
+        self.disk.sync_folder(&folder).map_err(at(&folder)).map_err(withdraw)?;
+        if !known.synced {
+            for above in folder.ancestors().skip(1).take(3) {
+                self.disk.sync_folder(above).map_err(at(above)).map_err(withdraw)?;
+            }
+            known.synced = true;
+        }
+        Ok(Published::Yes(sequences))
+    }
+
+    /// Writes bytes to the disk under a name that nobody reads.
+    fn write_temporary(
+        &self,
+        key: &CheckpointKey,
+        folder: &Path,
+        bytes: &[u8],
+    ) -> Result<PathBuf, StoreError> {
+        let path = folder.join(writers::temporary_name());
+        let mut created = self.disk.create(&path);
+        if created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.create_folders(key, folder)?;
+            created = self.disk.create(&path);
+        }
+        let mut file = created.map_err(|error| failed(key, &path, error))?;
+        let written = self.disk.write(&mut file, bytes).and_then(|()| self.disk.sync(&file));
+        drop(file);
+        match written {
+            Ok(()) => Ok(path),
+            Err(error) => {
+                drop(self.disk.remove(&path));
+                Err(failed(key, &path, error))
+            }
+        }
+    }
+
+    /// Creates the folders of a chain, but not the root: where that is gone, all is.
+    fn create_folders(&self, key: &CheckpointKey, folder: &Path) -> Result<(), StoreError> {
+        let above: Vec<_> = folder.ancestors().take(3).collect();
+        for folder in above.into_iter().rev() {
+            match self.disk.create_folder(folder) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed(key, folder, error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn away(&self, key: &CheckpointKey, why: &'static str) -> StoreError {
+        let place = names::chain_folder(&self.root, key);
+        StoreError::unavailable(why).in_chain(key).at_place(place.display().to_string())
+    }
+
+    // ===== Pruning =====
+
+    /// Removes what is older than the newest `keep` checkpoints, leases that later ones replace,
+    /// and what dead writers left; returns how many checkpoints went.
+    ///
+    /// Nothing of it is needed: what fails is tried again at the next put.
+    pub(super) fn prune(
+        &self,
+        key: &CheckpointKey,
+        known: &mut Known,
+        sequences: &[u64],
+        keep: u32,
+    ) -> u64 {
+        let folder = names::chain_folder(&self.root, key);
+        if !std::mem::replace(&mut known.swept, true) {
+            self.sweep(&folder);
+        }
+        let newest = sequences.last().copied().unwrap_or_default();
+        let mut kept = 0;
+        let mut pruned = 0;
+        // Once the chain was deleted nothing before that is needed.
+        let mut is_over = false;
+        for &sequence in sequences.iter().rev() {
+            let kind = match known.kinds.get(&sequence) {
+                Some(kind) => Some(*kind),
+                None => self.read(key, sequence).ok().flatten().map(|record| record.kind()),
+            };
+            // What cannot be read stays for people, until all around it goes.
+            known.kinds.extend(kind.map(|kind| (sequence, kind)));
+            is_over |= kept >= keep;
+            let goes = match kind {
+                _ if is_over => true,
+                Some(Kind::Checkpoint) => {
+                    kept += 1;
+                    false
+                }
+                Some(Kind::Lease) => sequence != newest,
+                Some(Kind::Deleted) => {
+                    is_over = true;
+                    sequence != newest
+                }
+                Some(Kind::Writes) | None => false,
+            };
+            if goes && self.disk.remove(&folder.join(names::record(sequence))).is_ok() {
+                known.kinds.remove(&sequence);
+                pruned += u64::from(kind == Some(Kind::Checkpoint));
+            }
+        }
+        pruned
+    }
+
+    /// Removes temporary files whose writers are dead.
+    pub(super) fn sweep(&self, folder: &Path) {
+        for name in self.disk.list(folder).unwrap_or_default() {
+            let Some(name) = name.to_str() else { continue };
+            if !name.starts_with(names::TEMPORARY) {
+                continue;
+            }
+            let path = folder.join(name);
+            let age = self
+                .disk
+                .look_at(&path)
+                .ok()
+                .and_then(|(changed, _)| SystemTime::now().duration_since(changed).ok());
+            if writers::is_dead(name, age) {
+                drop(self.disk.remove(&path));
+            }
+        }
+    }
+}
+
+/// A record that is in its place.
+pub(super) struct Appended {
+    pub(super) record: Record,
+    pub(super) bytes: Vec<u8>,
+    /// Every sequence of the chain.
+    pub(super) sequences: Vec<u64>,
+}
+
+impl Known {
+    /// Forgets the chain, after an error that may have left something.
+    pub(super) fn forget(&mut self) {
+        self.state = None;
+    }
+}
+
+/// Adds the writes that belong to a checkpoint, which were read newest first.
+fn add_writes(checkpoint: &mut Checkpoint, writes: &mut Vec<(u64, Vec<TaskWrite>)>) {
+    for (of, writes) in writes.drain(..).rev() {
+        if of == checkpoint.sequence {
+            writes.into_iter().for_each(|write| write.add_to(&mut checkpoint.writes));
+        }
+    }
+}
+
+pub(super) const fn is_corrupt(error: &StoreError) -> bool {
+    matches!(error.kind(), crate::checkpoint::StoreErrorKind::Corrupt { .. })
+}
+
+pub(super) fn warn(error: &StoreError) {
+    tracing::warn!(target: crate::telemetry::LOG_TARGET, "Checkpoint passed over: {error}");
+}
+
+/// Says what a failed call of the file system means for a chain.
+pub(super) fn failed(key: &CheckpointKey, path: &Path, error: io::Error) -> StoreError {
+    lost(path, error).in_chain(key)
+}
+
+/// Says what a failed call of the file system means.
+pub(super) fn lost(path: &Path, error: io::Error) -> StoreError {
+    let place = path.display().to_string();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::Unsupported => StoreError::setup(error.to_string()),
+        _ => StoreError::unavailable(error),
+    }
+    .at_place(place)
+}

@@ -1,0 +1,377 @@
+//! What a record's file holds.
+//!
+//! One JSON object: `workflow_id`, `timestamp`, `phase` and `state` first, as the seed writes them
+//! (`CheckpointManager.save_checkpoint`), then our keys, and at the end a checksum of every byte
+//! before it. A state that is JSON stands as it is, any other as `{"$base64": ".."}`.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use jiff::{Timestamp, civil, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use twox_hash::XxHash3_128;
+
+use super::super::{
+    ChainState, Checkpoint, CheckpointKey, Metadata, Namespace, Payload, TaskWrite, WorkflowId,
+    WriteId, WriteKind,
+};
+
+/// The version of the format; a file of a newer one is left untouched.
+pub(super) const FORMAT: u32 = 1;
+/// What stands before the checksum, and after it.
+const CHECKSUM: &[u8] = b",\"checksum\":\"";
+const CHECKSUM_DIGITS: usize = 32;
+const END: &[u8] = b"\"}\n";
+
+/// One place of a chain.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) sequence: u64,
+    /// The chain with this record in it.
+    pub(super) chain: ChainState,
+    pub(super) entry: Entry,
+}
+
+/// What happened at a place of a chain.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    Checkpoint(WriteId, Box<Checkpoint>),
+    /// Writes of tasks of the step after a checkpoint.
+    Writes(u64, Vec<TaskWrite>),
+    /// A lease was taken, prolonged or given back.
+    Lease,
+    Deleted,
+}
+
+/// What happened at a place of a chain, without what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    Checkpoint,
+    Writes,
+    Lease,
+    Deleted,
+}
+
+/// Why a file is not a record.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    Corrupt(String),
+    TooNew(u32),
+}
+
+#[derive(Serialize, Deserialize)]
+struct File<'a> {
+    #[serde(borrow)]
+    workflow_id: Cow<'a, str>,
+    /// Naive and local, since the seed's resume cannot subtract another.
+    timestamp: String,
+    #[serde(borrow)]
+    phase: Cow<'a, str>,
+    #[serde(borrow)]
+    state: Cow<'a, RawValue>,
+    timestamp_utc: Timestamp,
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    format: u32,
+    kind: Kind,
+    sequence: u64,
+    parent: Option<u64>,
+    schema_version: u32,
+    write_id: Option<String>,
+    metadata: Metadata,
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    writes: Vec<Write<'a>>,
+    /// The checkpoint that the writes belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    writes_of: Option<u64>,
+    /// What the chain is with this record in it.
+    chain: Chain,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Write<'a> {
+    #[serde(borrow)]
+    task: Cow<'a, str>,
+    kind: Cow<'a, str>,
+    index: u32,
+    #[serde(borrow)]
+    value: Cow<'a, RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Chain {
+    head: Option<u64>,
+    deleted: u64,
+    token: u64,
+    holder: Option<String>,
+    until: Option<Timestamp>,
+}
+
+/// The keys of a file that says by itself whose it is and what wrote it.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// What the seed writes.
+#[derive(Deserialize)]
+struct SeedFile<'a> {
+    #[serde(borrow)]
+    workflow_id: Cow<'a, str>,
+    timestamp: String,
+    #[serde(borrow)]
+    phase: Cow<'a, str>,
+    #[serde(borrow)]
+    state: &'a RawValue,
+    sequence: Option<u64>,
+}
+
+/// A file of the seed's that the seed has written.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    pub(super) phase: String,
+    pub(super) timestamp: SystemTime,
+    pub(super) state: Payload,
+}
+
+// ===== impl Record =====
+
+impl Record {
+    pub(super) const fn kind(&self) -> Kind {
+        match self.entry {
+            Entry::Checkpoint(..) => Kind::Checkpoint,
+            Entry::Writes(..) => Kind::Writes,
+            Entry::Lease => Kind::Lease,
+            Entry::Deleted => Kind::Deleted,
+        }
+    }
+
+    /// Writes the record; `now` is the time of what has none of its own.
+    pub(super) fn encode(&self, key: &CheckpointKey, now: SystemTime) -> Vec<u8> {
+        let mut file = self.to_file(key, now);
+        if let Entry::Checkpoint(write_id, checkpoint) = &self.entry {
+            file.phase = Cow::Borrowed(&checkpoint.phase);
+            file.state = to_json(&checkpoint.state);
+            file.parent = checkpoint.parent;
+            file.schema_version = checkpoint.schema_version;
+            file.write_id = Some(write_id.to_string());
+            file.metadata.clone_from(&checkpoint.metadata);
+        }
+        if let Entry::Writes(of, writes) = &self.entry {
+            file.writes_of = Some(*of);
+            file.writes = writes.iter().map(Write::new).collect();
+        }
+        let mut bytes = serde_json::to_vec(&file).expect("every key of a record is a string");
+        // The closing brace makes room for the checksum.
+        bytes.pop();
+        let checksum = XxHash3_128::oneshot(&bytes);
+        bytes.extend_from_slice(CHECKSUM);
+        bytes.extend_from_slice(format!("{checksum:032x}").as_bytes());
+        bytes.extend_from_slice(END);
+        bytes
+    }
+
+    fn to_file(&self, key: &CheckpointKey, now: SystemTime) -> File<'_> {
+        let at = match &self.entry {
+            Entry::Checkpoint(_, checkpoint) => checkpoint.timestamp,
+            Entry::Writes(..) | Entry::Lease | Entry::Deleted => now,
+        };
+        let (holder, until) = self.chain.holder.clone().unzip();
+        File {
+            workflow_id: Cow::Owned(key.workflow_id.to_string()),
+            timestamp: to_local(at),
+            phase: Cow::Borrowed(""),
+            state: Cow::Owned(RawValue::NULL.to_owned()),
+            timestamp_utc: to_utc(at),
+            namespace: Cow::Owned(key.namespace.to_string()),
+            format: FORMAT,
+            kind: self.kind(),
+            sequence: self.sequence,
+            parent: None,
+            schema_version: 0,
+            write_id: None,
+            metadata: Metadata::new(),
+            writes: Vec::new(),
+            writes_of: None,
+            chain: Chain {
+                head: self.chain.head,
+                deleted: self.chain.deleted,
+                token: self.chain.token,
+                holder,
+                until: until.map(to_utc),
+            },
+        }
+    }
+
+    /// Reads a record that is to be at this place of its chain, and says which chain that is.
+    pub(super) fn decode(bytes: &[u8], sequence: u64) -> Result<(CheckpointKey, Self), Unreadable> {
+        let body = checked(bytes)?;
+        if let Ok(Format { format }) = serde_json::from_slice(&body)
+            && format > FORMAT
+        {
+            return Err(Unreadable::TooNew(format));
+        }
+        let file: File<'_> = serde_json::from_slice(&body)
+            .map_err(|error| Unreadable::corrupt(format!("not a record: {error}")))?;
+        if file.sequence != sequence {
+            return Err(Unreadable::corrupt("the record of another place"));
+        }
+        file.into_record().ok_or_else(|| Unreadable::corrupt("a key of the record is missing"))
+    }
+}
+
+impl File<'_> {
+    fn into_record(self) -> Option<(CheckpointKey, Record)> {
+        let id = WorkflowId::new(&*self.workflow_id).ok()?;
+        let key = CheckpointKey::new(id).in_namespace(Namespace::new(&*self.namespace).ok()?);
+        let sequence = self.sequence;
+        let chain = ChainState {
+            last: sequence,
+            head: self.chain.head,
+            deleted: self.chain.deleted,
+            token: self.chain.token,
+            holder: self.chain.holder.zip(self.chain.until.map(of_utc)),
+        };
+        let entry = match self.kind {
+            Kind::Checkpoint => {
+                let write_id = WriteId::parse(&self.write_id?)?;
+                let mut checkpoint = Checkpoint::new(key.clone(), sequence, of_json(&self.state)?);
+                checkpoint.parent = self.parent;
+                checkpoint.phase = self.phase.into_owned();
+                checkpoint.timestamp = of_utc(self.timestamp_utc);
+                checkpoint.schema_version = self.schema_version;
+                checkpoint.metadata = self.metadata;
+                Entry::Checkpoint(write_id, Box::new(checkpoint))
+            }
+            Kind::Writes => {
+                let writes: Option<Vec<_>> = self.writes.into_iter().map(Write::read).collect();
+                Entry::Writes(self.writes_of?, writes?)
+            }
+            Kind::Lease => Entry::Lease,
+            Kind::Deleted => Entry::Deleted,
+        };
+        Some((key, Record { sequence, chain, entry }))
+    }
+}
+
+impl<'a> Write<'a> {
+    fn new(write: &'a TaskWrite) -> Self {
+        Self {
+            task: Cow::Borrowed(&write.task),
+            kind: Cow::Borrowed(write.kind.as_str()),
+            index: write.index,
+            value: to_json(&write.value),
+        }
+    }
+
+    fn read(self) -> Option<TaskWrite> {
+        let kind = WriteKind::parse(&self.kind)?;
+        Some(TaskWrite::new(self.task, kind, self.index, of_json(&self.value)?))
+    }
+}
+
+impl Unreadable {
+    fn corrupt(what: impl Into<String>) -> Self {
+        Self::Corrupt(what.into())
+    }
+}
+
+/// Checks the checksum and returns what it is of, as the JSON object it was.
+fn checked(bytes: &[u8]) -> Result<Vec<u8>, Unreadable> {
+    let cut = || Unreadable::corrupt("the file is cut short, or is no record");
+    let rest = bytes.strip_suffix(END).ok_or_else(cut)?;
+    let (rest, digits) = rest.split_last_chunk::<CHECKSUM_DIGITS>().ok_or_else(cut)?;
+    let body = rest.strip_suffix(CHECKSUM).ok_or_else(cut)?;
+    if format!("{:032x}", XxHash3_128::oneshot(body)).as_bytes() != digits {
+        return Err(Unreadable::corrupt("the checksum is wrong"));
+    }
+    let mut object = Vec::with_capacity(body.len() + 1);
+    object.extend_from_slice(body);
+    object.push(b'}');
+    Ok(object)
+}
+
+/// Reads a file that the seed has written; none where it is one of ours, or another workflow's.
+pub(super) fn decode_foreign(
+    bytes: &[u8],
+    key: &CheckpointKey,
+) -> Result<Option<Foreign>, Unreadable> {
+    let file: SeedFile<'_> = serde_json::from_slice(bytes)
+        .map_err(|error| Unreadable::corrupt(format!("not a checkpoint: {error}")))?;
+    if file.sequence.is_some() || file.workflow_id != key.workflow_id.as_str() {
+        return Ok(None);
+    }
+    let timestamp = of_local(&file.timestamp)
+        .ok_or_else(|| Unreadable::corrupt(format!("{:?} is not a time", file.timestamp)))?;
+    let state = Payload::from(file.state.get().as_bytes());
+    Ok(Some(Foreign { phase: file.phase.into_owned(), timestamp, state }))
+}
+
+/// Shows bytes as JSON: as they are where they are JSON, else in base64.
+fn to_json(bytes: &[u8]) -> Cow<'_, RawValue> {
+    match serde_json::from_slice::<&RawValue>(bytes) {
+        // What stands around a value is not part of it, and our own form needs to be told apart.
+        Ok(value) if value.get().len() == bytes.len() && base64(value).is_none() => {
+            Cow::Borrowed(value)
+        }
+        _ => {
+            let wrapped = Base64 { text: BASE64.encode(bytes) };
+            Cow::Owned(to_raw_value(&wrapped).expect("text can be written"))
+        }
+    }
+}
+
+/// Returns the bytes that [`to_json`] has shown so; none where the base64 is none.
+fn of_json(value: &RawValue) -> Option<Payload> {
+    match base64(value) {
+        Some(Base64 { text }) => Some(Payload::new(BASE64.decode(text).ok()?)),
+        None => Some(Payload::from(value.get().as_bytes())),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Base64 {
+    #[serde(rename = "$base64")]
+    text: String,
+}
+
+fn base64(value: &RawValue) -> Option<Base64> {
+    // No other state is read for this: a large one would be read whole.
+    let inside = value.get().strip_prefix('{')?.trim_start_matches([' ', '\t', '\n', '\r']);
+    if !inside.starts_with("\"$") && !inside.starts_with("\"\\") {
+        return None;
+    }
+    serde_json::from_str(value.get()).ok()
+}
+
+fn to_utc(time: SystemTime) -> Timestamp {
+    let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(millis)
+        .ok()
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
+/// Shows a time as Python's `datetime.now().isoformat()` does.
+fn to_local(time: SystemTime) -> String {
+    TimeZone::system().to_datetime(to_utc(time)).strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()
+}
+
+fn of_local(text: &str) -> Option<SystemTime> {
+    // An aware time is not the seed's, but says all the more.
+    let timestamp = text.parse::<Timestamp>().ok().or_else(|| {
+        let local: civil::DateTime = text.parse().ok()?;
+        TimeZone::system().to_timestamp(local).ok()
+    })?;
+    Some(of_utc(timestamp))
+}
+
+fn of_utc(time: Timestamp) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(time.as_millisecond()).unwrap_or_default())
+}

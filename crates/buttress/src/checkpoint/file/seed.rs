@@ -1,0 +1,126 @@
+//! The seed's file, `{workflow_id}_latest.json`, beside the records.
+//!
+//! It is for people and for the seed's Python. What Python writes there is imported.
+
+use std::{io, path::PathBuf, time::SystemTime};
+
+use super::{
+    folder::{Appended, Folder, Known, failed, warn},
+    format::{self, Entry, Foreign, Kind, Unreadable},
+    names, writers,
+};
+use crate::checkpoint::{CheckpointKey, Put, StoreError};
+
+/// What tells whether somebody has written a file since.
+pub(super) type Stamp = (SystemTime, u64);
+
+impl Folder {
+    /// Returns the seed's file of a chain: of the workflow's own where the id is a file name.
+    pub(super) fn seed_path(&self, key: &CheckpointKey) -> Option<PathBuf> {
+        if !self.seed_file || !key.namespace.is_root() {
+            return None;
+        }
+        names::seed_file(&key.workflow_id).map(|name| self.root.join(name))
+    }
+
+    /// Returns what tells whether somebody has written the file; none where there is none.
+    pub(super) fn seed_stamp(&self, key: &CheckpointKey) -> Option<Stamp> {
+        self.disk.look_at(&self.seed_path(key)?).ok()
+    }
+
+    /// Reads what Python has written; none where there is nothing of the kind.
+    ///
+    /// A file that cannot be read is left alone, with a warning: Python writes in place, so it may
+    /// be half of one.
+    pub(super) fn read_seed(&self, key: &CheckpointKey) -> Result<Option<Foreign>, StoreError> {
+        let Some(path) = self.seed_path(key) else { return Ok(None) };
+        let bytes = match self.disk.read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(key, &path, error)),
+        };
+        match format::decode_foreign(&bytes, key) {
+            Ok(foreign) => Ok(foreign),
+            Err(Unreadable::Corrupt(what)) => {
+                warn(&StoreError::corrupt(what, path.display().to_string()).in_chain(key));
+                Ok(None)
+            }
+            Err(Unreadable::TooNew(_)) => Ok(None),
+        }
+    }
+
+    /// Makes what Python has written the next checkpoint, where it is newer than the head.
+    ///
+    /// No lease keeps Python out, so none keeps its checkpoint out.
+    pub(super) fn import_seed(
+        &self,
+        key: &CheckpointKey,
+        known: &mut Known,
+    ) -> Result<(), StoreError> {
+        let Some(foreign) = self.read_seed(key)? else { return Ok(()) };
+        let head = self.read_chain(key)?.head;
+        if head.as_ref().is_some_and(|head| head.timestamp >= foreign.timestamp) {
+            return Ok(());
+        }
+        known.forget();
+        let file = names::seed_file(&key.workflow_id).unwrap_or_default();
+        let put = Put::new(key.clone(), None, foreign.state)
+            .phase(foreign.phase)
+            .timestamp(foreign.timestamp)
+            .metadata("imported_from", file.clone());
+        let appended = self.append(key, known, |mut chain, _| {
+            let mut put = put.clone();
+            put.parent = chain.head;
+            chain.last += 1;
+            chain.head = Some(chain.last);
+            let write_id = put.write_id;
+            Ok((Entry::Checkpoint(write_id, Box::new(put.into_checkpoint(chain.last))), chain))
+        })?;
+        let sequence = appended.record.sequence;
+        tracing::warn!(
+            target: crate::telemetry::LOG_TARGET,
+            "Imported {file}, which another program has written, as checkpoint {sequence}"
+        );
+        Ok(())
+    }
+
+    /// Replaces the seed's file by the head, for people and for Python; what fails is only logged,
+    /// since the checkpoint itself is safe.
+    ///
+    /// Returns what the file is then known by; none where it has to be looked at again.
+    pub(super) fn write_seed(
+        &self,
+        key: &CheckpointKey,
+        appended: &Appended,
+        seen: Option<Stamp>,
+    ) -> Option<Stamp> {
+        let path = self.seed_path(key)?;
+        let is_head = appended.record.kind() == Kind::Checkpoint
+            && appended.sequences.last() == Some(&appended.record.sequence);
+        // Somebody has written it meanwhile: what it holds is imported first.
+        if !is_head || self.seed_stamp(key) != seen {
+            return seen;
+        }
+        let temporary = self.root.join(writers::temporary_name());
+        let written = self
+            .disk
+            .create(&temporary)
+            .and_then(|mut file| self.disk.write(&mut file, &appended.bytes))
+            .and_then(|()| self.disk.replace(&temporary, &path));
+        if let Err(error) = written {
+            drop(self.disk.remove(&temporary));
+            warn(&failed(key, &path, error));
+            return None;
+        }
+        self.seed_stamp(key)
+    }
+
+    /// Removes the seed's file of a workflow that is deleted.
+    pub(super) fn remove_seed(&self, key: &CheckpointKey) -> Result<(), StoreError> {
+        let Some(path) = self.seed_path(key) else { return Ok(()) };
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(key, &path, error)),
+            _ => Ok(()),
+        }
+    }
+}
