@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     disk::Disk,
-    format::{Entry, Kind, Record, Unreadable},
+    format::{Entry, Kind, Record, Trail, Unreadable},
     names, writers,
 };
 use crate::checkpoint::{
@@ -41,7 +41,7 @@ pub(super) struct Folder {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// The chain as this process left it: right unless the next sequence is taken.
-    state: Option<ChainState>,
+    state: Option<(ChainState, Trail)>,
     kinds: BTreeMap<u64, Kind>,
     /// Whether the names of the folders above have reached the disk.
     synced: bool,
@@ -55,6 +55,8 @@ pub(super) struct Reading {
     pub(super) state: ChainState,
     /// The newest checkpoint that can be read.
     pub(super) head: Option<Checkpoint>,
+    /// The records before the next.
+    trail: Trail,
 }
 
 /// What became of a record on its way.
@@ -204,6 +206,7 @@ impl Folder {
         sequences: &[u64],
     ) -> Result<Option<Reading>, StoreError> {
         let mut state: Option<ChainState> = None;
+        let mut trail = Trail::default();
         let mut head = None;
         let mut writes = Vec::new();
         let mut damaged = None;
@@ -221,6 +224,12 @@ impl Folder {
                 }
                 Err(error) => return Err(error),
             };
+            if state.is_none() {
+                // Those behind it, which cannot be read, are named as nothing.
+                let unread = std::iter::repeat_n(0, usize::try_from(lost_tokens).unwrap_or(0));
+                let own = record.trail.with(record.id);
+                trail = unread.fold(own, |trail, nothing| trail.with(nothing));
+            }
             let has_head = state.get_or_insert(record.chain).head.is_some();
             match record.entry {
                 _ if !has_head => break,
@@ -245,7 +254,7 @@ impl Folder {
             state.token += lost_tokens;
             state.holder = None;
         }
-        Ok(Some(Reading { state, head }))
+        Ok(Some(Reading { state, head, trail }))
     }
 
     /// Returns the sequence of a checkpoint that is what a refused put has stored before, after it
@@ -253,10 +262,13 @@ impl Folder {
     pub(super) fn find_repeat(&self, put: &Put) -> Result<Option<u64>, StoreError> {
         let behind = put.parent.unwrap_or_default();
         let folder = names::chain_folder(&self.root, &put.key);
-        for sequence in self.sequences(&put.key)?.into_iter().filter(|found| *found > behind) {
+        let sequences = self.sequences(&put.key)?;
+        for &sequence in sequences.iter().filter(|found| **found > behind) {
             match self.read(&put.key, sequence) {
-                Ok(Some(Record { entry: Entry::Checkpoint(id, found), .. }))
-                    if id == put.write_id && put.is_repeat_of(&found) =>
+                Ok(Some(Record { id, entry: Entry::Checkpoint(write_id, found), .. }))
+                    if write_id == put.write_id
+                        && put.is_repeat_of(&found)
+                        && self.is_in_chain(&put.key, &sequences, sequence, id)? =>
                 {
                     // Its writer may have ended between publishing and syncing.
                     self.disk.sync_folder(&folder).map_err(|error| lost(&folder, error))?;
@@ -345,9 +357,12 @@ impl Folder {
         mut decide: impl FnMut(ChainState, SystemTime) -> Result<(Entry, ChainState), StoreError>,
     ) -> Result<Appended, StoreError> {
         for _ in 0..ATTEMPTS {
-            let (state, is_fresh) = match known.state.take() {
+            let ((state, trail), is_fresh) = match known.state.take() {
                 Some(state) => (state, false),
-                None => (self.read_chain(key)?.state, true),
+                None => {
+                    let reading = self.read_chain(key)?;
+                    ((reading.state, reading.trail), true)
+                }
             };
             let now = self.clock.now();
             let (entry, chain) = match decide(state, now) {
@@ -355,12 +370,13 @@ impl Folder {
                 Err(_) if !is_fresh => continue,
                 Err(error) => return Err(error),
             };
-            let record = Record { sequence: chain.last, chain, entry };
+            let mut record = Record { sequence: chain.last, id: 0, trail, chain, entry };
             let bytes = record.encode(key, now);
-            if let Published::Yes(sequences) = self.publish(key, known, record.sequence, &bytes)? {
+            if let Published::Yes(sequences) = self.publish(key, known, &record, &bytes)? {
                 known.kinds.retain(|sequence, _| sequences.binary_search(sequence).is_ok());
                 known.kinds.insert(record.sequence, record.kind());
-                known.state = Some(record.chain.clone());
+                // Others may have gone on behind it: the next is tried at the wrong place then.
+                known.state = Some((record.chain.clone(), record.trail.with(record.id)));
                 return Ok(Appended { record, bytes, sequences });
             }
         }
@@ -372,9 +388,10 @@ impl Folder {
         &self,
         key: &CheckpointKey,
         known: &mut Known,
-        sequence: u64,
+        record: &Record,
         bytes: &[u8],
     ) -> Result<Published, StoreError> {
+        let sequence = record.sequence;
         let folder = names::chain_folder(&self.root, key);
         let place = folder.join(names::record(sequence));
         let at = |path: &Path| {
@@ -392,17 +409,18 @@ impl Folder {
                 };
             }
         }
-        let withdraw = |error| {
-            // Not acknowledged: whether it stays is for whoever reads next.
-            drop(self.disk.remove(&place));
-            error
-        };
-        let sequences = self.sequences_in(&folder).map_err(at(&folder)).map_err(withdraw)?;
-        if sequences.last().is_some_and(|last| *last > sequence) {
-            // Ours had been pruned: the name was free, and the place long gone.
+        let sequences = self.sequences_in(&folder).map_err(at(&folder))?;
+        if !self.is_in_chain(key, &sequences, sequence, record.id)? {
+            // The name was free because what had it was pruned: the place is long gone.
             self.disk.remove(&place).map_err(at(&place))?;
             return Ok(Published::Taken);
         }
+        let withdraw = |error| {
+            // A folder that was not synced is not synced by trying again: the next put makes a new
+            // file. Where this fails too, whether it stays is for whoever reads next.
+            drop(self.disk.remove(&place));
+            error
+        };
         self.disk.sync_folder(&folder).map_err(at(&folder)).map_err(withdraw)?;
         if !known.synced {
             for above in folder.ancestors().skip(1).take(3) {
@@ -411,6 +429,29 @@ impl Folder {
             known.synced = true;
         }
         Ok(Published::Yes(sequences))
+    }
+
+    /// Returns whether a record is the newest of its chain, or one that later ones follow.
+    ///
+    /// One that is neither was put into a place that had been pruned.
+    fn is_in_chain(
+        &self,
+        key: &CheckpointKey,
+        sequences: &[u64],
+        sequence: u64,
+        id: u64,
+    ) -> Result<bool, StoreError> {
+        let farthest = sequence.saturating_add(Trail::LENGTH as u64);
+        let later = sequences.iter().filter(|later| **later > sequence && **later <= farthest);
+        for &later in later {
+            match self.read(key, later) {
+                Ok(Some(record)) => return Ok(record.trail.before(later - sequence) == Some(id)),
+                Ok(None) => {}
+                Err(error) if is_corrupt(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sequences.last().is_none_or(|last| *last <= sequence))
     }
 
     /// Writes bytes to the disk under a name that nobody reads.

@@ -32,10 +32,20 @@ const CHECKSUM_LEN: usize = CHECKSUM.len() + CHECKSUM_DIGITS + END.len();
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) sequence: u64,
+    /// What tells it from another record at this place; known once it is written.
+    pub(super) id: u64,
+    /// The records before it.
+    pub(super) trail: Trail,
     /// The chain with this record in it.
     pub(super) chain: ChainState,
     pub(super) entry: Entry,
 }
+
+/// The ids of the records before one, the nearest first; 0 for one that could not be read.
+///
+/// By it a writer that is late knows whether later records follow its own or another one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Trail(Vec<u64>);
 
 /// What happened at a place of a chain.
 #[derive(Debug, Clone)]
@@ -92,6 +102,8 @@ struct File<'a> {
     writes_of: Option<u64>,
     /// What the chain is with this record in it.
     chain: Chain,
+    #[serde(borrow)]
+    trail: Cow<'a, str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,8 +164,8 @@ impl Record {
         }
     }
 
-    /// Writes the record; `now` is the time of what has none of its own.
-    pub(super) fn encode(&self, key: &CheckpointKey, now: SystemTime) -> Vec<u8> {
+    /// Writes the record, which has its id then; `now` is the time of what has none of its own.
+    pub(super) fn encode(&mut self, key: &CheckpointKey, now: SystemTime) -> Vec<u8> {
         let mut file = self.to_file(key, now);
         if let Entry::Checkpoint(write_id, checkpoint) = &self.entry {
             file.phase = Cow::Borrowed(&checkpoint.phase);
@@ -174,6 +186,7 @@ impl Record {
         // The closing brace makes room for the checksum.
         bytes.pop();
         let checksum = XxHash3_128::oneshot(&bytes);
+        self.id = id(checksum);
         bytes.extend_from_slice(CHECKSUM);
         bytes.extend_from_slice(format!("{checksum:032x}").as_bytes());
         bytes.extend_from_slice(END);
@@ -209,12 +222,13 @@ impl Record {
                 holder,
                 until: until.map(to_utc),
             },
+            trail: Cow::Owned(self.trail.to_text()),
         }
     }
 
     /// Reads a record that is to be at this place of its chain, and says which chain that is.
     pub(super) fn decode(bytes: &[u8], sequence: u64) -> Result<(CheckpointKey, Self), Unreadable> {
-        let body = checked(bytes)?;
+        let (body, checksum) = checked(bytes)?;
         if let Ok(Format { format }) = serde_json::from_slice(&body)
             && format > FORMAT
         {
@@ -225,7 +239,10 @@ impl Record {
         if file.sequence != sequence {
             return Err(Unreadable::corrupt("the record of another place"));
         }
-        file.into_record().ok_or_else(|| Unreadable::corrupt("a key of the record is missing"))
+        let (key, record) = file
+            .into_record()
+            .ok_or_else(|| Unreadable::corrupt("a key of the record is missing"))?;
+        Ok((key, Self { id: id(checksum), ..record }))
     }
 }
 
@@ -259,7 +276,8 @@ impl File<'_> {
             Kind::Lease => Entry::Lease,
             Kind::Deleted => Entry::Deleted,
         };
-        Some((key, Record { sequence, chain, entry }))
+        let trail = Trail::parse(&self.trail)?;
+        Some((key, Record { sequence, id: 0, trail, chain, entry }))
     }
 }
 
@@ -279,25 +297,60 @@ impl<'a> Write<'a> {
     }
 }
 
+// ===== impl Trail =====
+
+impl Trail {
+    /// How many records one names.
+    pub(super) const LENGTH: usize = 16;
+
+    /// Returns the trail of the record behind one with this id.
+    pub(super) fn with(&self, id: u64) -> Self {
+        let before = self.0.iter().copied();
+        Self(std::iter::once(id).chain(before).take(Self::LENGTH).collect())
+    }
+
+    /// Returns the id of the record that is `distance` places before.
+    pub(super) fn before(&self, distance: u64) -> Option<u64> {
+        self.0.get(usize::try_from(distance.checked_sub(1)?).ok()?).copied()
+    }
+
+    fn to_text(&self) -> String {
+        self.0.iter().map(|id| format!("{id:016x}")).collect()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let ids = text.as_bytes().chunks(16);
+        let ids = ids.map(|id| u64::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok());
+        ids.collect::<Option<_>>().map(Self)
+    }
+}
+
+fn id(checksum: u128) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "half of a checksum is one too")]
+    let id = checksum as u64;
+    id
+}
+
 impl Unreadable {
     fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt(what.into())
     }
 }
 
-/// Checks the checksum and returns what it is of, as the JSON object it was.
-fn checked(bytes: &[u8]) -> Result<Vec<u8>, Unreadable> {
+/// Checks the checksum and returns what it is of, as the JSON object it was, and itself.
+fn checked(bytes: &[u8]) -> Result<(Vec<u8>, u128), Unreadable> {
     let cut = || Unreadable::corrupt("the file is cut short, or is no record");
     let rest = bytes.strip_suffix(END).ok_or_else(cut)?;
     let (rest, digits) = rest.split_last_chunk::<CHECKSUM_DIGITS>().ok_or_else(cut)?;
     let body = rest.strip_suffix(CHECKSUM).ok_or_else(cut)?;
-    if format!("{:032x}", XxHash3_128::oneshot(body)).as_bytes() != digits {
+    let checksum = XxHash3_128::oneshot(body);
+    if format!("{checksum:032x}").as_bytes() != digits {
         return Err(Unreadable::corrupt("the checksum is wrong"));
     }
     let mut object = Vec::with_capacity(body.len() + 1);
     object.extend_from_slice(body);
     object.push(b'}');
-    Ok(object)
+    Ok((object, checksum))
 }
 
 /// Reads a file that the seed has written; none where it is one of ours, or another workflow's.

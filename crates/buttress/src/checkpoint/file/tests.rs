@@ -390,6 +390,122 @@ async fn a_late_writer_hides_nothing_though_its_place_was_pruned() {
 
 use crate::checkpoint::StoreErrorKind::Conflict;
 
+/// A disk on which something happens between the publishing of a record and the look behind it.
+struct Meddling(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Disk for Meddling {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        Local.create(path)
+    }
+
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        Local.write(file, bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        Local.sync(file)
+    }
+
+    fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Local.publish(from, to)?;
+        if let Some(meddle) = self.0.lock().unwrap().take() {
+            meddle();
+        }
+        Ok(())
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Local.replace(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Local.remove(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        Local.sync_folder(path)
+    }
+
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        Local.create_folder(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        Local.list(path)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        Local.read(path)
+    }
+
+    fn look_at(&self, path: &Path) -> io::Result<(SystemTime, u64)> {
+        Local.look_at(path)
+    }
+}
+
+/// Puts `count` checkpoints behind whatever is there, as another process does.
+fn others_put(root: &Path, count: u64) {
+    let root = root.to_owned();
+    let puts = async move {
+        let store = FileStore::open(root).keep(3).await.unwrap();
+        for n in 0..count {
+            let head = store.latest(&key()).await.unwrap().map(|head| head.sequence);
+            store.put(put(head, &format!("\"other {n}\""))).await.unwrap();
+            settle(&store).await;
+        }
+    };
+    let run = || tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(puts);
+    std::thread::spawn(run).join().unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_others_follow_before_it_is_looked_behind_is_stored() {
+    for others in [1, 2, 3, 7, 15] {
+        let scratch = Scratch::new();
+        others_put(&scratch.0, 2);
+        let disk = Arc::new(Meddling(Mutex::new(None)));
+        let disk_of_store: Arc<dyn Disk> = Arc::clone(&disk) as _;
+        let store = FileStore::open(&scratch.0).keep(3).open_on(disk_of_store).await.unwrap();
+        let root = scratch.0.clone();
+        *disk.0.lock().unwrap() = Some(Box::new(move || others_put(&root, others)));
+        let own = put(Some(2), "\"own\"");
+        assert_eq!(store.put(own.clone()).await.unwrap(), 3, "{others} others");
+        settle(&store).await;
+        let head = store.latest(&key()).await.unwrap().unwrap();
+        assert_eq!(head.sequence, 3 + others);
+        if others < 3 {
+            assert_eq!(store.put(own).await.unwrap(), 3, "a repeat is stored once");
+            let history = store.history(&key(), Page::newest(9)).await.unwrap();
+            assert!(history.windows(2).all(|pair| pair[0].parent == Some(pair[1].sequence)));
+        }
+        settle(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn an_orphan_in_a_pruned_place_is_no_repeat() {
+    let scratch = Scratch::new();
+    others_put(&scratch.0, 2);
+    let late = FileStore::open(&scratch.0).keep(3).await.unwrap();
+    let own = put(Some(2), "\"own\"");
+    others_put(&scratch.0, 10);
+    // What a writer leaves that died before it looked behind its record.
+    let mut record = format::Record {
+        sequence: 3,
+        id: 0,
+        trail: format::Trail::default(),
+        chain: ChainState { last: 3, head: Some(3), ..ChainState::default() },
+        entry: Entry::Checkpoint(own.write_id, Box::new(own.clone().into_checkpoint(3))),
+    };
+    let bytes = record.encode(&key(), SystemTime::now());
+    let place = names::chain_folder(&scratch.0, &key()).join(names::record(3));
+    fs::write(&place, bytes).unwrap();
+    let error = late.put(own).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    let head = late.latest(&key()).await.unwrap().unwrap();
+    assert_eq!((head.sequence, text(&head)), (12, "\"other 9\""));
+}
+
 #[tokio::test]
 async fn what_dead_writers_left_is_removed_and_what_the_living_write_is_not() {
     let scratch = Scratch::new();
