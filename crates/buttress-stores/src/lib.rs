@@ -1,3 +1,11 @@
 //! Checkpoint stores for buttress.
 //!
 //! `MemoryStore` and `FileStore` are in `buttress` itself.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;

@@ -1,0 +1,13 @@
+//! `PostgresStore` against real servers, and through pgbouncer.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails; the report of the suite is for people"
+)]
+
+mod conformance;
+mod faults;
+mod proxy;
+mod restarts;
+mod servers;
+mod setup;

@@ -1,0 +1,248 @@
+//! A server as a process: started, asked whether it is ready, stopped for certain.
+
+use std::{
+    collections::hash_map::RandomState,
+    ffi::OsStr,
+    fs,
+    hash::BuildHasher,
+    net::TcpListener,
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long a server may take to answer, or to end, on a machine that is busy with other things.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Runs the server in the background, writes its process id down, and ends as it ends. When the
+/// pipe on standard input ends first, whoever started it is gone: the server and its folder go too.
+const WATCHDOG: &str = r#"
+folder=$1
+shift
+exec 3<&0 </dev/null >>"$folder/log" 2>&1
+"$@" 3<&- &
+server=$!
+echo "$server" >"$folder/pid.new" && mv "$folder/pid.new" "$folder/pid"
+(
+    read -r _ <&3
+    kill -KILL "$server"
+    while ! rm -rf "$folder"; do :; done
+) &
+watch=$!
+wait "$server"
+code=$?
+kill -KILL "$watch"
+exit "$code"
+"#;
+
+/// A server with its folder.
+#[derive(Debug)]
+pub(crate) struct Server {
+    name: &'static str,
+    /// Declared before the folder, so that the process is gone before its files are.
+    process: Mutex<Option<Child>>,
+    folder: TempDir,
+}
+
+// ===== impl Server =====
+
+impl Server {
+    /// Creates the folder, which belongs to the user that the server runs as.
+    pub(crate) fn new(name: &'static str) -> Self {
+        // Short, since a Unix socket in it has at most 107 bytes.
+        let folder = tempfile::Builder::new().prefix("bt-").tempdir().expect("a folder");
+        if let Some(user) = unprivileged() {
+            chown(folder.path(), Some(user.id), Some(user.group)).expect("a folder of the server");
+        }
+        Self { name, process: Mutex::new(None), folder }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file that the server reads.
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder().join(name);
+        fs::write(&path, content).expect("a file of the server");
+        if let Some(user) = unprivileged() {
+            chown(&path, Some(user.id), Some(user.group)).expect("a file of the server");
+        }
+        path
+    }
+
+    /// Starts a command and waits until `ready` says yes; false where it ended before.
+    pub(crate) fn start(
+        &self,
+        program: &Path,
+        arguments: &[&OsStr],
+        ready: impl Fn() -> bool,
+    ) -> bool {
+        let mut process = self.process();
+        assert!(process.is_none(), "{} runs already", self.name);
+        drop(fs::remove_file(self.folder().join("pid")));
+        let mut command = Command::new("sh");
+        command.args(["-c", WATCHDOG, "sh"]).arg(self.folder());
+        command.args(as_user()).arg(program).args(arguments).current_dir(self.folder());
+        // A group of its own: a Ctrl-C at the terminal is for the test, which stops the server.
+        command.process_group(0).stdin(Stdio::piped());
+        let child = process.insert(command.spawn().expect("sh runs"));
+        let started = now();
+        while !ready() {
+            if child.try_wait().expect("a child").is_some() {
+                *process = None;
+                return false;
+            }
+            assert!(started.elapsed() < DEADLINE, "{} does not answer:\n{}", self.name, self.log());
+            pause();
+        }
+        true
+    }
+
+    /// Sends a signal and waits until the server is gone; does nothing where it is not there.
+    pub(crate) fn stop(&self, signal: &str) {
+        let Some(mut child) = self.process().take() else { return };
+        self.signal(signal);
+        let asked = now();
+        while child.try_wait().expect("a child").is_none() {
+            if asked.elapsed() > DEADLINE {
+                // The watchdog ends it when the pipe does.
+                drop(child.stdin.take());
+                drop(child.wait());
+                return;
+            }
+            pause();
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let started = now();
+        let pid = loop {
+            match fs::read_to_string(self.folder().join("pid")) {
+                Ok(pid) => break pid,
+                Err(_) if started.elapsed() < DEADLINE => pause(),
+                Err(error) => panic!("{} has no process id: {error}", self.name),
+            }
+        };
+        // It may have ended by itself.
+        let mut kill = Command::new("kill");
+        drop(kill.args(["-s", signal, pid.trim()]).stderr(Stdio::null()).status());
+    }
+
+    /// Returns what the server has said.
+    pub(crate) fn log(&self) -> String {
+        fs::read(self.folder().join("log"))
+            .map_or_else(|error| error.to_string(), |log| String::from_utf8_lossy(&log).into())
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop("KILL");
+    }
+}
+
+/// A user that is not root, which Postgres and pgbouncer refuse to run as.
+struct User {
+    id: u32,
+    group: u32,
+}
+
+/// Returns whom servers run as where the test runs as root.
+fn unprivileged() -> Option<User> {
+    let id = |arguments: &[&str]| {
+        let output = Command::new("id").args(arguments).output().ok()?;
+        String::from_utf8(output.stdout).ok()?.trim().parse::<u32>().ok()
+    };
+    if id(&["-u"])? != 0 {
+        return None;
+    }
+    let of = |name| Some(User { id: id(&["-u", name])?, group: id(&["-g", name])? });
+    of("postgres").or_else(|| of("nobody"))
+}
+
+/// Returns the words before a command that runs it as that user.
+fn as_user() -> Vec<String> {
+    unprivileged().map_or_else(Vec::new, |User { id, group }| {
+        let (user, group) = (format!("--reuid={id}"), format!("--regid={group}"));
+        ["setpriv".into(), user, group, "--clear-groups".into(), "--".into()].into()
+    })
+}
+
+/// Runs a program to its end as the servers' user and returns what it printed.
+pub(crate) fn run(program: &Path, arguments: &[&OsStr]) -> Result<String, String> {
+    let before = as_user();
+    let mut words = before.iter().map(OsStr::new).chain([program.as_os_str()]);
+    let first = words.next().expect("a program");
+    let output = Command::new(first)
+        .args(words)
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// Finds a program in PATH, in the folders for administrators, or where Debian keeps Postgres'.
+pub(crate) fn find(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<_> = std::env::split_paths(&path).collect();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
+    versions.sort();
+    // The newest is tried first.
+    folders.extend(versions.into_iter().rev());
+    folders.extend(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
+    folders.iter().map(|folder| folder.join(program)).find(|path| path.is_file()).unwrap_or_else(
+        || panic!("{program} is not installed; tests/all.sh installs what the tests need"),
+    )
+}
+
+/// Returns a port that is free now.
+///
+/// It is below those that a kernel gives to clients: while a server is down, nobody takes its port.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    let random = RandomState::new();
+    (0u64..)
+        .map(|attempt| {
+            let [low, high, ..] = random.hash_one(attempt).to_le_bytes();
+            FIRST + u16::from_le_bytes([low, high]) % COUNT
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+/// Starts a server on a free port; on another where somebody was faster.
+pub(crate) fn on_free_port<T>(name: &str, start: impl Fn(u16) -> Result<T, String>) -> T {
+    let mut last = String::new();
+    for _ in 0..5 {
+        match start(free_port()) {
+            Ok(server) => return server,
+            Err(log) => last = log,
+        }
+    }
+    panic!("{name} does not start:\n{last}");
+}
+
+/// Waits a little between two looks at something that cannot tell when it is there.
+#[expect(clippy::disallowed_methods, reason = "no runtime is here whose thread it could block")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+#[expect(clippy::disallowed_methods, reason = "processes know nothing of paused clocks")]
+fn now() -> Instant {
+    Instant::now()
+}
