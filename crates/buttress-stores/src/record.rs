@@ -125,7 +125,8 @@ pub(crate) struct Chain {
 impl Record {
     /// Creates the record of a put that gets a sequence; its state goes in the [`Body`].
     pub(crate) fn of_put(put: &Put, sequence: u64, chain: ChainState) -> Self {
-        let described = Put { state: Payload::default(), ..put.clone() };
+        let mut described = put.clone();
+        described.state = Payload::default();
         let entry = Entry::Checkpoint(Box::new(described.into_checkpoint(sequence)));
         Self { key: put.key.clone(), sequence, id: put.write_id, chain, entry }
     }

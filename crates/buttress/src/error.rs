@@ -355,6 +355,13 @@ impl Error {
         self.any_kind(|kind| matches!(kind, ErrorKind::CircuitOpen { .. }))
     }
 
+    /// Returns whether this error, or one of ours below it, says that a workflow has no checkpoint.
+    #[cfg(feature = "checkpoint")]
+    #[must_use]
+    pub fn is_checkpoint_not_found(&self) -> bool {
+        self.any_kind(|kind| matches!(kind, ErrorKind::CheckpointNotFound { .. }))
+    }
+
     /// Finds an error of type `E` among the errors that caused this one.
     ///
     /// Of an exhausted chain every agent's error is searched, the last agent's first.

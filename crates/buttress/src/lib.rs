@@ -70,8 +70,9 @@ pub use self::agent::{Agent, AgentLayer, FaultTolerantAgent, FaultTolerantAgentB
 pub use self::chaos::ChaosLayer;
 #[cfg(feature = "checkpoint")]
 pub use self::checkpoint::{
-    BoxStore, Checkpoint, CheckpointKey, CheckpointStore, FileStore, MemoryStore, Namespace,
-    StoreError, StoreErrorKind, WorkflowId,
+    BoxStore, Checkpoint, CheckpointKey, CheckpointLayer, CheckpointStore, Checkpointer, FileStore,
+    HasState, HasWorkflow, InWorkflow, MemoryStore, Namespace, StoreError, StoreErrorKind,
+    WorkflowId,
 };
 #[cfg(feature = "circuit-breaker")]
 pub use self::circuit_breaker::{

@@ -73,6 +73,13 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     #[cfg(feature = "chaos")]
     fn chaos(self, layer: crate::ChaosLayer) -> ServiceBuilder<Stack<crate::ChaosLayer, L>>;
 
+    /// Keeps a checkpoint of each call: [`CheckpointLayer`](crate::CheckpointLayer).
+    #[cfg(feature = "checkpoint")]
+    fn checkpoint<M, C>(
+        self,
+        layer: crate::CheckpointLayer<M, C>,
+    ) -> ServiceBuilder<Stack<crate::CheckpointLayer<M, C>, L>>;
+
     /// Makes a panic an error: [`CatchPanicLayer`](crate::CatchPanicLayer).
     fn catch_panics(self) -> ServiceBuilder<Stack<crate::CatchPanicLayer, L>>;
 }
@@ -117,6 +124,14 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
 
     #[cfg(feature = "chaos")]
     fn chaos(self, layer: crate::ChaosLayer) -> ServiceBuilder<Stack<crate::ChaosLayer, L>> {
+        self.layer(layer)
+    }
+
+    #[cfg(feature = "checkpoint")]
+    fn checkpoint<M, C>(
+        self,
+        layer: crate::CheckpointLayer<M, C>,
+    ) -> ServiceBuilder<Stack<crate::CheckpointLayer<M, C>, L>> {
         self.layer(layer)
     }
 

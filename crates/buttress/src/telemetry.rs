@@ -35,6 +35,12 @@ pub mod span {
     pub const FALLBACK: &str = "fallback_chain";
     /// One agent of a chain.
     pub const FALLBACK_ATTEMPT: &str = "fallback_attempt";
+    /// A state is saved.
+    pub const SAVE_CHECKPOINT: &str = "save_checkpoint";
+    /// A state is loaded.
+    pub const LOAD_CHECKPOINT: &str = "load_checkpoint";
+    /// A workflow goes on from its state.
+    pub const RESUME_FROM_CHECKPOINT: &str = "resume_from_checkpoint";
     /// One call of a language model.
     pub const LLM_CALL: &str = "llm_call";
 }
@@ -53,6 +59,18 @@ pub mod key {
     pub const ERROR_TYPE: &str = "error_type";
     /// A JSON object of the user's.
     pub const METADATA: &str = "metadata";
+    /// The file that a checkpoint was saved in.
+    pub const CHECKPOINT_FILE: &str = "checkpoint_file";
+    /// The address that a checkpoint was saved at.
+    pub const CHECKPOINT_URI: &str = "checkpoint_uri";
+    /// The phase of the checkpoint that was loaded.
+    pub const CHECKPOINT_PHASE: &str = "checkpoint_phase";
+    /// When it was saved.
+    pub const CHECKPOINT_TIMESTAMP: &str = "checkpoint_timestamp";
+    /// The phase that a workflow goes on from.
+    pub const RESUME_PHASE: &str = "resume_phase";
+    /// How long ago it was saved.
+    pub const CHECKPOINT_AGE_SECONDS: &str = "checkpoint_age_seconds";
     /// `WARNING` or `ERROR`; absent otherwise.
     pub const LEVEL: &str = "level";
     /// What a person reads beside the level.

@@ -46,9 +46,15 @@ impl From<StoreError> for Stop {
     }
 }
 
-/// A case that fails.
+/// A case that fails; what is said of it fits on a few lines.
 pub(super) fn fail(what: impl Into<String>) -> Stop {
-    Stop::Failed(what.into())
+    const MOST: usize = 600;
+    let mut what = what.into();
+    if let Some((end, _)) = what.char_indices().nth(MOST) {
+        what.truncate(end);
+        what.push_str(" ...");
+    }
+    Stop::Failed(what)
 }
 
 /// A case that the store cannot be asked for.

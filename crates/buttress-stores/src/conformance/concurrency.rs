@@ -228,9 +228,9 @@ pub(super) async fn readers<H: Harness>(fx: &Fixture<'_, H>) -> Checked {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     writer.await.map_err(|error| fail(format!("the writer panicked: {error}")))??;
-    times.sort_unstable();
-    let most = times[times.len() * 9 / 10];
-    ensure!(most <= READ, "one in ten reads takes {most:?} while large states are written");
+    // One slow read may be the machine's; one for each large state is the store's.
+    let slow: Vec<_> = times.into_iter().filter(|time| *time > READ).collect();
+    ensure!(slow.len() < 2, "while large states are written, reads take {slow:?}");
     let found = head(&store, &large).await?;
     ensure!(found.state[..] == state(LARGE_PUTS, size)[..], "the last large state is not whole");
     Ok(())

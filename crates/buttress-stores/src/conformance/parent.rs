@@ -86,7 +86,9 @@ pub(super) async fn race_of_tasks<H: Harness>(fx: &Fixture<'_, H>) -> Checked {
 pub(super) async fn race_of_handles<H: Harness>(fx: &Fixture<'_, H>) -> Checked {
     let first = fx.open().await;
     let second = fx.reopen(&first).await?;
-    race(fx, &[first, second], 2).await
+    let handles = [first, second];
+    race(fx, &handles, 2).await?;
+    race(fx, &handles, 16).await
 }
 
 async fn race<H: Harness>(fx: &Fixture<'_, H>, handles: &[Arc<H::Store>], tasks: usize) -> Checked {

@@ -98,10 +98,11 @@ impl RedisStore {
             let chains = self.chains_behind(after.as_ref(), query).await?;
             let Some(last) = chains.last() else { break };
             after = Some(last.clone());
-            let is_wanted = |key: &CheckpointKey| {
-                query.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
-            };
-            let wanted = chains.iter().filter(|key| is_wanted(key)).map(|key| self.head(key));
+            let wanted: Vec<_> = chains
+                .into_iter()
+                .filter(|key| query.namespace.as_ref().is_none_or(|name| *name == key.namespace))
+                .map(|key| self.head(key))
+                .collect();
             let mut found = stream::iter(wanted).buffered(SIDE_BY_SIDE);
             while let Some(head) = found.next().await {
                 heads.extend(head?.filter(|head| query.matches(head)));
@@ -114,8 +115,8 @@ impl RedisStore {
     }
 
     /// Reads the head of a chain that is listed; none where it cannot be read.
-    async fn head(&self, key: &CheckpointKey) -> Result<Option<Checkpoint>, Failure> {
-        match self.newest(key).await {
+    async fn head(&self, key: CheckpointKey) -> Result<Option<Checkpoint>, Failure> {
+        match self.newest(&key).await {
             Err(Failure { error, .. }) if is_unreadable(&error) => {
                 tracing::warn!(%error, "a chain is left out of a list");
                 Ok(None)

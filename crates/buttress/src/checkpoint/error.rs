@@ -231,6 +231,12 @@ impl StoreError {
         matches!(self.0.kind, StoreErrorKind::Unavailable | StoreErrorKind::Held { .. })
     }
 
+    /// Returns whether the store is away or full.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self.0.kind, StoreErrorKind::Unavailable)
+    }
+
     /// Returns whether somebody else has written.
     #[must_use]
     pub const fn is_conflict(&self) -> bool {

@@ -15,6 +15,8 @@ pub struct ChainState {
     pub last: u64,
     /// The newest checkpoint; none where there is none or it was deleted.
     pub head: Option<u64>,
+    /// The sequence of the last deletion; every checkpoint below it is gone.
+    pub deleted: u64,
     /// The newest token; 0 where there never was a lease.
     pub token: u64,
     /// Who holds that token and until when; none where it was released.

@@ -1,4 +1,4 @@
-use std::{fmt, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use super::{
     Checkpoint, CheckpointKey, Lease, Page, Put, PutWrites, Query, StoreError, WorkflowId,
@@ -150,6 +150,24 @@ pub trait CheckpointStore: Send + Sync + 'static {
 
     /// Says what the store can do.
     fn capabilities(&self) -> Capabilities;
+
+    /// Says where a checkpoint is, for people and spans; without passwords.
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
+        _ = (key, sequence);
+        Place::Unknown
+    }
+}
+
+/// Where a checkpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// An address.
+    Uri(String),
+    /// The store does not say.
+    Unknown,
 }
 
 /// What a store can do.
@@ -241,6 +259,16 @@ impl BoxStore {
     }
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Uri(uri) => f.write_str(uri),
+            Self::Unknown => f.write_str("the store"),
+        }
+    }
+}
+
 impl fmt::Debug for BoxStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("BoxStore").field(&self.0.capabilities()).finish()
@@ -308,6 +336,10 @@ impl<T: CheckpointStore> CheckpointStore for Arc<T> {
     fn capabilities(&self) -> Capabilities {
         T::capabilities(self)
     }
+
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
+        T::place(self, key, sequence)
+    }
 }
 
 impl CheckpointStore for BoxStore {
@@ -371,6 +403,10 @@ impl CheckpointStore for BoxStore {
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }
+
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
+        self.0.place(key, sequence)
+    }
 }
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -394,6 +430,7 @@ trait ErasedStore: Send + Sync {
     fn delete<'a>(&'a self, id: &'a WorkflowId, lease: Option<&'a Lease>) -> Boxed<'a, ()>;
     fn prune<'a>(&'a self, key: &'a CheckpointKey, keep: NonZeroU32) -> Boxed<'a, u64>;
     fn capabilities(&self) -> Capabilities;
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place;
 }
 
 impl<T: CheckpointStore> ErasedStore for T {
@@ -448,5 +485,9 @@ impl<T: CheckpointStore> ErasedStore for T {
 
     fn capabilities(&self) -> Capabilities {
         CheckpointStore::capabilities(self)
+    }
+
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
+        CheckpointStore::place(self, key, sequence)
     }
 }

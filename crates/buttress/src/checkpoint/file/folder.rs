@@ -116,7 +116,16 @@ impl Folder {
         if sequences.binary_search(&sequence).is_err() {
             return Ok(None);
         }
-        self.with_writes(key, &sequences, sequence)
+        // What was deleted is gone before its files are.
+        let Some(newest) = sequences.last().filter(|newest| **newest != sequence) else {
+            return self.with_writes(key, &sequences, sequence);
+        };
+        match self.read(key, *newest) {
+            Ok(Some(record)) if record.chain.deleted > sequence => Ok(None),
+            Ok(_) => self.with_writes(key, &sequences, sequence),
+            Err(error) if is_corrupt(&error) => self.with_writes(key, &sequences, sequence),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the checkpoints below a sequence, newest first.
@@ -141,6 +150,7 @@ impl Folder {
                         found.push(*checkpoint);
                     }
                 }
+                Ok(Some(Record { entry: Entry::Deleted, .. })) => break,
                 Ok(_) => {}
                 Err(error) if is_corrupt(&error) => warn(&error),
                 Err(error) => return Err(error),

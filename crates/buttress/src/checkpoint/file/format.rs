@@ -106,6 +106,7 @@ struct Write<'a> {
 #[derive(Serialize, Deserialize)]
 struct Chain {
     head: Option<u64>,
+    deleted: u64,
     token: u64,
     holder: Option<String>,
     until: Option<Timestamp>,
@@ -199,6 +200,7 @@ impl Record {
             writes_of: None,
             chain: Chain {
                 head: self.chain.head,
+                deleted: self.chain.deleted,
                 token: self.chain.token,
                 holder,
                 until: until.map(to_utc),
@@ -231,6 +233,7 @@ impl File<'_> {
         let chain = ChainState {
             last: sequence,
             head: self.chain.head,
+            deleted: self.chain.deleted,
             token: self.chain.token,
             holder: self.chain.holder.zip(self.chain.until.map(of_utc)),
         };

@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     Capabilities, ChainState, Checkpoint, CheckpointKey, CheckpointStore, Clock, Durable, Lease,
-    Page, Put, PutWrites, Query, StoreError, WorkflowId,
+    Page, Place, Put, PutWrites, Query, StoreError, WorkflowId,
 };
 
 /// How many locks of chains are held before those that nobody uses are let go.
@@ -221,6 +221,35 @@ impl FileStore {
         Ok(Lease::new(key.clone(), owner, chain.token, until))
     }
 
+    /// Deletes the chains of a workflow once every one of them may be.
+    async fn delete_chains(&self, id: WorkflowId, lease: Option<Lease>) -> Result<(), StoreError> {
+        let (own, at) = (lease.clone(), id.clone());
+        let keys = self
+            .blocking(move |folder| {
+                let keys = folder.chains_of(&at)?;
+                for key in &keys {
+                    let chain = folder.read_chain(key)?.state;
+                    chain.delete(key, own.as_ref(), folder.clock.now())?;
+                }
+                Ok(keys)
+            })
+            .await?;
+        for key in keys {
+            let (own, at) = (lease.clone(), key.clone());
+            self.append(&key, move |_, mut chain, now| {
+                chain.delete(&at, own.as_ref(), now)?;
+                chain.last += 1;
+                chain.head = None;
+                chain.deleted = chain.last;
+                chain.holder = None;
+                Ok((Entry::Deleted, chain))
+            })
+            .await?;
+        }
+        let key = CheckpointKey::new(id);
+        self.blocking(move |folder| folder.remove_seed(&key)).await
+    }
+
     /// Takes up what Python has written since this process last looked.
     async fn import_seed(&self, key: &CheckpointKey) -> Result<(), StoreError> {
         if self.folder.seed_path(key).is_none() {
@@ -365,30 +394,13 @@ impl CheckpointStore for FileStore {
     }
 
     async fn delete(&self, id: &WorkflowId, lease: Option<&Lease>) -> Result<(), StoreError> {
-        let (own, at) = (lease.cloned(), id.clone());
-        let keys = self
-            .blocking(move |folder| {
-                let keys = folder.chains_of(&at)?;
-                for key in &keys {
-                    let chain = folder.read_chain(key)?.state;
-                    chain.delete(key, own.as_ref(), folder.clock.now())?;
-                }
-                Ok(keys)
-            })
-            .await?;
-        for key in keys {
-            let (own, at) = (lease.cloned(), key.clone());
-            self.append(&key, move |_, mut chain, now| {
-                chain.delete(&at, own.as_ref(), now)?;
-                chain.last += 1;
-                chain.head = None;
-                chain.holder = None;
-                Ok((Entry::Deleted, chain))
-            })
-            .await?;
+        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
+        let (store, id, lease) = (self.clone(), id.clone(), lease.cloned());
+        // In a task of its own: dropped half-way it would leave some of the chains.
+        match runtime.spawn(async move { store.delete_chains(id, lease).await }).await {
+            Ok(result) => result,
+            Err(error) => Err(StoreError::unavailable(error)),
         }
-        let key = CheckpointKey::new(id.clone());
-        self.blocking(move |folder| folder.remove_seed(&key)).await
     }
 
     async fn prune(&self, key: &CheckpointKey, keep: NonZeroU32) -> Result<u64, StoreError> {
@@ -404,6 +416,10 @@ impl CheckpointStore for FileStore {
 
     fn capabilities(&self) -> Capabilities {
         self.folder.capabilities
+    }
+
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
+        Place::File(names::chain_folder(&self.folder.root, key).join(names::record(sequence)))
     }
 }
 

@@ -1,0 +1,119 @@
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{Checkpoint, Payload, StoreError};
+use crate::BoxError;
+
+/// How a state is written and read: as JSON, with a version, and steps from older versions.
+#[derive(Clone)]
+pub(super) struct Schema {
+    version: u32,
+    steps: BTreeMap<u32, Step>,
+}
+
+type Step = Arc<dyn Fn(Value) -> Result<Value, BoxError> + Send + Sync>;
+
+// ===== impl Schema =====
+
+impl Schema {
+    pub(super) const fn new() -> Self {
+        Self { version: 1, steps: BTreeMap::new() }
+    }
+
+    pub(super) const fn version(&self) -> u32 {
+        self.version
+    }
+
+    pub(super) const fn set_version(&mut self, version: u32) {
+        self.version = version;
+    }
+
+    pub(super) fn add_step(
+        &mut self,
+        from: u32,
+        step: impl Fn(Value) -> Result<Value, BoxError> + Send + Sync + 'static,
+    ) {
+        self.steps.insert(from, Arc::new(step));
+    }
+
+    pub(super) fn write<S: Serialize>(state: &S) -> Result<Payload, StoreError> {
+        match serde_json::to_vec(state) {
+            Ok(bytes) => Ok(Payload::new(bytes)),
+            Err(error) => Err(StoreError::encode(error.to_string())),
+        }
+    }
+
+    /// Reads a stored state; `place` is where it stays when it does not fit.
+    ///
+    /// A checkpoint of version 0 was not written by a [`Checkpointer`](super::Checkpointer), but by
+    /// the seed's Python or through the store: it is read as one of the first version.
+    pub(super) fn read<S: DeserializeOwned>(
+        &self,
+        stored: Checkpoint,
+        place: impl Fn() -> String,
+    ) -> Result<Checkpoint<S>, StoreError> {
+        let (stored, state) = stored.split(());
+        let at = |error: StoreError| error.in_chain(&stored.key).at_sequence(stored.sequence);
+        let corrupt = |what: String| at(StoreError::corrupt(what, place()));
+        let found = stored.schema_version.max(1);
+        if found > self.version {
+            return Err(at(StoreError::too_new(found, self.version)));
+        }
+        let state = if found == self.version {
+            let mut json = serde_json::Deserializer::from_slice(&state);
+            let state = serde_path_to_error::deserialize(&mut json).map_err(|error| misfit(&error));
+            state.and_then(|state| match json.end() {
+                Ok(()) => Ok(state),
+                Err(_) => Err("something stands behind the state".to_owned()),
+            })
+        } else {
+            let value = serde_json::from_slice(&state)
+                .map_err(|_| corrupt("the state is not JSON".to_owned()))?;
+            let value = self.upcast(value, found, &corrupt, &at)?;
+            serde_path_to_error::deserialize(value).map_err(|error| misfit(&error))
+        };
+        let state = state.map_err(corrupt)?;
+        Ok(stored.with_state(state))
+    }
+
+    fn upcast(
+        &self,
+        mut value: Value,
+        found: u32,
+        corrupt: &impl Fn(String) -> StoreError,
+        at: &impl Fn(StoreError) -> StoreError,
+    ) -> Result<Value, StoreError> {
+        for version in found..self.version {
+            let Some(step) = self.steps.get(&version) else {
+                return Err(at(StoreError::no_migration(version, self.version)));
+            };
+            value = step(value).map_err(|error| {
+                corrupt(format!("the step from schema version {version} failed")).with_source(error)
+            })?;
+        }
+        Ok(value)
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schema")
+            .field("version", &self.version)
+            .field("steps_from", &self.steps.keys())
+            .finish()
+    }
+}
+
+/// Says where a state does not fit; what serde says may show a value.
+fn misfit(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let text = error.inner().to_string();
+    let path = error.path();
+    if text.starts_with("missing field") {
+        let missing = text.split(" at line").next().unwrap_or_default();
+        format!("the state does not fit at `{path}`: {missing}")
+    } else {
+        format!("the state does not fit at `{path}`")
+    }
+}
