@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use buttress::checkpoint::{CheckpointKey, Namespace, StoreError, WorkflowId, WriteId};
+use buttress::checkpoint::{CheckpointKey, Namespace, StoreError, WorkflowId};
 
 /// The digits of a sequence, so that the order of names is that of numbers.
 const DIGITS: usize = 20;
@@ -97,11 +97,6 @@ pub(super) fn below(before: u64) -> [String; 2] {
 pub(super) fn exactly(at: u64) -> [String; 2] {
     let at = sequence(at);
     [format!("[c{at}g"), format!("[c{at}")]
-}
-
-/// Returns a write id as it is part of names.
-pub(super) fn write_id(id: Option<WriteId>) -> String {
-    id.map(|id| id.to_string()).unwrap_or_default()
 }
 
 /// Keeps what is no part of a name's syntax; every other byte becomes `%XX`.
