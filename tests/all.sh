@@ -59,7 +59,7 @@ tests() {
 # Lints every crate alone with its smallest set of features, and each of its features alone.
 minimal_features() {
     local package feature
-    for package in buttress buttress-langfuse; do
+    for package in buttress buttress-langfuse buttress-stores; do
         echo "$package, no features"
         cargo clippy --quiet -p "$package" --lib --no-default-features -- -D warnings || return 1
         for feature in $(features_of "$package"); do
@@ -102,6 +102,7 @@ servers() {
         missing+=(postgresql)
     PATH="$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing+=(pgbouncer)
     command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v openssl >/dev/null || missing+=(openssl)
     [ ${#missing[@]} -eq 0 ] && return
     local sudo
     sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)

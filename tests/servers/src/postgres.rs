@@ -44,6 +44,61 @@ impl Postgres {
         })
     }
 
+    /// Creates a cluster that also speaks TLS, for `localhost` and 127.0.0.1, and starts its server.
+    ///
+    /// # Panics
+    ///
+    /// If Postgres or openssl is not installed, or the server does not start.
+    #[must_use]
+    pub fn start_with_tls() -> Self {
+        on_free_port("postgres", |port| {
+            let postgres = Self { server: Server::new("postgres"), port };
+            postgres.certify();
+            let file = |name: &str| postgres.server.folder().join(name).display().to_string();
+            let (certificate, key) = (file("server.crt"), file("server.key"));
+            let settings = [
+                ("ssl", "on"),
+                ("ssl_cert_file", certificate.as_str()),
+                ("ssl_key_file", key.as_str()),
+            ];
+            postgres.init(&settings);
+            if postgres.launch() { Ok(postgres) } else { Err(postgres.server.log()) }
+        })
+    }
+
+    /// Writes a certificate that signs itself, for a day.
+    fn certify(&self) {
+        let settings = self.server.write(
+            "openssl.cnf",
+            "[req]\ndistinguished_name = name\nx509_extensions = extensions\nprompt = no\n\
+             [name]\nCN = localhost\n[extensions]\nbasicConstraints = critical, CA:FALSE\n\
+             subjectAltName = DNS:localhost, IP:127.0.0.1\n",
+        );
+        let folder = self.server.folder();
+        let (certificate, key) = (folder.join("server.crt"), folder.join("server.key"));
+        let words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"];
+        let words = words.map(OsStr::new).into_iter().chain([
+            OsStr::new("-config"),
+            settings.as_os_str(),
+            OsStr::new("-out"),
+            certificate.as_os_str(),
+            OsStr::new("-keyout"),
+            key.as_os_str(),
+        ]);
+        run(&find("openssl"), &words.collect::<Vec<_>>()).expect("openssl makes a certificate");
+    }
+
+    /// Returns the certificate of one that was started with TLS, as PEM.
+    ///
+    /// # Panics
+    ///
+    /// If it was not.
+    #[must_use]
+    pub fn certificate(&self) -> String {
+        let file = self.server.folder().join("server.crt");
+        fs::read_to_string(file).expect("it was started with TLS")
+    }
+
     fn init(&self, settings: &[(&str, &str)]) {
         let password = self.server.write("password", Self::PASSWORD);
         let data = self.data();
@@ -79,7 +134,10 @@ impl Postgres {
 
     fn launch(&self) -> bool {
         let data = self.data();
-        self.server.start(&find("postgres"), &[OsStr::new("-D"), data.as_os_str()], || {
+        // The server is of the version that made the cluster.
+        let initdb = find("initdb");
+        let program = initdb.canonicalize().unwrap_or(initdb).with_file_name("postgres");
+        self.server.start(&program, &[OsStr::new("-D"), data.as_os_str()], || {
             self.psql("postgres", "select 1").is_ok()
         })
     }

@@ -19,7 +19,8 @@ use tempfile::TempDir;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the server in the background, writes its process id down, and ends as it ends. When the
-/// pipe on standard input ends first, whoever started it is gone: the server and its folder go too.
+/// pipe on standard input ends first, whoever started it is gone: the server goes too, in order
+/// where it can, so that it gives back shared memory; and then its folder.
 const WATCHDOG: &str = r#"
 folder=$1
 shift
@@ -29,13 +30,22 @@ server=$!
 echo "$server" >"$folder/pid.new" && mv "$folder/pid.new" "$folder/pid"
 (
     read -r _ <&3
+    touch "$folder/abandoned"
+    # The first is for all; Postgres would wait for its clients, and takes the second.
+    kill -TERM "$server"
+    kill -QUIT "$server"
+    tries=100
+    while kill -0 "$server" && [ "$tries" -gt 0 ]; do
+        tries=$((tries - 1))
+        sleep 0.1
+    done
     kill -KILL "$server"
-    while ! rm -rf "$folder"; do :; done
+    while ! rm -rf "$folder"; do sleep 0.1; done
 ) &
 watch=$!
 wait "$server"
 code=$?
-kill -KILL "$watch"
+[ -e "$folder/abandoned" ] || kill -KILL "$watch"
 exit "$code"
 "#;
 

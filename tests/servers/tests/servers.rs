@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::TcpStream,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -51,8 +52,9 @@ fn redis_survives_its_crash() {
 #[test]
 fn started_by_another_test() {
     if std::env::var_os("BUTTRESS_SERVER_TO_LEAVE").is_some() {
-        let redis = Redis::start();
-        println!("port {}", redis.port());
+        let servers = (Redis::start(), Postgres::start());
+        println!("folder {}", servers.1.socket().display());
+        println!("port {}", servers.0.port());
         // Until it is killed.
         drop(std::io::stdin().read(&mut [0]));
     }
@@ -79,15 +81,18 @@ fn a_test_that_is_killed_leaves_no_server() {
             break port.parse().unwrap();
         }
     };
+    let (_, folder) = said.split_once("folder ").unwrap();
+    let folder = Path::new(folder.lines().next().unwrap());
+    assert!(folder.join("data").exists());
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
     child.kill().unwrap();
     child.wait().unwrap();
-    let gone = (0..1_000).any(|_| {
-        let gone = TcpStream::connect(("127.0.0.1", port)).is_err();
+    let gone = (0..3_000).any(|_| {
+        let gone = TcpStream::connect(("127.0.0.1", port)).is_err() && !folder.exists();
         if !gone {
             std::thread::park_timeout(Duration::from_millis(10));
         }
         gone
     });
-    assert!(gone, "the server outlived its test");
+    assert!(gone, "a server outlived its test");
 }

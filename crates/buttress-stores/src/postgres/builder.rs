@@ -33,6 +33,8 @@ pub struct PostgresBuilder {
     statement_timeout: Duration,
     call_timeout: Duration,
     clock: Option<Clock>,
+    #[cfg(feature = "postgres-rustls")]
+    tls: Option<super::tls::Rustls>,
 }
 
 enum Server {
@@ -67,6 +69,8 @@ impl PostgresBuilder {
             statement_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(30),
             clock: None,
+            #[cfg(feature = "postgres-rustls")]
+            tls: None,
         }
     }
 
@@ -138,6 +142,14 @@ impl PostgresBuilder {
         self
     }
 
+    /// Encrypts the connections, with roots or a certificate of one's own; the address need not ask
+    /// for it.
+    #[cfg(feature = "postgres-rustls")]
+    pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ClientConfig>) -> Self {
+        self.tls = Some(super::tls::Rustls::new(config));
+        self
+    }
+
     /// Connects, and creates the tables where they are missing.
     ///
     /// # Errors
@@ -148,7 +160,14 @@ impl PostgresBuilder {
         let tables = schema::Tables::new(self.schema, self.prefix)?;
         let (pool, place) = match self.server {
             Server::On(pool) => (pool, None),
-            Server::At(url) => open(&url, self.pool_size, self.call_timeout)?,
+            Server::At(url) => {
+                let mut config = parse(&url, self.call_timeout)?;
+                #[cfg(feature = "postgres-rustls")]
+                let manager = manager(&mut config, self.tls)?;
+                #[cfg(not(feature = "postgres-rustls"))]
+                let manager = manager(&mut config)?;
+                (open(manager, self.pool_size, self.call_timeout)?, place(&config))
+            }
         };
         let settings = settings(self.statement_timeout);
         let store = PostgresStore(Arc::new(Inner {
@@ -185,27 +204,51 @@ impl PostgresStore {
     }
 }
 
-/// Opens a pool without TLS; nothing is connected yet.
-fn open(url: &str, size: usize, timeout: Duration) -> Result<(Pool, Option<String>), StoreError> {
+/// Reads an address.
+fn parse(url: &str, timeout: Duration) -> Result<Config, StoreError> {
     // What is wrong with an address could be a piece of its password.
     let mut config: Config = url
         .parse()
         .map_err(|_| StoreError::setup("the address of the Postgres server cannot be read"))?;
-    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
-        let reason = "the address asks for TLS, which a pool of one's own brings";
-        return Err(StoreError::setup(reason));
-    }
-    config.ssl_mode(SslMode::Disable);
     if config.get_application_name().is_none() {
         config.application_name("buttress");
     }
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(timeout.min(Duration::from_secs(10)));
     }
-    let place = place(&config);
-    let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(config, NoTls, manager);
-    let pool = Pool::builder(manager)
+    Ok(config)
+}
+
+const RECYCLING: ManagerConfig = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+
+#[cfg(feature = "postgres-rustls")]
+fn manager(config: &mut Config, tls: Option<super::tls::Rustls>) -> Result<Manager, StoreError> {
+    let tls = match tls {
+        Some(tls) => tls,
+        None if config.get_ssl_mode() == SslMode::Require => super::tls::Rustls::of_system()?,
+        None => return Ok(unencrypted(config)),
+    };
+    config.ssl_mode(SslMode::Require);
+    Ok(Manager::from_config(config.clone(), tls, RECYCLING))
+}
+
+#[cfg(not(feature = "postgres-rustls"))]
+fn manager(config: &mut Config) -> Result<Manager, StoreError> {
+    if config.get_ssl_mode() == SslMode::Require {
+        let reason = "the address asks for TLS, which needs the feature `postgres-rustls`";
+        return Err(StoreError::setup(reason));
+    }
+    Ok(unencrypted(config))
+}
+
+fn unencrypted(config: &mut Config) -> Manager {
+    config.ssl_mode(SslMode::Disable);
+    Manager::from_config(config.clone(), NoTls, RECYCLING)
+}
+
+/// Makes a pool; nothing is connected yet.
+fn open(manager: Manager, size: usize, timeout: Duration) -> Result<Pool, StoreError> {
+    Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .timeouts(Timeouts { wait: Some(timeout), create: Some(timeout), recycle: None })
@@ -221,8 +264,7 @@ fn open(url: &str, size: usize, timeout: Duration) -> Result<(Pool, Option<Strin
             })
         }))
         .build()
-        .map_err(|error| StoreError::setup(error.to_string()))?;
-    Ok((pool, place))
+        .map_err(|error| StoreError::setup(error.to_string()))
 }
 
 /// Returns where a server is, without user and password.

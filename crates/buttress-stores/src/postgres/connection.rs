@@ -65,7 +65,7 @@ impl Transaction {
         let mut lent = Lent::from(pool).await?;
         lent.idle = false;
         // A role's default may be another level, where what waited for a lock reads old rows.
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;";
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED;";
         lent.client().batch_execute(&format!("{begin}{first}")).await?;
         Ok(Self(lent))
     }
@@ -93,7 +93,9 @@ impl Transaction {
 
     /// Commits; where the answer is lost, nobody knows yet whether it was.
     async fn commit(&mut self) -> Result<(), Failure> {
-        let committed = self.0.client().batch_execute("COMMIT").await;
+        // A timeout would end the wait for a replica, and the answer would still be that it is done.
+        let commit = "SET LOCAL statement_timeout = 0; COMMIT";
+        let committed = self.0.client().batch_execute(commit).await;
         committed.map_err(|error| {
             let mut failure = Failure::from(error);
             if failure.lost == Lost::Before {

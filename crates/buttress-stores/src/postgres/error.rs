@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt};
 
-use buttress::checkpoint::StoreError;
+use buttress::checkpoint::{StoreError, StoreErrorKind};
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::DbError;
 
@@ -36,6 +36,27 @@ impl fmt::Display for Cause {
 impl StdError for Cause {}
 
 // ===== impl Failure =====
+
+impl Failure {
+    pub(super) fn is_corrupt(&self) -> bool {
+        matches!(self.error.kind(), StoreErrorKind::Corrupt { .. })
+    }
+
+    /// Names the server in what is about it, and not about a chain.
+    pub(super) fn at(self, place: Option<&str>) -> StoreError {
+        let of_server = matches!(
+            self.error.kind(),
+            StoreErrorKind::Unavailable
+                | StoreErrorKind::Setup { .. }
+                | StoreErrorKind::TooNew { .. }
+                | StoreErrorKind::Corrupt { .. }
+        );
+        match place {
+            Some(place) if of_server => self.error.at_place(place),
+            _ => self.error,
+        }
+    }
+}
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
@@ -79,6 +100,11 @@ pub(super) fn unavailable(why: &str) -> Failure {
 fn by_state(error: &DbError) -> Failure {
     let state = error.code().code();
     let said = format!("{} (SQLSTATE {state})", error.message());
+    // Older poolers say so of whatever is wrong.
+    let refused = ["authentication failed", "no such"].iter().any(|words| said.contains(words));
+    if state == "08P01" && refused {
+        return StoreError::setup(said).into();
+    }
     let lost = match state {
         // The connection ends: an administrator, a crash, a timeout, a pooler that says so.
         _ if state.starts_with("08") || state.starts_with("57P") => Lost::Before,

@@ -32,9 +32,11 @@
 //!
 //! # TLS
 //!
-//! The connections that the store opens itself are not encrypted, and it refuses an address that
-//! asks for it with `sslmode=require`. For TLS build a pool with the connector of your choice, such
-//! as `tokio-postgres-rustls` or `postgres-openssl`, and give it to [`PostgresStore::with_pool`].
+//! With feature `postgres-rustls` an address that ends in `?sslmode=require` is connected to by
+//! rustls, which always verifies the server's certificate, by the roots of the system or those of
+//! `PostgresBuilder::tls`. Without `require` nothing is encrypted; without the feature such an
+//! address is refused. For another TLS build a pool with its connector, such as that of
+//! `postgres-openssl`, and give it to [`PostgresStore::with_pool`].
 //!
 //! # Tables
 //!
@@ -52,6 +54,8 @@ mod reads;
 mod record;
 mod schema;
 mod statements;
+#[cfg(feature = "postgres-rustls")]
+mod tls;
 mod writes;
 
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
@@ -60,6 +64,8 @@ use buttress::checkpoint::{
     Capabilities, Checkpoint, CheckpointKey, CheckpointStore, Clock, Lease, Page, Put, PutWrites,
     Query, StoreError, WorkflowId,
 };
+/// The pool that [`PostgresStore::with_pool`] takes is of this version.
+pub use deadpool_postgres;
 use deadpool_postgres::Pool;
 
 pub use self::builder::PostgresBuilder;
@@ -139,12 +145,8 @@ impl PostgresStore {
             attempt().await
         };
         let done = tokio::time::timeout(self.0.call_timeout, attempts).await;
-        done.unwrap_or_else(|_| Err(unavailable("no answer in time"))).map_err(|failure| {
-            match (&self.0.place, failure.error) {
-                (Some(place), error) if error.place().is_none() => error.at_place(place),
-                (_, error) => error,
-            }
-        })
+        done.unwrap_or_else(|_| Err(unavailable("no answer in time")))
+            .map_err(|failure| failure.at(self.0.place.as_deref()))
     }
 }
 

@@ -176,3 +176,17 @@ pub(super) async fn check_server(pool: &Pool) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted() {
+        let tables = Tables::new(Some("a\"b".into()), "p_".into()).unwrap();
+        let sql = tables.sql("SELECT * FROM {p}chains s, {p}writes");
+        assert_eq!(sql, r#"SELECT * FROM "a""b"."p_chains" s, "a""b"."p_writes""#);
+        let tables = Tables::new(None, "P".into()).unwrap();
+        assert_eq!(tables.sql("{p}chains."), r#""Pchains"."#);
+    }
+}

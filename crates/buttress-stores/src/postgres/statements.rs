@@ -24,6 +24,8 @@ pub(super) struct Statements {
     pub(super) put: String,
     /// As `put`, and how many stay.
     pub(super) put_and_prune: String,
+    /// workflow, namespace.
+    pub(super) touch: String,
     /// chain, sequence, tasks, kinds, places, values, checksums.
     pub(super) put_writes: String,
     /// workflow, namespace, token, owner, until.
@@ -82,6 +84,9 @@ impl Statements {
             ),
             put: sql(&put("")),
             put_and_prune: sql(&put(PRUNE_WITH_PUT)),
+            touch: sql(
+                "UPDATE {p}chains SET last = last WHERE workflow_id = $1 AND namespace = $2",
+            ),
             put_writes: sql(PUT_WRITES),
             lease: sql("INSERT INTO {p}chains (workflow_id, namespace, token, owner, until)
                 VALUES ($1, $2, $3, $4, $5)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use buttress::checkpoint::{
-    ChainState, Checkpoint, CheckpointKey, Lease, Put, PutWrites, StoreError, TaskWrite, WorkflowId,
+    ChainState, CheckpointKey, Lease, Put, PutWrites, StoreError, TaskWrite, WorkflowId,
 };
 use tokio_postgres::{Row, types::Type};
 
@@ -67,6 +67,10 @@ impl PostgresStore {
         let rows = transaction.query(&self.0.statements.written, &parameters).await?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
         let stored = read(row).await?.checkpoint.ok().filter(|stored| put.is_repeat_of(stored));
+        if stored.is_some() {
+            // A commit that writes waits for the replicas that the first one may not have reached.
+            transaction.execute(&self.0.statements.touch, &chain(&ids)).await?;
+        }
         Ok(stored.map(|stored| stored.sequence))
     }
 
@@ -78,10 +82,14 @@ impl PostgresStore {
         key: &CheckpointKey,
         locked: &mut Locked,
     ) -> Result<(), Failure> {
-        if locked.state.head.is_some()
-            && let Ok(newest) = self.newest(On::Transaction(transaction), key).await
-        {
-            locked.state.head = newest.map(|newest: Checkpoint| newest.sequence);
+        if locked.state.head.is_none() {
+            return Ok(());
+        }
+        match self.newest(On::Transaction(transaction), key).await {
+            Ok(newest) => locked.state.head = newest.map(|newest| newest.sequence),
+            // None can be read: the head stays what it is.
+            Err(failure) if failure.is_corrupt() => {}
+            Err(failure) => return Err(failure),
         }
         Ok(())
     }

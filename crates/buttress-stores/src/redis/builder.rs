@@ -1,6 +1,9 @@
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
-use buttress::checkpoint::{Capabilities, Clock, Durable, StoreError};
+use buttress::{
+    checkpoint::{Capabilities, Clock, Durable, StoreError},
+    telemetry::LOG_TARGET,
+};
 use redis::{Client, ConnectionAddr};
 
 use super::{Inner, RedisStore, connection::Link, error::Failure, keys, scripts::Scripts};
@@ -133,7 +136,7 @@ impl RedisBuilder {
                 StoreError::setup("the address of the Redis server cannot be read, or not be used")
             })?,
         };
-        #[cfg(feature = "redis-tls")]
+        #[cfg(feature = "redis-rustls")]
         super::tls::choose_a_provider(&client);
         let place = place(&client);
         let store = RedisStore(Arc::new(Inner {
@@ -190,13 +193,13 @@ impl RedisStore {
             said.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
         };
         if setting("aof_enabled") == Some("0") {
-            tracing::warn!(%place, "appendonly is off: a crash of the server loses checkpoints");
+            tracing::warn!(target: LOG_TARGET, %place, "appendonly is off: a crash of the server loses checkpoints");
         }
         let policy = setting("maxmemory_policy").filter(|policy| *policy != "noeviction");
         if let (Some(policy), Some(limit)) = (policy, setting("maxmemory"))
             && limit != "0"
         {
-            tracing::warn!(%place, policy, "a full server deletes checkpoints: it needs noeviction");
+            tracing::warn!(target: LOG_TARGET, %place, policy, "a full server deletes checkpoints: it needs noeviction");
         }
     }
 }

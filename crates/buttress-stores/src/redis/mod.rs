@@ -52,7 +52,7 @@
 //!
 //! # TLS
 //!
-//! Feature `redis-tls` adds rustls with the certificates of the system, for addresses that begin
+//! Feature `redis-rustls` adds rustls with the certificates of the system, for addresses that begin
 //! with `rediss://`; without it those are refused. A client of one's own, with its certificates,
 //! goes to [`RedisStore::with_client`].
 //!
@@ -65,7 +65,7 @@ mod keys;
 mod reads;
 mod scripts;
 mod state;
-#[cfg(feature = "redis-tls")]
+#[cfg(feature = "redis-rustls")]
 mod tls;
 mod writes;
 

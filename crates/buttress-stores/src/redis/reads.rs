@@ -1,6 +1,9 @@
 //! What reads checkpoints; each of them comes with its writes from one script, so none is half.
 
-use buttress::checkpoint::{Checkpoint, CheckpointKey, Page, Query, StoreError};
+use buttress::{
+    checkpoint::{Checkpoint, CheckpointKey, Page, Query, StoreError},
+    telemetry::LOG_TARGET,
+};
 use futures_util::{StreamExt as _, stream};
 
 use super::{RedisStore, connection::Call, error::Failure, keys, state};
@@ -36,7 +39,7 @@ impl RedisStore {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(error) => error,
             };
-            tracing::warn!(%error, "a checkpoint cannot be read, an older one is looked for");
+            tracing::warn!(target: LOG_TARGET, %error, "a checkpoint cannot be read, an older one is looked for");
             let error = first.get_or_insert(error);
             let (_, older) = self.read(key, keys::below(found.sequence), 1).await?;
             match older.into_iter().next() {
@@ -81,7 +84,7 @@ impl RedisStore {
             for Found { checkpoint, .. } in found {
                 match checkpoint {
                     Ok(checkpoint) => history.push(checkpoint),
-                    Err(error) => tracing::warn!(%error, "a checkpoint cannot be read"),
+                    Err(error) => tracing::warn!(target: LOG_TARGET, %error, "a checkpoint cannot be read"),
                 }
             }
             if is_last {
@@ -118,7 +121,7 @@ impl RedisStore {
     async fn head(&self, key: CheckpointKey) -> Result<Option<Checkpoint>, Failure> {
         match self.newest(&key).await {
             Err(Failure { error, .. }) if is_unreadable(&error) => {
-                tracing::warn!(%error, "a chain is left out of a list");
+                tracing::warn!(target: LOG_TARGET, %error, "a chain is left out of a list");
                 Ok(None)
             }
             other => other,

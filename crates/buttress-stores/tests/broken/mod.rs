@@ -213,7 +213,7 @@ impl Broken {
     async fn check_then_act(&self, put: &mut Put) -> Result<(), StoreError> {
         let head = self.inner().latest(&put.key).await?.map(|head| head.sequence);
         if head == put.parent {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
             put.parent = self.inner().latest(&put.key).await?.map(|head| head.sequence);
         }
         Ok(())

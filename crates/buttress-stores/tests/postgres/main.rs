@@ -7,7 +7,12 @@
 
 mod conformance;
 mod faults;
+mod processes;
 mod proxy;
 mod restarts;
 mod servers;
 mod setup;
+#[path = "../support/mod.rs"]
+mod support;
+#[cfg(feature = "postgres-rustls")]
+mod tls;

@@ -45,7 +45,7 @@ async fn pass_on(client: TcpStream, server: TcpStream, to_lose: Arc<AtomicU32>) 
     loop {
         let lost = tokio::select! {
             said = step(&mut from_client, &mut to_server) => match said {
-                Some(said) => said.windows(6).any(|word| word == b"COMMIT") && lose_one(&to_lose),
+                Some(said) => said.windows(7).any(|word| word == b"COMMIT\0") && lose_one(&to_lose),
                 None => return,
             },
             said = step(&mut from_server, &mut to_client) => match said {

@@ -1,12 +1,16 @@
 //! The servers that tests share, and stores on them.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use buttress_stores::{PostgresStore, postgres::PostgresBuilder};
 use buttress_test_servers::{PgBouncer, Postgres};
+use tokio::time::Instant;
 
 /// One server for all tests that do not stop theirs; it ends with the process.
 pub(crate) static POSTGRES: LazyLock<Postgres> = LazyLock::new(Postgres::start);
@@ -25,4 +29,17 @@ pub(crate) fn fresh_prefix() -> String {
 pub(crate) fn fresh() -> (PostgresBuilder, String) {
     let prefix = fresh_prefix();
     (PostgresStore::builder(POSTGRES.url()).table_prefix(&prefix), prefix)
+}
+
+/// Waits until SQL answers so, as statistics of the server do in the end.
+pub(crate) async fn until(postgres: &'static Postgres, sql: &str, answer: &str) {
+    let start = Instant::now();
+    loop {
+        let sql = sql.to_owned();
+        let found = tokio::task::spawn_blocking(move || postgres.sql(&sql)).await.unwrap();
+        if found == answer {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{found:?} is not {answer:?}");
+    }
 }

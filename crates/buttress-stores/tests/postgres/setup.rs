@@ -52,7 +52,6 @@ async fn what_is_set_up_wrong_is_told_at_once_and_without_secrets() {
         url.clone() + "?sslmode=require",
         url.clone() + "?hunter2=1",
         "postgres://user:hunter2@:x".to_owned(),
-        "postgres://user:hunter2?@localhost/".to_owned(),
         url.replace(Postgres::PASSWORD, ""),
     ] {
         let error = refused(&wrong).await;
@@ -67,7 +66,7 @@ async fn what_is_set_up_wrong_is_told_at_once_and_without_secrets() {
     assert_eq!(*error.kind(), StoreErrorKind::Unavailable);
     assert!(error.place().unwrap().starts_with("postgres://127.0.0.1:"), "{error}");
     let error = refused(&BOUNCER.url().replace(Postgres::PASSWORD, "hunter2-but-wrong")).await;
-    println!("through pgbouncer: {}", shown(&error));
+    assert!(is_setup(&error), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,10 +159,8 @@ async fn a_flipped_bit_is_never_a_wrong_state() {
         "writes set place = -1",
     ] {
         let table = damage.split_once(' ').unwrap().0;
-        let backup = format!("create temp table kept as table {prefix}{table}");
-        drop(backup);
         let sql = format!(
-            "create table {prefix}kept as table {prefix}{table}; alter table {prefix}writes disable trigger all;
+            "create table {prefix}kept as table {prefix}{table};
              set session_replication_role = replica;
              update {prefix}{damage} where sequence = {second}"
         );
