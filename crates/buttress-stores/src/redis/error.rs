@@ -80,7 +80,10 @@ pub(super) fn unavailable(why: &str) -> Failure {
 
 /// Returns an error in one line.
 fn said(error: &RedisError) -> String {
-    let said = error.to_string();
+    let said = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
     // A server that does not know a command repeats what it was asked to store.
     let end = said.find(", with args").unwrap_or(said.len());
     said[..end].replace(['\r', '\n'], " ")

@@ -6,4 +6,12 @@
 )]
 
 mod conformance;
+mod damage;
+mod faults;
+mod processes;
+mod proxy;
+mod restarts;
 mod servers;
+mod setup;
+#[path = "../support/mod.rs"]
+mod support;
