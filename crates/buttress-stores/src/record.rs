@@ -18,8 +18,11 @@ use twox_hash::xxhash3_128::Hasher;
 
 /// The version of the format; a record of a newer one is left untouched.
 pub(crate) const FORMAT: u32 = 1;
-/// What a record begins with.
-const MAGIC: [u8; 4] = *b"BTR\n";
+/// What a record begins with; the letter of its kind follows.
+const MAGIC: [u8; 3] = *b"BTR";
+/// The first bytes, which tell the kind.
+#[cfg(feature = "object-store")]
+pub(crate) const KIND_BYTES: u64 = 4;
 const CHECKSUM: usize = 16;
 /// Sizes from here on are summed up and copied on a thread where that holds nobody up.
 const LARGE: usize = 256 << 10;
@@ -34,6 +37,10 @@ pub(crate) struct Record {
     pub(crate) id: WriteId,
     /// The chain with this record in it, where the store keeps that in records.
     pub(crate) chain: ChainState,
+    /// What was in the places before, the newest first, where the store keeps that.
+    pub(crate) before: Vec<WriteId>,
+    /// The newest place of a deletion; what is below it is gone.
+    pub(crate) floor: u64,
     pub(crate) entry: Entry,
 }
 
@@ -90,6 +97,10 @@ struct Header<'a> {
     writes: Vec<Write<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chain: Option<Chain>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    before: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    floor: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,7 +139,8 @@ impl Record {
         let mut described = put.clone();
         described.state = Payload::default();
         let entry = Entry::Checkpoint(Box::new(described.into_checkpoint(sequence)));
-        Self { key: put.key.clone(), sequence, id: put.write_id, chain, entry }
+        let key = put.key.clone();
+        Self { key, sequence, id: put.write_id, chain, before: Vec::new(), floor: 0, entry }
     }
 
     pub(crate) const fn kind(&self) -> Kind {
@@ -144,8 +156,8 @@ impl Record {
     pub(crate) async fn encode(&self, body: &Body) -> Result<Vec<u8>, StoreError> {
         let header = serde_json::to_vec(&Header::new(self))
             .map_err(|error| StoreError::encode(error.to_string()))?;
-        let body = body.clone();
-        off_the_runtime(body.bytes.len(), move || frame(&header, &body)).await
+        let (kind, body) = (self.kind().letter(), body.clone());
+        off_the_runtime(body.bytes.len(), move || frame(kind, &header, &body)).await
     }
 
     /// Reads a record.
@@ -188,6 +200,8 @@ impl<'a> Header<'a> {
             chain: Some(&record.chain)
                 .filter(|chain| **chain != ChainState::default())
                 .map(Chain::from),
+            before: record.before.iter().map(ToString::to_string).collect(),
+            floor: Some(record.floor).filter(|floor| *floor > 0),
         };
         match &record.entry {
             Entry::Checkpoint(checkpoint) => {
@@ -228,7 +242,10 @@ impl<'a> Header<'a> {
             Kind::Deleted => Entry::Deleted,
         };
         let chain = self.chain.map(ChainState::from).unwrap_or_default();
-        Some(Record { key, sequence, id: WriteId::parse(&self.id)?, chain, entry })
+        let before: Option<Vec<_>> = self.before.iter().map(|id| WriteId::parse(id)).collect();
+        let (id, before, floor) =
+            (WriteId::parse(&self.id)?, before?, self.floor.unwrap_or_default());
+        Some(Record { key, sequence, id, chain, before, floor, entry })
     }
 }
 
@@ -252,6 +269,27 @@ fn read_writes(writes: Vec<Write<'_>>, mut body: &[u8]) -> Option<Vec<TaskWrite>
         body = rest;
     }
     body.is_empty().then_some(read)
+}
+
+// ===== impl Kind =====
+
+impl Kind {
+    const fn letter(self) -> u8 {
+        match self {
+            Self::Checkpoint => b'c',
+            Self::Writes => b'w',
+            Self::Lease => b'l',
+            Self::Deleted => b'd',
+        }
+    }
+
+    /// Reads the kind from the first bytes of a record, which no checksum vouches for.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn of_start(bytes: &[u8]) -> Option<Self> {
+        let letter = *bytes.strip_prefix(&MAGIC)?.first()?;
+        let kinds = [Self::Checkpoint, Self::Writes, Self::Lease, Self::Deleted];
+        kinds.into_iter().find(|kind| kind.letter() == letter)
+    }
 }
 
 // ===== impl Body =====
@@ -302,10 +340,10 @@ impl From<Chain> for ChainState {
     }
 }
 
-/// Puts a record together: magic, length of the header, header, body, checksum.
-fn frame(header: &[u8], body: &Body) -> Vec<u8> {
+/// Puts a record together: magic, kind, length of the header, header, body, checksum.
+fn frame(kind: u8, header: &[u8], body: &Body) -> Vec<u8> {
     let length = u32::try_from(header.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let start = [&MAGIC[..], &length].concat();
+    let start = [&MAGIC[..], &[kind], &length].concat();
     let sum = sum(&start, header, body.sum);
     [&start[..], header, &body.bytes, &sum].concat()
 }
@@ -315,7 +353,8 @@ fn checked(bytes: &[u8]) -> Result<(&[u8], &[u8]), Unreadable> {
     let cut = || corrupt("it is cut short, or is no record");
     let (rest, sum_found) = bytes.split_last_chunk::<CHECKSUM>().ok_or_else(cut)?;
     let (start, rest) = rest.split_at_checked(8).ok_or_else(cut)?;
-    let length = start.strip_prefix(&MAGIC).and_then(|length| length.try_into().ok());
+    let rest_of_start = start.strip_prefix(&MAGIC).and_then(<[u8]>::split_first);
+    let length = rest_of_start.and_then(|(_, length)| length.try_into().ok());
     let length = u32::from_le_bytes(length.ok_or_else(cut)?);
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     let (header, body) = rest.split_at_checked(length).ok_or_else(cut)?;
@@ -374,11 +413,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_comes_back() {
-        let (record, state) = record();
+        let (mut record, state) = record();
+        (record.before, record.floor) = (vec![WriteId::random(), record.id], 3);
         let bytes = record.encode(&Body::of_state(&state).await.unwrap()).await.unwrap();
         let found = Record::decode(bytes).await.unwrap().unwrap();
         assert_eq!((found.key, found.sequence, found.id), (record.key, 7, record.id));
-        assert_eq!(found.chain, record.chain);
+        assert_eq!((found.chain, found.before, found.floor), (record.chain, record.before, 3));
         let (Entry::Checkpoint(found), Entry::Checkpoint(mut put)) = (found.entry, record.entry)
         else {
             panic!("a checkpoint")
@@ -418,7 +458,7 @@ mod tests {
     #[test]
     fn a_record_of_a_newer_program_is_told_apart() {
         let body = Body { bytes: Payload::default(), sum: Hasher::oneshot(b"") };
-        let bytes = frame(br#"{"format":2,"odd":true}"#, &body);
+        let bytes = frame(b'c', br#"{"format":2,"odd":true}"#, &body);
         assert_eq!(Record::decode_now(&bytes).unwrap_err(), Unreadable::TooNew(2));
     }
 }

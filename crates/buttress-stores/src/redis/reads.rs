@@ -84,7 +84,9 @@ impl RedisStore {
             for Found { checkpoint, .. } in found {
                 match checkpoint {
                     Ok(checkpoint) => history.push(checkpoint),
-                    Err(error) => tracing::warn!(target: LOG_TARGET, %error, "a checkpoint cannot be read"),
+                    Err(error) => {
+                        tracing::warn!(target: LOG_TARGET, %error, "a checkpoint cannot be read")
+                    }
                 }
             }
             if is_last {
@@ -174,12 +176,10 @@ async fn decode(
     record: Option<Vec<u8>>,
     writes: Vec<Option<Vec<u8>>>,
 ) -> Result<Result<Checkpoint, StoreError>, Failure> {
-    let Entry::Checkpoint(mut checkpoint) =
-        (match entry(key, sequence, place, record).await? {
-            Ok(entry) => entry,
-            Err(error) => return Ok(Err(error)),
-        })
-    else {
+    let Entry::Checkpoint(mut checkpoint) = (match entry(key, sequence, place, record).await? {
+        Ok(entry) => entry,
+        Err(error) => return Ok(Err(error)),
+    }) else {
         return Ok(Err(corrupt(key, sequence, place, "it is no checkpoint")));
     };
     for write in writes {

@@ -67,8 +67,7 @@ pub(super) fn read(
     if sum != checksum(key, json).as_bytes() {
         return Err(corrupt("the checksum does not fit the state"));
     }
-    let chain: Chain =
-        serde_json::from_slice(json).map_err(|error| corrupt(&error.to_string()))?;
+    let chain: Chain = serde_json::from_slice(json).map_err(|error| corrupt(&error.to_string()))?;
     Ok(chain.into())
 }
 

@@ -231,8 +231,7 @@ impl RedisStore {
         keep: NonZeroU32,
     ) -> Result<u64, Failure> {
         let keys = self.keys(key);
-        let call =
-            Call::new(&self.0.scripts.prune, &[&keys.index, &keys.data]).arg(keep.get());
+        let call = Call::new(&self.0.scripts.prune, &[&keys.index, &keys.data]).arg(keep.get());
         // A repeat would not count what went the first time.
         self.0.link.call(&call).await.map_err(Failure::at_last)
     }
@@ -249,6 +248,8 @@ pub(super) async fn encode(writes: &PutWrites) -> Result<Vec<Encoded>, StoreErro
             sequence: writes.sequence,
             id: WriteId::random(),
             chain: ChainState::default(),
+            before: Vec::new(),
+            floor: 0,
             entry: Entry::Writes(writes.sequence, one),
         };
         let first_stands = write.kind == WriteKind::Result;
