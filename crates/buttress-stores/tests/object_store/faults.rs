@@ -117,7 +117,7 @@ async fn a_deletion_counts_before_its_objects_are_gone() {
     let store = open(&backend).await;
     let key = key("deleted");
     let head = fill(&store, &key, 3).await;
-    let chain = "fb/w-deleted/n-";
+    let chain = "11/w-deleted/n-";
     let saved = backend.memory.fork();
     store.delete(&key.workflow_id, None).await.unwrap();
     store.prune(&key, NonZeroU32::MIN).await.unwrap();

@@ -45,7 +45,12 @@ fn lost() -> Error {
 }
 
 impl Faulty {
-    async fn create(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+    async fn create(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
         if takes_one(&self.before) {
             return Err(lost());
         }

@@ -25,7 +25,8 @@ fn key(name: &str) -> CheckpointKey {
 }
 
 async fn open(backend: &Arc<impl Backend>) -> ObjectStore {
-    ObjectStore::builder(Arc::<_>::clone(backend)).open().await.unwrap()
+    let backend: Arc<dyn Backend> = backend.clone();
+    ObjectStore::builder(backend).open().await.unwrap()
 }
 
 /// Returns the sequences of a chain, oldest first.

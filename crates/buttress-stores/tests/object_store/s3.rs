@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::PathBuf,
+    pin::Pin,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -14,7 +15,19 @@ use buttress_stores::{
     ObjectStore,
     conformance::{self, Rounds},
 };
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use http_body_util::BodyExt as _;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use object_store::{
+    ClientOptions,
+    aws::{AmazonS3, AmazonS3Builder},
+    client::{
+        HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
+        HttpResponseBody, HttpService,
+    },
+};
 
 use crate::{conformance::On, key};
 
@@ -72,12 +85,51 @@ impl Moto {
         AmazonS3Builder::new()
             .with_endpoint(format!("http://127.0.0.1:{}", self.port))
             .with_allow_http(true)
+            .with_http_connector(Http::new())
             .with_region("us-east-1")
             .with_bucket_name(name)
             .with_access_key_id("test")
             .with_secret_access_key("hunter2-of-the-bucket")
             .build()
             .unwrap()
+    }
+}
+
+/// A client without TLS, which the object_store crate does not bring.
+#[derive(Debug, Clone)]
+struct Http(Client<HttpConnector, HttpRequestBody>);
+
+impl Http {
+    fn new() -> Self {
+        Self(Client::builder(TokioExecutor::new()).build_http())
+    }
+
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let answer = self.0.request(request).await;
+        let answer = answer.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
+        Ok(answer.map(|body| {
+            let interrupted = |error| HttpError::new(HttpErrorKind::Interrupted, error);
+            HttpResponseBody::new(body.map_err(interrupted))
+        }))
+    }
+}
+
+impl object_store::client::HttpConnector for Http {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+impl HttpService for Http {
+    fn call<'a, 'b>(
+        &'a self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(self.send(request))
     }
 }
 
