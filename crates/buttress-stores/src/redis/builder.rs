@@ -36,7 +36,7 @@ pub struct RedisBuilder {
 enum Server {
     /// With a password in it, which is never shown.
     At(String),
-    Of(Client),
+    Of(Box<Client>),
 }
 
 // ===== impl RedisBuilder =====
@@ -47,7 +47,7 @@ impl RedisBuilder {
     }
 
     pub(super) fn of(client: Client) -> Self {
-        Self::new(Server::Of(client))
+        Self::new(Server::Of(Box::new(client)))
     }
 
     fn new(server: Server) -> Self {
@@ -130,7 +130,7 @@ impl RedisBuilder {
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         keys::check(&self.prefix)?;
         let client = match self.server {
-            Server::Of(client) => client,
+            Server::Of(client) => *client,
             // What is wrong with an address could be a piece of its password.
             Server::At(url) => Client::open(url).map_err(|_| {
                 StoreError::setup("the address of the Redis server cannot be read, or not be used")
