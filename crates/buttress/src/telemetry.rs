@@ -385,15 +385,32 @@ mod internal {
                 tell(ours, f)
             } else if let Some(boxed) = any.downcast_ref::<BoxError>() {
                 tell_chain(&**boxed, f)
+            } else if let Some(store) = of_a_store(any) {
+                tell_chain(store, f)
             } else {
                 write!(f, "{}", self.0)
             }
         }
     }
 
+    /// Returns the error of a checkpoint store, whose cause belongs to its text too.
+    fn of_a_store(error: &dyn Any) -> Option<&(dyn std::error::Error + 'static)> {
+        #[cfg(feature = "checkpoint")]
+        return error.downcast_ref::<crate::StoreError>().map(|error| error as _);
+        #[cfg(not(feature = "checkpoint"))]
+        {
+            _ = error;
+            None
+        }
+    }
+
     fn tell(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = std::error::Error::source(error);
         match (error.kind(), source) {
+            #[cfg(feature = "checkpoint")]
+            (ErrorKind::Checkpoint, Some(source)) => tell_chain(source, f),
+            #[cfg(feature = "checkpoint")]
+            (kind @ ErrorKind::CheckpointNotFound { .. }, _) => write!(f, "{kind}"),
             (ErrorKind::Service, Some(source)) => tell_chain(source, f),
             (kind @ ErrorKind::FallbackExhausted { failures }, _) => {
                 write!(f, "{kind}")?;

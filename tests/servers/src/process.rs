@@ -3,8 +3,9 @@
 use std::{
     collections::hash_map::RandomState,
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     hash::BuildHasher,
+    io::Write,
     net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
@@ -18,19 +19,13 @@ use tempfile::TempDir;
 /// How long a server may take to answer, or to end, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Runs the server in the background, writes its process id down, and ends as it ends. When the
-/// pipe on standard input ends first, whoever started it is gone: the server goes too, in order
-/// where it can, so that it gives back shared memory; and then its folder.
+/// Reads which process is the server, an empty line where it was stopped, until whoever writes that
+/// is gone, however it went. Then the server goes too, in order where it can, so that it gives back
+/// the memory it shares; and then its folder.
 const WATCHDOG: &str = r#"
-folder=$1
-shift
-exec 3<&0 </dev/null >>"$folder/log" 2>&1
-"$@" 3<&- &
-server=$!
-echo "$server" >"$folder/pid.new" && mv "$folder/pid.new" "$folder/pid"
-(
-    read -r _ <&3
-    touch "$folder/abandoned"
+server=
+while read -r line; do server=$line; done
+if [ -n "$server" ]; then
     # The first is for all; Postgres would wait for its clients, and takes the second.
     kill -TERM "$server"
     kill -QUIT "$server"
@@ -40,21 +35,16 @@ echo "$server" >"$folder/pid.new" && mv "$folder/pid.new" "$folder/pid"
         sleep 0.1
     done
     kill -KILL "$server"
-    while ! rm -rf "$folder"; do sleep 0.1; done
-) &
-watch=$!
-wait "$server"
-code=$?
-[ -e "$folder/abandoned" ] || kill -KILL "$watch"
-exit "$code"
+fi
+while ! rm -rf "$1"; do sleep 0.1; done
 "#;
 
 /// A server with its folder.
 #[derive(Debug)]
 pub(crate) struct Server {
     name: &'static str,
-    /// Declared before the folder, so that the process is gone before its files are.
     process: Mutex<Option<Child>>,
+    watchdog: Mutex<Child>,
     folder: TempDir,
 }
 
@@ -65,10 +55,15 @@ impl Server {
     pub(crate) fn new(name: &'static str) -> Self {
         // Short, since a Unix socket in it has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("bt-").tempdir().expect("a folder");
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", WATCHDOG, "sh"]).arg(folder.path()).stdin(Stdio::piped());
+        // A Ctrl-C at the terminal is for the test, and who reads its output waits for its end only.
+        watchdog.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+        let watchdog = Mutex::new(watchdog.spawn().expect("sh runs"));
         if let Some(user) = unprivileged() {
             chown(folder.path(), Some(user.id), Some(user.group)).expect("a folder of the server");
         }
-        Self { name, process: Mutex::new(None), folder }
+        Self { name, process: Mutex::new(None), watchdog, folder }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -92,19 +87,22 @@ impl Server {
         arguments: &[&OsStr],
         ready: impl Fn() -> bool,
     ) -> bool {
-        let mut process = self.process();
+        let mut process = lock(&self.process);
         assert!(process.is_none(), "{} runs already", self.name);
-        drop(fs::remove_file(self.folder().join("pid")));
-        let mut command = Command::new("sh");
-        command.args(["-c", WATCHDOG, "sh"]).arg(self.folder());
-        command.args(as_user()).arg(program).args(arguments).current_dir(self.folder());
-        // A group of its own: a Ctrl-C at the terminal is for the test, which stops the server.
-        command.process_group(0).stdin(Stdio::piped());
-        let child = process.insert(command.spawn().expect("sh runs"));
+        let before = as_user();
+        let mut words = before.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).args(arguments).current_dir(self.folder()).process_group(0);
+        let log = File::options().create(true).append(true).open(self.folder().join("log"));
+        let log = log.expect("the log of the server");
+        command.stderr(log.try_clone().expect("the log of the server")).stdout(log);
+        let child = process.insert(command.stdin(Stdio::null()).spawn().expect("the server runs"));
+        self.tell_watchdog(&child.id().to_string());
         let started = now();
         while !ready() {
             if child.try_wait().expect("a child").is_some() {
                 *process = None;
+                self.tell_watchdog("");
                 return false;
             }
             assert!(started.elapsed() < DEADLINE, "{} does not answer:\n{}", self.name, self.log());
@@ -115,32 +113,26 @@ impl Server {
 
     /// Sends a signal and waits until the server is gone; does nothing where it is not there.
     pub(crate) fn stop(&self, signal: &str) {
-        let Some(mut child) = self.process().take() else { return };
-        self.signal(signal);
+        let Some(mut child) = lock(&self.process).take() else { return };
         let asked = now();
+        let mut kill = Command::new("kill");
+        kill.args(["-s", signal, &child.id().to_string()]).stderr(Stdio::null());
+        // It may have ended by itself.
+        drop(kill.status());
         while child.try_wait().expect("a child").is_none() {
             if asked.elapsed() > DEADLINE {
-                // The watchdog ends it when the pipe does.
-                drop(child.stdin.take());
-                drop(child.wait());
-                return;
+                drop(child.kill());
             }
             pause();
         }
+        self.tell_watchdog("");
     }
 
-    fn signal(&self, signal: &str) {
-        let started = now();
-        let pid = loop {
-            match fs::read_to_string(self.folder().join("pid")) {
-                Ok(pid) => break pid,
-                Err(_) if started.elapsed() < DEADLINE => pause(),
-                Err(error) => panic!("{} has no process id: {error}", self.name),
-            }
-        };
-        // It may have ended by itself.
-        let mut kill = Command::new("kill");
-        drop(kill.args(["-s", signal, pid.trim()]).stderr(Stdio::null()).status());
+    fn tell_watchdog(&self, server: &str) {
+        if let Some(pipe) = &mut lock(&self.watchdog).stdin {
+            // Where somebody has ended it, the server still goes with its value.
+            drop(writeln!(pipe, "{server}"));
+        }
     }
 
     /// Returns what the server has said.
@@ -148,16 +140,20 @@ impl Server {
         fs::read(self.folder().join("log"))
             .map_or_else(|error| error.to_string(), |log| String::from_utf8_lossy(&log).into())
     }
-
-    fn process(&self) -> MutexGuard<'_, Option<Child>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop("KILL");
+        let mut watchdog = lock(&self.watchdog);
+        drop(watchdog.stdin.take());
+        drop(watchdog.wait());
     }
+}
+
+/// What is locked here is whole at any time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A user that is not root, which Postgres and pgbouncer refuse to run as.

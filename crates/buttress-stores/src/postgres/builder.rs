@@ -22,6 +22,7 @@ use super::{Inner, PostgresStore, error::Failure, schema, statements::Statements
 /// - `max_state`: 64 MiB
 /// - `statement_timeout`: 10 s, for a statement and for the wait for a lock
 /// - `call_timeout`: 30 s, for a call with all its waits and repeats
+/// - `idle_check`: a connection that was idle for 5 s is looked at before it is used
 /// - `clock`: the server's
 #[must_use = "a builder does nothing until it connects"]
 pub struct PostgresBuilder {
@@ -32,6 +33,7 @@ pub struct PostgresBuilder {
     capabilities: Capabilities,
     statement_timeout: Duration,
     call_timeout: Duration,
+    idle_check: Duration,
     clock: Option<Clock>,
     #[cfg(feature = "postgres-rustls")]
     tls: Option<super::tls::Rustls>,
@@ -43,8 +45,8 @@ enum Server {
     On(Pool),
 }
 
-/// How long a connection may have been idle and still be used without a look at it.
-const FRESH: Duration = Duration::from_secs(5);
+/// How long a connection may take for a sign of life; a quarter of a call's time where that is less.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 // ===== impl PostgresBuilder =====
 
@@ -68,6 +70,7 @@ impl PostgresBuilder {
                 .kept(NonZeroU32::new(10)),
             statement_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(30),
+            idle_check: Duration::from_secs(5),
             clock: None,
             #[cfg(feature = "postgres-rustls")]
             tls: None,
@@ -135,6 +138,13 @@ impl PostgresBuilder {
         self
     }
 
+    /// Sets after how much idle time a connection is asked for a sign of life, which a firewall that
+    /// drops it in silence needs; a pool of one's own does it in its way.
+    pub const fn idle_check(mut self, idle: Duration) -> Self {
+        self.idle_check = idle;
+        self
+    }
+
     /// Sets the clock that leases are measured by, for tests: many processes agree on the server's
     /// only.
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -166,7 +176,8 @@ impl PostgresBuilder {
                 let manager = manager(&mut config, self.tls)?;
                 #[cfg(not(feature = "postgres-rustls"))]
                 let manager = manager(&mut config)?;
-                (open(manager, self.pool_size, self.call_timeout)?, place(&config))
+                let pool = open(manager, self.pool_size, self.call_timeout, self.idle_check)?;
+                (pool, place(&config))
             }
         };
         let settings = settings(self.statement_timeout);
@@ -247,18 +258,24 @@ fn unencrypted(config: &mut Config) -> Manager {
 }
 
 /// Makes a pool; nothing is connected yet.
-fn open(manager: Manager, size: usize, timeout: Duration) -> Result<Pool, StoreError> {
+fn open(
+    manager: Manager,
+    size: usize,
+    timeout: Duration,
+    idle: Duration,
+) -> Result<Pool, StoreError> {
+    let patience = SIGN_OF_LIFE.min(timeout / 4);
     Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .timeouts(Timeouts { wait: Some(timeout), create: Some(timeout), recycle: None })
-        .pre_recycle(Hook::async_fn(|client, metrics| {
+        .pre_recycle(Hook::async_fn(move |client, metrics| {
             Box::pin(async move {
                 // A firewall may have dropped one that was idle, without a word to either side.
-                if metrics.last_used() <= FRESH {
+                if metrics.last_used() < idle {
                     return Ok(());
                 }
-                let look = tokio::time::timeout(FRESH, client.check_connection()).await;
+                let look = tokio::time::timeout(patience, client.check_connection()).await;
                 let answer = look.map_err(|_| HookError::message("no answer"))?;
                 answer.map_err(HookError::Backend)
             })

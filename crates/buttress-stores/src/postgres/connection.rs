@@ -93,7 +93,7 @@ impl Transaction {
 
     /// Commits; where the answer is lost, nobody knows yet whether it was.
     async fn commit(&mut self) -> Result<(), Failure> {
-        // A timeout would end the wait for a replica, and the answer would still be that it is done.
+        // A timeout would end the wait for a replica, and the answer would be that all is done.
         let commit = "SET LOCAL statement_timeout = 0; COMMIT";
         let committed = self.0.client().batch_execute(commit).await;
         committed.map_err(|error| {

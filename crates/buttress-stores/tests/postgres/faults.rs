@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use buttress::checkpoint::{
     CheckpointKey, CheckpointStore, Page, Put, StoreErrorKind, WorkflowId, WriteId,
 };
-use buttress_stores::PostgresStore;
+use buttress_stores::{PostgresStore, postgres::PostgresBuilder};
 use buttress_test_servers::{PgBouncer, Postgres};
 
 use crate::{
@@ -60,8 +60,9 @@ async fn assert_one(store: &PostgresStore, key: &CheckpointKey, sequence: u64) {
 
 #[tokio::test]
 async fn connections_that_are_ended_between_two_puts_do_not_show() {
-    let (builder, _) = fresh();
-    let store = builder.connect().await.unwrap();
+    // A database of its own: whoever else is on the server keeps their connections.
+    let url = POSTGRES.create_database("between");
+    let store = PostgresStore::connect(&url).await.unwrap();
     let key = key("between");
     let mut head = None;
     for _ in 0..5 {
@@ -69,7 +70,7 @@ async fn connections_that_are_ended_between_two_puts_do_not_show() {
         tokio::task::spawn_blocking(|| {
             POSTGRES.sql(
                 "select pg_terminate_backend(pid) from pg_stat_activity
-                 where application_name = 'buttress' and state = 'idle'",
+                 where datname = 'between' and state = 'idle'",
             )
         })
         .await
@@ -91,10 +92,14 @@ async fn a_connection_that_is_ended_within_the_commit_does_not_show() {
 }
 
 async fn behind_a_proxy() -> (PostgresStore, Proxy) {
+    let (builder, proxy) = builder_behind_a_proxy().await;
+    (builder.connect().await.unwrap(), proxy)
+}
+
+async fn builder_behind_a_proxy() -> (PostgresBuilder, Proxy) {
     let proxy = Proxy::before(POSTGRES.port()).await;
     let url = POSTGRES.url().replace(&POSTGRES.port().to_string(), &proxy.port.to_string());
-    let store = PostgresStore::builder(url).table_prefix(fresh_prefix()).connect().await.unwrap();
-    (store, proxy)
+    (PostgresStore::builder(url).table_prefix(fresh_prefix()), proxy)
 }
 
 #[tokio::test]
@@ -134,8 +139,7 @@ async fn a_put_that_stays_without_an_answer_can_be_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_a_server_or_a_pooler_ends_when_idle_is_replaced() {
     let server = Postgres::start_with(&[("idle_session_timeout", "100")]);
-    let server: &'static Postgres = Box::leak(Box::new(server));
-    let bouncer = PgBouncer::start_with(server, &[("client_idle_timeout", "1")]);
+    let bouncer = PgBouncer::start_with(&server, &[("client_idle_timeout", "1")]);
     for url in [server.url(), bouncer.url()] {
         let store =
             PostgresStore::builder(url).table_prefix(fresh_prefix()).connect().await.unwrap();
@@ -144,11 +148,22 @@ async fn a_connection_that_a_server_or_a_pooler_ends_when_idle_is_replaced() {
         for _ in 0..3 {
             head = Some(store.put(Put::new(key.clone(), head, &b"state"[..])).await.unwrap());
             let idle = "select count(*) from pg_stat_activity where application_name = 'buttress'";
-            until(server, idle, "0").await;
+            until(&server, idle, "0").await;
         }
         assert_eq!(store.latest(&key).await.unwrap().map(|found| found.sequence), head);
     }
-    server.stop();
+}
+
+#[tokio::test]
+async fn a_connection_that_a_firewall_drops_in_silence_is_replaced() {
+    let (builder, proxy) = builder_behind_a_proxy().await;
+    let builder = builder.idle_check(Duration::ZERO).call_timeout(Duration::from_secs(8));
+    let store = builder.connect().await.unwrap();
+    let key = key("silence");
+    let first = store.put(Put::new(key.clone(), None, &b"state"[..])).await.unwrap();
+    proxy.drop_in_silence();
+    let second = store.put(Put::new(key.clone(), Some(first), &b"state"[..])).await.unwrap();
+    assert_eq!(store.latest(&key).await.unwrap().map(|found| found.sequence), Some(second));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,16 +9,20 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
+        tcp::{ReadHalf, WriteHalf},
     },
+    sync::watch,
 };
 
-/// Passes everything on, but for answers to `COMMIT` while some are to be lost.
+/// Passes everything on, but for answers to `COMMIT` while some are to be lost, and for all of
+/// connections that were dropped in silence.
 pub(crate) struct Proxy {
     /// The port on 127.0.0.1.
     pub(crate) port: u16,
     /// How many answers are yet to be lost.
     pub(crate) to_lose: Arc<AtomicU32>,
+    /// Passes nothing more on, on those that are there at each change.
+    dropped: watch::Sender<()>,
 }
 
 impl Proxy {
@@ -28,20 +32,35 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let to_lose = Arc::new(AtomicU32::new(0));
         let losing = to_lose.clone();
+        let dropped = watch::Sender::new(());
+        let dropping = dropped.clone();
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                tokio::spawn(pass_on(client, server, losing.clone()));
+                let (losing, mut dropped) = (losing.clone(), dropping.subscribe());
+                tokio::spawn(async move {
+                    let (mut client, mut server) = (client, server);
+                    tokio::select! {
+                        () = pass_on(&mut client, &mut server, losing) => {}
+                        // Neither side hears of the end.
+                        _ = dropped.changed() => std::future::pending().await,
+                    }
+                });
             }
         });
-        Self { port, to_lose }
+        Self { port, to_lose, dropped }
+    }
+
+    /// Passes nothing more on between the connections that are there, and keeps them open.
+    pub(crate) fn drop_in_silence(&self) {
+        self.dropped.send_replace(());
     }
 }
 
-async fn pass_on(client: TcpStream, server: TcpStream, to_lose: Arc<AtomicU32>) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+async fn pass_on(client: &mut TcpStream, server: &mut TcpStream, to_lose: Arc<AtomicU32>) {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
     loop {
         let lost = tokio::select! {
             said = step(&mut from_client, &mut to_server) => match said {
@@ -66,7 +85,7 @@ fn lose_one(to_lose: &AtomicU32) -> bool {
 }
 
 /// Passes one piece on and returns it; none at the end of either side.
-async fn step(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) -> Option<Vec<u8>> {
+async fn step(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> Option<Vec<u8>> {
     let mut piece = vec![0; 64 << 10];
     let length = from.read(&mut piece).await.ok().filter(|length| *length > 0)?;
     piece.truncate(length);

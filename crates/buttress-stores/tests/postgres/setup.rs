@@ -246,6 +246,20 @@ async fn names_and_phases_with_odd_characters_come_back() {
 }
 
 #[tokio::test]
+async fn a_write_id_that_was_used_for_something_else_is_a_conflict() {
+    let (builder, _) = fresh();
+    let store = builder.connect().await.unwrap();
+    let key = key("write id");
+    let put = Put::new(key.clone(), None, &b"first"[..]);
+    let first = store.put(put.clone()).await.unwrap();
+    let other = Put::new(key.clone(), Some(first), &b"second"[..]).write_id(put.write_id);
+    let error = store.put(other).await.unwrap_err();
+    assert!(error.is_conflict(), "{error:?}");
+    assert_eq!(store.put(put).await.unwrap(), first);
+    assert_eq!(store.latest(&key).await.unwrap().unwrap().sequence, first);
+}
+
+#[tokio::test]
 async fn names_of_tables_that_cannot_be_are_refused() {
     for builder in [
         PostgresStore::builder(POSTGRES.url()).schema(""),

@@ -1,207 +1,21 @@
-//! Walks the telemetry contract: what each layer tells Langfuse, once for a success and once for
-//! each way to fail.
-//!
-//! Every trace goes over a socket to a server that behaves as Langfuse does, and is compared as a
-//! whole: names, nesting, types, levels, sentences, and every key with its value. The clock is
-//! paused, so delays and waits are exact.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! What each layer of the core tells, once for a success and once for each way to fail.
 
 use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
     task::{Context, Waker},
     time::Duration,
 };
 
 use buttress::{
     AgentLayer, AnyError, CircuitBreakerLayer, Failure, FailureKind, FallbackLayer,
-    FaultTolerantAgent, Outcome, RetryBudget, RetryLayer, TimeoutLayer, telemetry,
+    FaultTolerantAgent, Outcome, RetryBudget, RetryLayer, TimeoutLayer,
     test_util::{Answer, Scripted},
 };
-use buttress_langfuse::Langfuse;
-use buttress_tests::langfuse_server::{LangfuseServer, Observation};
-use serde_json::{Map, Value};
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _};
-use tracing::{Event, Subscriber, field::Field};
-use tracing_subscriber::layer::SubscriberExt as _;
+
+use super::seen::{Seen, observe};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-// ===== the table =====
-
-/// What every span may carry.
-const EVERYWHERE: [&str; 6] =
-    ["agent_id", "outcome", "failure_kind", "error", "error_type", "ticker"];
-
-/// The rows: a span, its type in Langfuse, and the keys of its own.
-const TABLE: [(&str, &str, &[&str]); 10] = [
-    (
-        "agent_research",
-        "AGENT",
-        &[
-            "has_fallbacks",
-            "timeout_seconds",
-            "max_retries",
-            "circuit_breaker_threshold",
-            "success",
-        ],
-    ),
-    (
-        "circuit_breaker_call",
-        "SPAN",
-        &[
-            "circuit_key",
-            "circuit_state_at_start",
-            "circuit_state",
-            "failure_count",
-            "success_count",
-            "retry_after_seconds",
-            "state_transition",
-        ],
-    ),
-    (
-        "retry_execution",
-        "SPAN",
-        &[
-            "max_attempts",
-            "retry_history",
-            "retry_succeeded",
-            "attempts_needed",
-            "final_error",
-            "stop",
-        ],
-    ),
-    ("retry_attempt", "SPAN", &["attempt", "delay_seconds"]),
-    ("timeout_protected_call", "SPAN", &["timeout_seconds"]),
-    (
-        "fallback_chain",
-        "SPAN",
-        &[
-            "total_agents",
-            "fallback_history",
-            "fallback_succeeded",
-            "fallback_level",
-            "primary_failed",
-        ],
-    ),
-    ("fallback_attempt", "SPAN", &["agent_index", "agent_type"]),
-    ("circuit_breaker.opened", "EVENT", &["circuit_key", "state_transition", "reason"]),
-    ("circuit_breaker.half_opened", "EVENT", &["circuit_key", "state_transition", "reason"]),
-    ("circuit_breaker.closed", "EVENT", &["circuit_key", "state_transition", "reason"]),
-];
-
-// ===== the way from a layer to the server and back =====
-
-/// What a scenario left behind.
-struct Seen {
-    observations: Vec<Observation>,
-    log: Vec<String>,
-}
-
-/// Runs a scenario on a paused clock, delivers its spans, and reads them from the server.
-fn observe(scenario: impl AsyncFnOnce()) -> Seen {
-    let server = LangfuseServer::start_blocking();
-    let langfuse = Langfuse::builder()
-        .public_key(server.public_key())
-        .secret_key(server.secret_key())
-        .base_url(server.base_url())
-        .start()
-        .unwrap();
-    let log = LogLines::default();
-    let subscriber = tracing_subscriber::registry().with(langfuse.layer()).with(log.clone());
-    tracing::subscriber::with_default(subscriber, || {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        runtime.enable_time().start_paused(true).build().unwrap().block_on(scenario());
-    });
-    langfuse.shutdown(Duration::from_secs(20)).unwrap();
-    Seen { observations: server.observations(), log: log.0.lock().unwrap().clone() }
-}
-
-/// Keeps the lines that layers log.
-#[derive(Clone, Default)]
-struct LogLines(Arc<Mutex<Vec<String>>>);
-
-impl<S: Subscriber> tracing_subscriber::Layer<S> for LogLines {
-    fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        if event.metadata().target() == telemetry::LOG_TARGET {
-            let mut line = event.metadata().level().to_string();
-            event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
-                assert_eq!(field.name(), "message", "a log line is a sentence");
-                write!(line, " {value:?}").unwrap();
-            });
-            self.0.lock().unwrap().push(line);
-        }
-    }
-}
-
-impl Seen {
-    /// Draws the trees: a line for what a person reads, and one for the keys.
-    fn tree(&self) -> String {
-        let mut text = String::new();
-        for root in self.observations.iter().filter(|one| one.parent_id().is_none()) {
-            self.draw(root, 0, &mut text);
-        }
-        text
-    }
-
-    fn draw(&self, one: &Observation, depth: usize, text: &mut String) {
-        let indent = "  ".repeat(depth);
-        write!(text, "{indent}{} {} {}", one.name(), one.kind(), one.level()).unwrap();
-        if let Some(message) = one.status_message() {
-            write!(text, ": {message}").unwrap();
-        }
-        writeln!(text, "\n{indent}  {}", Value::Object(keys(one))).unwrap();
-        // Spans are stored in the order of their ends, which is that of siblings in time.
-        for child in &self.observations {
-            if child.parent_id() == Some(one.id()) {
-                self.draw(child, depth + 1, text);
-            }
-        }
-    }
-
-    #[track_caller]
-    fn check(&self, tree: &str, log: &[&str]) {
-        let is = self.tree();
-        let expected: String =
-            tree.lines().skip(1).map(|line| format!("{}\n", line.trim_end())).collect();
-        assert_eq!(is, expected, "\nis:\n{is}\nexpected:\n{expected}");
-        assert_eq!(self.log, log);
-        check_rows(&self.observations);
-    }
-}
-
-/// Returns the metadata that the span itself recorded.
-fn keys(one: &Observation) -> Map<String, Value> {
-    let mut metadata = one.field("metadata").as_object().cloned().unwrap_or_default();
-    for added in ["attributes", "resourceAttributes", "scope"] {
-        metadata.remove(added);
-    }
-    // Lists go as JSON text, which the server keeps and its readers parse.
-    for value in metadata.values_mut() {
-        if let Some(list) = value.as_str().filter(|text| text.starts_with('[')) {
-            *value = serde_json::from_str(list).unwrap();
-        }
-    }
-    metadata
-}
-
-/// Checks every observation against its row of the table.
-#[track_caller]
-fn check_rows(observations: &[Observation]) {
-    for one in observations {
-        let row = TABLE.iter().find(|(name, ..)| *name == one.name());
-        let (name, kind, own) = row.unwrap_or_else(|| panic!("{} has no row", one.name()));
-        assert_eq!(one.kind(), *kind, "{name}");
-        for key in keys(one).keys() {
-            let known = own.contains(&&**key) || EVERYWHERE.contains(&&**key);
-            assert!(known, "{name} has a key {key} that no row names");
-        }
-    }
-}
-
-// ===== the scenarios =====
 
 fn script(answers: impl IntoIterator<Item = Answer<&'static str>>) -> Scripted<&'static str> {
     Scripted::new(answers)
@@ -374,7 +188,7 @@ fn stopped() -> Seen {
     })
 }
 
-const SCENARIOS: [fn() -> Seen; 13] = [
+pub(crate) const SCENARIOS: [fn() -> Seen; 13] = [
     answered,
     rescued_by_a_retry,
     rescued_by_a_fallback,
@@ -389,26 +203,6 @@ const SCENARIOS: [fn() -> Seen; 13] = [
     an_answer_that_is_a_failure,
     stopped,
 ];
-
-// ===== the tests =====
-
-#[test]
-fn every_key_of_the_table_is_recorded_by_some_scenario() {
-    let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
-    for scenario in SCENARIOS {
-        let observations = scenario().observations;
-        check_rows(&observations);
-        for one in observations {
-            seen.extend(keys(&one).into_iter().map(|(key, _)| (one.name().to_owned(), key)));
-        }
-    }
-    for (name, _, own) in TABLE {
-        for key in own {
-            let place = (name.to_owned(), (*key).to_owned());
-            assert!(seen.contains(&place), "no scenario records {key} of {name}");
-        }
-    }
-}
 
 #[test]
 fn answered_is_told() {

@@ -1,0 +1,97 @@
+//! Walks the telemetry contract: what each layer tells Langfuse, once for a success and once for
+//! each way to fail.
+//!
+//! Every trace goes over a socket to a server that behaves as Langfuse does, and is compared as a
+//! whole: names, nesting, types, levels, sentences, and every key with its value. The clock is
+//! paused, so delays and waits are exact.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod checkpoints;
+mod layers;
+mod seen;
+
+use std::collections::BTreeSet;
+
+use self::seen::{check_rows, keys};
+
+/// What every span may carry.
+const EVERYWHERE: [&str; 6] =
+    ["agent_id", "outcome", "failure_kind", "error", "error_type", "ticker"];
+
+/// The rows: a span, its type in Langfuse, and the keys of its own.
+const TABLE: [(&str, &str, &[&str]); 13] = [
+    (
+        "agent_research",
+        "AGENT",
+        &[
+            "has_fallbacks",
+            "timeout_seconds",
+            "max_retries",
+            "circuit_breaker_threshold",
+            "success",
+        ],
+    ),
+    (
+        "circuit_breaker_call",
+        "SPAN",
+        &[
+            "circuit_key",
+            "circuit_state_at_start",
+            "circuit_state",
+            "failure_count",
+            "success_count",
+            "retry_after_seconds",
+            "state_transition",
+        ],
+    ),
+    (
+        "retry_execution",
+        "SPAN",
+        &[
+            "max_attempts",
+            "retry_history",
+            "retry_succeeded",
+            "attempts_needed",
+            "final_error",
+            "stop",
+        ],
+    ),
+    ("retry_attempt", "SPAN", &["attempt", "delay_seconds"]),
+    ("timeout_protected_call", "SPAN", &["timeout_seconds"]),
+    (
+        "fallback_chain",
+        "SPAN",
+        &[
+            "total_agents",
+            "fallback_history",
+            "fallback_succeeded",
+            "fallback_level",
+            "primary_failed",
+        ],
+    ),
+    ("fallback_attempt", "SPAN", &["agent_index", "agent_type"]),
+    ("circuit_breaker.opened", "EVENT", &["circuit_key", "state_transition", "reason"]),
+    ("circuit_breaker.half_opened", "EVENT", &["circuit_key", "state_transition", "reason"]),
+    ("save_checkpoint", "SPAN", &["workflow_id", "phase", "checkpoint_file", "checkpoint_uri"]),
+    ("load_checkpoint", "SPAN", &["workflow_id", "checkpoint_phase", "checkpoint_timestamp"]),
+    ("resume_from_checkpoint", "SPAN", &["workflow_id", "resume_phase", "checkpoint_age_seconds"]),
+    ("circuit_breaker.closed", "EVENT", &["circuit_key", "state_transition", "reason"]),
+];
+
+#[test]
+fn every_key_of_the_table_is_recorded_by_some_scenario() {
+    let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
+    for scenario in layers::SCENARIOS.iter().chain(&checkpoints::SCENARIOS) {
+        let observations = scenario().observations;
+        check_rows(&observations);
+        for one in observations {
+            seen.extend(keys(&one).into_iter().map(|(key, _)| (one.name().to_owned(), key)));
+        }
+    }
+    for (name, _, own) in TABLE {
+        for key in own {
+            let place = (name.to_owned(), (*key).to_owned());
+            assert!(seen.contains(&place), "no scenario records {key} of {name}");
+        }
+    }
+}
