@@ -14,6 +14,7 @@ use buttress::checkpoint::{
     TaskWrite, WorkflowId, WriteId, WriteKind,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use twox_hash::xxhash3_128::Hasher;
 
 /// The version of the format; a record of a newer one is left untouched.
@@ -24,6 +25,8 @@ const MAGIC: [u8; 3] = *b"BTR";
 #[cfg(feature = "object-store")]
 pub(crate) const KIND_BYTES: u64 = 4;
 const CHECKSUM: usize = 16;
+/// How deep metadata may be nested: serde_json reads 127 levels, and writes any.
+const DEEPEST: usize = 100;
 /// Sizes from here on are summed up and copied on a thread where that holds nobody up.
 const LARGE: usize = 256 << 10;
 
@@ -153,7 +156,15 @@ impl Record {
     }
 
     /// Writes the record, with the state or the values in the body.
+    ///
+    /// What could not be read again is refused.
     pub(crate) async fn encode(&self, body: &Body) -> Result<Vec<u8>, StoreError> {
+        if let Entry::Checkpoint(checkpoint) = &self.entry
+            && checkpoint.metadata.values().any(|value| is_deeper(value, DEEPEST))
+        {
+            let reason = format!("metadata is nested more than {DEEPEST} levels deep");
+            return Err(StoreError::encode(reason));
+        }
         let header = serde_json::to_vec(&Header::new(self))
             .map_err(|error| StoreError::encode(error.to_string()))?;
         let (kind, body) = (self.kind().letter(), body.clone());
@@ -374,6 +385,16 @@ fn sum(start: &[u8], header: &[u8], body: u128) -> [u8; CHECKSUM] {
 
 fn corrupt(what: impl Into<String>) -> Unreadable {
     Unreadable::Corrupt(what.into())
+}
+
+/// Returns whether a value has more levels of arrays and objects.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else { return true };
+    match value {
+        Value::Array(values) => values.iter().any(|value| is_deeper(value, below)),
+        Value::Object(values) => values.values().any(|value| is_deeper(value, below)),
+        _ => false,
+    }
 }
 
 /// Runs work that grows with a size: a large one on tokio's threads for it.
