@@ -131,6 +131,10 @@ impl Inner {
             Ok(_) => {}
             // Whether it can be written is for the first put to say: one may only want to read.
             Err(Error::PermissionDenied { .. }) => return Ok(()),
+            Err(error @ Error::NotFound { .. }) => {
+                let reason = format!("there is no such bucket or folder: {}", self.store);
+                return Err(StoreError::setup(reason).with_source(error::failed(&error)));
+            }
             Err(error) => return Err(error::failed(&error)),
         }
         let again = create().await;

@@ -54,7 +54,9 @@
 //!
 //! Where it is not known whether an object was created, it is read back. Where that fails too the
 //! answer is `Unavailable`, and the caller may repeat the same put, with the same write id, whether
-//! it was stored or not. A put whose future is dropped may still be stored.
+//! it was stored or not. A put whose future is dropped may still be stored, and a deletion goes on
+//! in the background. The chains of a workflow are deleted one by one: a process that is killed
+//! meanwhile leaves the rest, for whoever deletes once more.
 
 mod append;
 mod builder;
@@ -341,7 +343,14 @@ impl CheckpointStore for ObjectStore {
     }
 
     async fn delete(&self, id: &WorkflowId, lease: Option<&Lease>) -> Result<(), StoreError> {
-        self.within(self.delete_once(id, lease)).await.map_err(|error| {
+        let (store, own, lease) = (self.clone(), id.clone(), lease.cloned());
+        // In a task of its own: dropped half-way it would leave some of the chains.
+        let deleting =
+            tokio::spawn(
+                async move { store.within(store.delete_once(&own, lease.as_ref())).await },
+            );
+        let done = deleting.await.unwrap_or_else(|error| Err(StoreError::unavailable(error)));
+        done.map_err(|error| {
             // Held and fenced name their chain already.
             if error.workflow_id().is_some() {
                 return error;
