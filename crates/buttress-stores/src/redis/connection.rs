@@ -1,0 +1,136 @@
+//! The connection that all calls share, and what replaces it when it is gone.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script,
+    ServerErrorKind, ToRedisArgs, aio::MultiplexedConnection,
+};
+use tokio::{sync::Mutex, time::Instant};
+
+use super::error::Failure;
+
+/// How long a connection may have been idle and still be used without a look at it.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// The way to a server.
+pub(super) struct Link {
+    client: Client,
+    config: AsyncConnectionConfig,
+    /// The newest connection; none before the first call and after it was lost.
+    current: Mutex<Option<Current>>,
+    /// How many there were; only who holds the lock adds to it.
+    count: AtomicU64,
+}
+
+struct Current {
+    connection: MultiplexedConnection,
+    number: u64,
+    last_used: Instant,
+}
+
+/// A script with its keys and arguments.
+pub(super) struct Call<'a> {
+    script: &'a Script,
+    command: Cmd,
+}
+
+// ===== impl Link =====
+
+impl Link {
+    pub(super) fn new(client: Client, connect: Duration, response: Duration) -> Self {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(connect))
+            .set_response_timeout(Some(response));
+        Self { client, config, current: Mutex::new(None), count: AtomicU64::new(0) }
+    }
+
+    /// Runs a script, which the server is told where it does not know it.
+    pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, Failure> {
+        let (mut connection, number) = self.connection().await?;
+        let mut answer = call.command.query_async(&mut connection).await;
+        if answer.as_ref().is_err_and(is_unknown) {
+            answer = match call.script.load_async(&mut connection).await {
+                Ok(_) => call.command.query_async(&mut connection).await,
+                Err(error) => Err(error),
+            };
+        }
+        self.used(number, answer).await
+    }
+
+    /// Runs a command.
+    pub(super) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
+        let (mut connection, number) = self.connection().await?;
+        let answer = command.query_async(&mut connection).await;
+        self.used(number, answer).await
+    }
+
+    /// Takes note of how a connection was used.
+    async fn used<T>(&self, number: u64, answer: Result<T, RedisError>) -> Result<T, Failure> {
+        let mut current = self.current.lock().await;
+        let own = current.as_mut().filter(|current| current.number == number);
+        match (&answer, own) {
+            (Err(error), Some(_)) if is_broken(error) => *current = None,
+            (_, Some(own)) => own.last_used = Instant::now(),
+            _ => {}
+        }
+        drop(current);
+        Ok(answer?)
+    }
+
+    /// Returns the connection that is there, or a new one.
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), Failure> {
+        let mut current = self.current.lock().await;
+        if let Some(there) = current.as_mut() {
+            // A firewall may have dropped one that was idle, without a word to either side.
+            if there.last_used.elapsed() < FRESH || answers(&there.connection).await {
+                there.last_used = Instant::now();
+                return Ok((there.connection.clone(), there.number));
+            }
+        }
+        *current = None;
+        let connection =
+            self.client.get_multiplexed_async_connection_with_config(&self.config).await;
+        // Nobody has been asked for anything yet, so nothing is lost.
+        let connection = connection.map_err(|error| Failure::from(error).at_last())?;
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        *current =
+            Some(Current { connection: connection.clone(), number, last_used: Instant::now() });
+        Ok((connection, number))
+    }
+}
+
+/// Returns whether a connection still answers.
+async fn answers(connection: &MultiplexedConnection) -> bool {
+    let mut connection = connection.clone();
+    let ping = redis::cmd("PING");
+    let answer = tokio::time::timeout(FRESH, ping.query_async::<redis::Value>(&mut connection));
+    matches!(answer.await, Ok(Ok(_)))
+}
+
+// ===== impl Call =====
+
+impl<'a> Call<'a> {
+    pub(super) fn new(script: &'a Script, keys: &[&str]) -> Self {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(script.get_hash()).arg(keys.len()).arg(keys);
+        Self { script, command }
+    }
+
+    pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
+        self.command.arg(argument);
+        self
+    }
+}
+
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// Returns whether a connection is of no more use; one without an answer in time may be dead.
+fn is_broken(error: &RedisError) -> bool {
+    error.is_unrecoverable_error() || error.is_io_error()
+}
