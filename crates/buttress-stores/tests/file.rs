@@ -24,12 +24,7 @@ struct Files(TempDir);
 
 async fn open(path: &Path, options: &Options) -> Result<FileStore, StoreError> {
     let keep = options.keep.map_or(u32::MAX, std::num::NonZeroU32::get);
-    FileStore::options()
-        .clock(options.clock.clone())
-        .max_state(options.max_state)
-        .keep(keep)
-        .open(path)
-        .await
+    FileStore::open(path).clock(options.clock.clone()).max_state(options.max_state).keep(keep).await
 }
 
 impl Harness for Files {

@@ -67,7 +67,7 @@ pub use self::{
     checkpointer::{Checkpointer, Resumed, Saved, WhenUnavailable},
     clock::Clock,
     error::{StoreError, StoreErrorKind},
-    file::{FileStore, FileStoreOptions},
+    file::{FileStore, OpenFileStore},
     id::{CheckpointKey, Namespace, WorkflowId},
     layer::{CheckpointLayer, CheckpointService, ResponseFuture},
     memory::MemoryStore,

@@ -15,6 +15,7 @@ use std::{
     fmt,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -91,10 +92,19 @@ pub struct FileStore {
     chains: Arc<Mutex<HashMap<CheckpointKey, Arc<Chain>>>>,
 }
 
-/// How a [`FileStore`] is opened; made by [`FileStore::options`].
+/// A [`FileStore`] that is to be opened, by `.await`; made by [`FileStore::open`].
+///
+/// The folder is created, for its owner alone, where only its last part is missing; what a dead
+/// writer has left in it is removed. A folder that can only be read is opened too.
+///
+/// # Errors
+///
+/// `Setup` where it is no folder, or its file system has neither hard links nor a rename that
+/// replaces nothing; `Unavailable` where it cannot be read.
 #[derive(Debug, Clone)]
-#[must_use = "options do nothing until a store is opened with them"]
-pub struct FileStoreOptions {
+#[must_use = "a store is opened by awaiting it"]
+pub struct OpenFileStore {
+    folder: PathBuf,
     capabilities: Capabilities,
     seed_file: bool,
     clock: Clock,
@@ -112,20 +122,11 @@ struct Chain {
 // ===== impl FileStore =====
 
 impl FileStore {
-    /// Opens a folder with the defaults; creates it where only its last part is missing.
-    ///
-    /// # Errors
-    ///
-    /// As [`FileStoreOptions::open`].
-    pub async fn open(folder: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        Self::options().open(folder).await
-    }
-
-    /// Returns the defaults, for changes.
-    pub const fn options() -> FileStoreOptions {
+    /// Opens a folder, once it is awaited.
+    pub fn open(folder: impl Into<PathBuf>) -> OpenFileStore {
         let keep = NonZeroU32::new(10);
         let capabilities = Capabilities::new(Durable::Always).shared(true).kept(keep);
-        FileStoreOptions { capabilities, seed_file: true, clock: Clock::SYSTEM }
+        OpenFileStore { folder: folder.into(), capabilities, seed_file: true, clock: Clock::SYSTEM }
     }
 
     /// Returns the folder.
@@ -435,9 +436,9 @@ impl Chain {
     }
 }
 
-// ===== impl FileStoreOptions =====
+// ===== impl OpenFileStore =====
 
-impl FileStoreOptions {
+impl OpenFileStore {
     /// Sets how many checkpoints of a chain stay.
     ///
     /// # Panics
@@ -469,21 +470,9 @@ impl FileStoreOptions {
         self
     }
 
-    /// Opens a folder; creates it, for its owner alone, where only its last part is missing.
-    ///
-    /// What a dead writer has left is removed. A folder that can only be read is opened too.
-    ///
-    /// # Errors
-    ///
-    /// `Setup` where it is no folder, or its file system has neither hard links nor a rename that
-    /// replaces nothing; `Unavailable` where it cannot be read or written.
-    pub async fn open(self, folder: impl Into<PathBuf>) -> Result<FileStore, StoreError> {
-        self.open_on(folder.into(), Arc::new(Local)).await
-    }
-
-    async fn open_on(self, root: PathBuf, disk: Arc<dyn Disk>) -> Result<FileStore, StoreError> {
+    async fn open_on(self, disk: Arc<dyn Disk>) -> Result<FileStore, StoreError> {
         let folder = Folder {
-            root,
+            root: self.folder,
             disk,
             clock: self.clock,
             capabilities: self.capabilities,
@@ -492,6 +481,15 @@ impl FileStoreOptions {
         let store = FileStore { folder: Arc::new(folder), chains: Arc::default() };
         store.blocking(Folder::open).await?;
         Ok(store)
+    }
+}
+
+impl IntoFuture for OpenFileStore {
+    type Output = Result<FileStore, StoreError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.open_on(Arc::new(Local)))
     }
 }
 

@@ -158,7 +158,7 @@ fn temporaries(folder: &Path) -> usize {
 async fn open_on(root: &Path, disk: &Arc<Faulty>) -> FileStore {
     let left = disk.left.swap(i64::MAX, Ordering::Relaxed);
     let disk_of_store: Arc<dyn Disk> = Arc::clone(disk) as _;
-    let store = FileStore::options().keep(3).open_on(root.to_owned(), disk_of_store).await.unwrap();
+    let store = FileStore::open(root).keep(3).open_on(disk_of_store).await.unwrap();
     disk.left.store(left, Ordering::Relaxed);
     disk.calls.store(0, Ordering::Relaxed);
     store
@@ -241,7 +241,7 @@ async fn fail_at(
         settle(&store).await;
     }
 
-    let store = FileStore::options().keep(3).open(&scratch.0).await.unwrap();
+    let store = FileStore::open(&scratch.0).keep(3).await.unwrap();
     let found = store.latest(&key()).await.unwrap_or_else(|error| panic!("{case}: {error}"));
     let old = head.map(|_| format!("{{\"n\":{}}}", puts_before - 1));
     let found = found.as_ref().map(|found| (found.sequence, text(found).to_owned()));

@@ -1,0 +1,95 @@
+//! The stores, each with what it needs.
+
+use std::{pin::Pin, sync::Arc};
+
+use buttress::{BoxStore, CheckpointStore, FileStore, MemoryStore, WorkflowId, checkpoint::Put};
+use buttress_stores::sqlite::{SqliteStore, Synchronous};
+use tempfile::TempDir;
+
+use super::bare::{BareFile, BareSqlite};
+
+/// One way to keep a state.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// The bare case that it is compared with.
+    pub(crate) beside: Option<&'static str>,
+    way: Way,
+    /// What goes when the case does.
+    _needs: Vec<Box<dyn std::any::Any>>,
+}
+
+enum Way {
+    File(BareFile),
+    Sqlite(BareSqlite),
+    Store { store: BoxStore, id: WorkflowId, head: Option<u64> },
+}
+
+type Opened = Pin<Box<dyn Future<Output = Case>>>;
+
+/// Opens every case anew.
+pub(crate) async fn all() -> Vec<Case> {
+    let openers: [fn() -> Opened; 6] = [
+        || Box::pin(async { in_folder("bare/file", |path| Way::File(BareFile::new(path))) }),
+        || Box::pin(file()),
+        || Box::pin(async { in_folder("bare/sqlite", sqlite_file) }),
+        || Box::pin(sqlite(Synchronous::Full)),
+        || Box::pin(sqlite(Synchronous::Normal)),
+        || Box::pin(async { store("buttress/memory", None, MemoryStore::new().keep(10), vec![]) }),
+    ];
+    let mut cases = Vec::new();
+    for open in openers {
+        cases.push(open().await);
+    }
+    cases
+}
+
+fn in_folder(name: &'static str, way: impl FnOnce(&std::path::Path) -> Way) -> Case {
+    let folder = TempDir::new().expect("a temporary folder");
+    Case { name, beside: None, way: way(folder.path()), _needs: vec![Box::new(folder)] }
+}
+
+fn sqlite_file(folder: &std::path::Path) -> Way {
+    Way::Sqlite(BareSqlite::new(&folder.join("bare.db")))
+}
+
+async fn file() -> Case {
+    let folder = TempDir::new().expect("a temporary folder");
+    let opened = FileStore::open(folder.path()).await.expect("the folder can be used");
+    store("buttress/file", Some("bare/file"), opened, vec![Box::new(folder)])
+}
+
+async fn sqlite(synchronous: Synchronous) -> Case {
+    let (name, beside) = match synchronous {
+        Synchronous::Normal => ("buttress/sqlite_normal", None),
+        _ => ("buttress/sqlite", Some("bare/sqlite")),
+    };
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("checkpoints.db");
+    let opened = SqliteStore::open(path).synchronous(synchronous).await;
+    store(name, beside, opened.expect("the file can be used"), vec![Box::new(folder)])
+}
+
+fn store(
+    name: &'static str,
+    beside: Option<&'static str>,
+    store: impl CheckpointStore,
+    needs: Vec<Box<dyn std::any::Any>>,
+) -> Case {
+    let id = WorkflowId::new("bench").expect("the id is valid");
+    let way = Way::Store { store: BoxStore::new(store), id, head: None };
+    Case { name, beside, way, _needs: needs }
+}
+
+impl Case {
+    /// Keeps a state and returns once it is durable.
+    pub(crate) async fn put(&mut self, state: &Arc<Vec<u8>>) {
+        match &mut self.way {
+            Way::File(bare) => bare.put(state),
+            Way::Sqlite(bare) => bare.put(state),
+            Way::Store { store, id, head } => {
+                let put = Put::new(id.clone(), *head, state.to_vec()).phase("bench");
+                *head = Some(store.put(put).await.expect("nothing is in the way"));
+            }
+        }
+    }
+}
