@@ -134,10 +134,8 @@ impl Journal {
         let resumed = kept.workflow.resume().await?;
         let (checkpoint, seconds) = (resumed.checkpoint, resumed.age.as_secs());
         let (id, phase) = (&self.id, checkpoint.phase);
-        tell(format_args!(
-            "workflow {id}, kept in {}, goes on from phase {phase}, saved {seconds} s ago",
-            kept.place
-        ));
+        let place = &kept.place;
+        tell(format_args!("workflow {id}, kept in {place}, as of {seconds} s ago: phase {phase}"));
         self.resumed_from = Some(phase);
         let State { asked, outcome } = checkpoint.state;
         Ok((asked, outcome))
@@ -278,10 +276,7 @@ impl Kept {
         let (owner, started) = (owner(), Instant::now());
         let mut seen: Option<(String, SystemTime)> = None;
         loop {
-            let error = match self.workflow.acquire(&owner, LEASE).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
+            let Err(error) = self.workflow.acquire(&owner, LEASE).await else { return Ok(()) };
             let Some((holder, until)) = holder(&error) else { return Err(error.into()) };
             let (id, seconds) = (self.workflow.id(), LEASE.as_secs());
             match &seen {
