@@ -36,6 +36,10 @@ impl Chat {
         let own = Arc::clone(&state);
         let server = Server::start(move |stream| {
             let agent = read_request(stream);
+            // Somebody who only looks whether anybody listens asks nothing.
+            if agent.is_empty() {
+                return;
+            }
             *own.asked.lock().unwrap().entry(agent.clone()).or_default() += 1;
             let held = own.held.lock().unwrap();
             drop(own.released.wait_while(held, |held| *held == Some(&agent)).unwrap());
