@@ -5,7 +5,7 @@
 #   bash tests/all.sh --fast   format, lints, tests and docs: what one runs before each commit
 #
 # Installs what it needs where it is missing: cargo-deny and gungraun's runner from the Rust
-# registry, valgrind with apt-get. Ends with one line that counts the tests; exits with 1 when a
+# registry; valgrind, Postgres, pgbouncer and Redis with apt-get (which may ask for root). Ends with one line that counts the tests; exits with 1 when a
 # check failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -59,7 +59,7 @@ tests() {
 # Lints every crate alone with its smallest set of features, and each of its features alone.
 minimal_features() {
     local package feature
-    for package in buttress buttress-langfuse; do
+    for package in buttress buttress-langfuse buttress-stores; do
         echo "$package, no features"
         cargo clippy --quiet -p "$package" --lib --no-default-features -- -D warnings || return 1
         for feature in $(features_of "$package"); do
@@ -95,6 +95,21 @@ dependencies() {
     cargo deny --all-features check bans licenses sources
 }
 
+# The servers that tests start for themselves. Debian keeps Postgres' outside of PATH.
+servers() {
+    local missing=()
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null ||
+        missing+=(postgresql)
+    PATH="$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing+=(pgbouncer)
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v openssl >/dev/null || missing+=(openssl)
+    [ ${#missing[@]} -eq 0 ] && return
+    local sudo
+    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
+    $sudo apt-get update -qq && $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+check "servers" servers
 check "format" cargo fmt --all --check
 check "clippy, all features" cargo clippy --workspace --all-targets --all-features -- -D warnings
 

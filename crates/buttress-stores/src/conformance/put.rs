@@ -146,6 +146,30 @@ pub(super) async fn metadata<H: Harness>(fx: &Fixture<'_, H>) -> Checked {
     }
     ensure_eq!(found.metadata.len(), put.metadata.len(), "number of metadata");
     ensure_eq!(store.put(put).await?, sequence, "answer to a repeat with all this metadata");
+    deep_metadata(&store, sequence).await
+}
+
+/// What is written and cannot be read again, such as metadata that is nested too deep for the
+/// store's reader, has to be refused.
+async fn deep_metadata(store: &impl CheckpointStore, mut newest: u64) -> Checked {
+    let key = key("metadata");
+    for levels in [50, 99, 126, 127, 128, 129, 500] {
+        let deep = (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        let put = Put::new(key.clone(), Some(newest), state(1, 8)).metadata("deep", deep.clone());
+        match store.put(put).await {
+            Ok(sequence) => {
+                let found = head(store, &key).await?;
+                let same = found.metadata.get("deep") == Some(&deep);
+                ensure!(same, "metadata of {levels} levels is not the one put");
+                newest = sequence;
+            }
+            Err(error) => {
+                ensure!(levels > 50, "metadata of {levels} levels is refused: {error}");
+                ensure!(!error.is_retryable(), "a repeat of {levels} levels may help: {error}");
+                ensure_head(store, &key, Some(newest), "metadata that was refused").await?;
+            }
+        }
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 //! let store = SqliteStore::open(path).keep(20).await?;
 //! let id = WorkflowId::new("trades/2026-11-25")?;
-//! let first = store.put(Put::new(id.clone(), None, *b"state")).await?;
+//! let first = store.put(Put::new(id.clone(), None, &b"state"[..])).await?;
 //! assert_eq!(store.latest(&id.into()).await?.map(|head| head.sequence), Some(first));
 //! # Ok::<(), buttress::StoreError>(())
 //! # }).unwrap();

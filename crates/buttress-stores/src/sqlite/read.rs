@@ -68,8 +68,8 @@ fn head(
     tx: &Connection,
     key: &CheckpointKey,
 ) -> Result<Option<Checkpoint>, (Option<u64>, Problem)> {
-    let state = row::chain(tx, key).map_err(|problem| (None, problem))?;
-    let Some(sequence) = state.and_then(|state| state.head) else { return Ok(None) };
+    let chain = row::chain(tx, key).map_err(|problem| (None, problem))?;
+    let Some(sequence) = chain.and_then(|chain| chain.state.head) else { return Ok(None) };
     match one(tx, key, sequence) {
         Ok(Some(found)) => Ok(Some(found)),
         Ok(None) => Err((Some(sequence), Problem::corrupt("the newest checkpoint is missing"))),
@@ -108,7 +108,12 @@ fn one(tx: &Connection, key: &CheckpointKey, sequence: u64) -> Result<Option<Che
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query(params![workflow, namespace, Number(sequence)])?;
     let Some(found) = rows.next()? else { return Ok(None) };
-    whole(tx, row::record(key, found)?).map(Some)
+    let found = row::record(key, found)?;
+    // A tree that is out of order may answer a neighbour.
+    if found.sequence != sequence {
+        return Err(Problem::corrupt(format!("checkpoint {sequence} is not where it should be")));
+    }
+    whole(tx, found).map(Some)
 }
 
 fn whole(tx: &Connection, mut found: Checkpoint) -> Result<Checkpoint, Problem> {
@@ -125,27 +130,18 @@ pub(super) fn get(
         return Ok(None.into());
     }
     match one(tx, key, sequence)? {
-        None if leaves_a_gap(tx, key, sequence)? => {
+        None if is_missing(tx, key, sequence)? => {
             Err(Problem::corrupt(format!("checkpoint {sequence} is missing")))
         }
         found => Ok(found.into()),
     }
 }
 
-/// Returns whether a checkpoint that is not there should be: pruning takes the oldest, and this
-/// one is the head, or others are on both sides of it.
-fn leaves_a_gap(tx: &Connection, key: &CheckpointKey, sequence: u64) -> Result<bool, Problem> {
-    if row::chain(tx, key)?.is_some_and(|state| state.head == Some(sequence)) {
-        return Ok(true);
-    }
-    let sql = "SELECT
-        EXISTS (SELECT 1 FROM records
-            WHERE workflow = ?1 AND namespace = ?2 AND sequence < ?3)
-        AND EXISTS (SELECT 1 FROM records
-            WHERE workflow = ?1 AND namespace = ?2 AND sequence > ?3 AND parent = ?3)";
-    let [workflow, namespace] = row::of(key);
-    let mut statement = tx.prepare_cached(sql)?;
-    Ok(statement.query_row(params![workflow, namespace, Number(sequence)], |row| row.get(0))?)
+/// Returns whether a checkpoint that is not there should be.
+fn is_missing(tx: &Connection, key: &CheckpointKey, sequence: u64) -> Result<bool, Problem> {
+    let Some(chain) = row::chain(tx, key)? else { return Ok(false) };
+    let kept = chain.first.zip(chain.state.head);
+    Ok(kept.is_some_and(|(first, head)| (first..=head).contains(&sequence)))
 }
 
 pub(super) fn history(tx: &Connection, key: &CheckpointKey, page: Page) -> Answer<Vec<Checkpoint>> {
@@ -154,15 +150,24 @@ pub(super) fn history(tx: &Connection, key: &CheckpointKey, page: Page) -> Answe
         ORDER BY sequence DESC",
         row::RECORD
     );
-    let before = page.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let most = i64::MAX.cast_unsigned();
+    let mut before = page.before.unwrap_or(most).min(most);
     let [workflow, namespace] = row::of(key);
     let mut statement = tx.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![workflow, namespace, before])?;
+    let mut rows = statement.query(params![workflow, namespace, Number(before)])?;
     let mut answer = Found::from(Vec::new());
     while answer.value.len() < page.limit {
         let Some(found) = rows.next()? else { break };
         match row::record(key, found).and_then(|found| whole(tx, found)) {
-            Ok(found) => answer.value.push(found),
+            Ok(found) if found.sequence < before => {
+                before = found.sequence;
+                answer.value.push(found);
+            }
+            Ok(found) => {
+                let sequence = Some(found.sequence);
+                let problem = Problem::corrupt("a checkpoint is not where it should be");
+                answer.warnings.push(Warning { key: key.clone(), sequence, problem });
+            }
             Err(problem) if problem.is_corrupt() => {
                 let sequence = row::number(found, 0).ok();
                 answer.warnings.push(Warning { key: key.clone(), sequence, problem });

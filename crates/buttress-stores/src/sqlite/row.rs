@@ -3,13 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use buttress::{
-    Checkpoint, CheckpointKey,
+    Checkpoint, CheckpointKey, StoreError,
     checkpoint::{ChainState, Metadata, Payload, TaskWrite, WriteId, WriteKind},
 };
 use rusqlite::{
     Connection, OptionalExtension as _, Row, ToSql, params,
     types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef},
 };
+use serde_json::Value;
 use twox_hash::xxhash3_128::Hasher;
 
 use super::error::Problem;
@@ -19,27 +20,36 @@ type Checksum = [u8; 16];
 
 // ===== chains =====
 
+/// What is known of a chain.
+#[derive(Default)]
+pub(super) struct Chain {
+    /// What its rules need.
+    pub(super) state: ChainState,
+    /// The oldest checkpoint that is kept: none is missing between it and the head.
+    pub(super) first: Option<u64>,
+}
+
 /// Reads what is known of a chain; none where nobody has ever written it.
-pub(super) fn chain(tx: &Connection, key: &CheckpointKey) -> Result<Option<ChainState>, Problem> {
-    let sql = "SELECT last, head, token, owner, until, checksum FROM chains
+pub(super) fn chain(tx: &Connection, key: &CheckpointKey) -> Result<Option<Chain>, Problem> {
+    let sql = "SELECT last, first, head, token, owner, until, checksum FROM chains
         WHERE workflow = ?1 AND namespace = ?2";
     let mut statement = tx.prepare_cached(sql)?;
     let found = statement.query_row(of(key), |row| {
-        let mut state = ChainState::default();
-        state.last = number(row, 0)?;
-        state.head = row.get::<_, Option<Number>>(1)?.map(|Number(head)| head);
-        state.token = number(row, 2)?;
-        let holder = (row.get::<_, Option<String>>(3)?, row.get::<_, Option<i64>>(4)?);
+        let mut chain = Chain { first: optional(row, 1)?, ..Chain::default() };
+        chain.state.last = number(row, 0)?;
+        chain.state.head = optional(row, 2)?;
+        chain.state.token = number(row, 3)?;
+        let holder = (row.get::<_, Option<String>>(4)?, row.get::<_, Option<i64>>(5)?);
         if let (Some(owner), Some(until)) = holder {
-            state.holder = Some((owner, time(until)));
+            chain.state.holder = Some((owner, time(until)));
         }
-        Ok((state, row.get::<_, Checksum>(5)?))
+        Ok((chain, row.get::<_, Checksum>(6)?))
     });
     match found.optional()? {
-        Some((state, checksum)) if checksum != chain_checksum(key, &state) => {
+        Some((chain, checksum)) if checksum != chain_checksum(key, &chain) => {
             Err(Problem::corrupt("the row of the chain does not have its checksum"))
         }
-        found => Ok(found.map(|(state, _)| state)),
+        found => Ok(found.map(|(chain, _)| chain)),
     }
 }
 
@@ -47,11 +57,12 @@ pub(super) fn chain(tx: &Connection, key: &CheckpointKey) -> Result<Option<Chain
 pub(super) fn save_chain(
     tx: &Connection,
     key: &CheckpointKey,
-    state: &ChainState,
+    chain: &Chain,
 ) -> Result<(), Problem> {
-    let sql = "INSERT INTO chains VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-        ON CONFLICT DO UPDATE SET last = ?3, head = ?4, token = ?5, owner = ?6, until = ?7,
-            checksum = ?8";
+    let sql = "INSERT INTO chains VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+        ON CONFLICT DO UPDATE SET last = ?3, first = ?4, head = ?5, token = ?6, owner = ?7,
+            until = ?8, checksum = ?9";
+    let state = &chain.state;
     let (owner, until) = match &state.holder {
         Some((owner, until)) => (Some(owner), Some(millis(*until))),
         None => (None, None),
@@ -60,18 +71,21 @@ pub(super) fn save_chain(
         key.workflow_id.as_str(),
         key.namespace.as_str(),
         Number(state.last),
+        chain.first.map(Number),
         state.head.map(Number),
         Number(state.token),
         owner,
         until,
-        chain_checksum(key, state),
+        chain_checksum(key, chain),
     ])?;
     Ok(())
 }
 
-fn chain_checksum(key: &CheckpointKey, state: &ChainState) -> Checksum {
+fn chain_checksum(key: &CheckpointKey, chain: &Chain) -> Checksum {
+    let state = &chain.state;
     let mut sum = Sum::of(key);
-    sum.number(Some(state.last)).number(state.head).number(Some(state.token));
+    sum.number(Some(state.last)).number(chain.first).number(state.head);
+    sum.number(Some(state.token));
     match &state.holder {
         Some((owner, until)) => sum.bytes(owner.as_bytes()).millis(*until),
         None => sum.number(None),
@@ -89,7 +103,7 @@ pub(super) const RECORD: &str = "sequence, parent, write_id, phase, timestamp, s
 pub(super) fn record(key: &CheckpointKey, row: &Row<'_>) -> Result<Checkpoint, Problem> {
     let bytes = row.get_ref(8)?.as_blob().map_err(rusqlite::Error::from)?.to_vec();
     let mut found = Checkpoint::new(key.clone(), number(row, 0)?, Payload::new(bytes));
-    found.parent = row.get::<_, Option<Number>>(1)?.map(|Number(parent)| parent);
+    found.parent = optional(row, 1)?;
     let write_id: String = row.get(2)?;
     found.phase = row.get(3)?;
     found.timestamp = time(row.get(4)?);
@@ -118,6 +132,10 @@ pub(super) fn save_record(
 ) -> Result<(), Problem> {
     let sql = "INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let write_id = write_id.to_string();
+    if checkpoint.metadata.values().any(|value| is_deeper(value, DEEPEST)) {
+        let reason = format!("metadata is nested more than {DEEPEST} levels deep");
+        return Err(StoreError::encode(reason).in_chain(&checkpoint.key).into());
+    }
     let metadata = serde_json::to_string(&checkpoint.metadata).map_err(|error| {
         buttress::StoreError::encode(error.to_string()).in_chain(&checkpoint.key)
     })?;
@@ -135,6 +153,18 @@ pub(super) fn save_record(
         &checkpoint.state[..],
     ])?;
     Ok(())
+}
+
+/// How deep metadata may be nested: serde_json reads 127 levels, and writes any.
+const DEEPEST: usize = 100;
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else { return true };
+    match value {
+        Value::Array(values) => values.iter().any(|value| is_deeper(value, below)),
+        Value::Object(values) => values.values().any(|value| is_deeper(value, below)),
+        _ => false,
+    }
 }
 
 fn record_checksum(checkpoint: &Checkpoint, write_id: &str, metadata: &str) -> Checksum {
@@ -250,6 +280,11 @@ impl FromSql for Number {
 /// Reads a sequence or token.
 pub(super) fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get(column).map(|Number(number)| number)
+}
+
+/// Reads a sequence that may be none.
+fn optional(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<Number>>(column)?.map(|Number(number)| number))
 }
 
 fn millis(time: SystemTime) -> i64 {

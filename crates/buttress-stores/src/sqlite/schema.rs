@@ -13,15 +13,19 @@ use super::{
 /// The version of the tables.
 const FORMAT: u32 = 1;
 
+const FOREIGN: &str = "it is a SQLite file of another program";
+
 /// Marks the file as ours: "bttr".
 const APPLICATION: u32 = 0x6274_7472;
 
-/// Rows are found by their keys alone, in the order of their bytes.
+/// Tables with states have row ids, and an index with the keys alone: a search in a table without
+/// them reads the whole of each row that it compares with.
 const TABLES: &str = "
     CREATE TABLE chains (
         workflow TEXT NOT NULL,
         namespace TEXT NOT NULL,
         last INTEGER NOT NULL,
+        first INTEGER,
         head INTEGER,
         token INTEGER NOT NULL,
         owner TEXT,
@@ -42,7 +46,7 @@ const TABLES: &str = "
         metadata TEXT NOT NULL,
         state BLOB NOT NULL,
         PRIMARY KEY (workflow, namespace, sequence)
-    ) STRICT, WITHOUT ROWID;
+    ) STRICT;
     CREATE TABLE writes (
         workflow TEXT NOT NULL,
         namespace TEXT NOT NULL,
@@ -53,7 +57,7 @@ const TABLES: &str = "
         checksum BLOB NOT NULL,
         value BLOB NOT NULL,
         PRIMARY KEY (workflow, namespace, sequence, task, kind, idx)
-    ) STRICT, WITHOUT ROWID;
+    ) STRICT;
 ";
 
 /// Checks the first bytes of a file that was there before.
@@ -77,7 +81,7 @@ fn check_marks(version: u32, application: u32) -> Result<(), Problem> {
     match (version, application) {
         (0, 0) | (FORMAT, APPLICATION) => Ok(()),
         (newer, APPLICATION) if newer > FORMAT => Err(Problem::too_new(newer, FORMAT)),
-        _ => Err(Problem::setup("it is a SQLite file of another program")),
+        _ => Err(Problem::setup(FOREIGN)),
     }
 }
 
@@ -146,17 +150,16 @@ impl From<Problem> for Failure {
 
 fn make_tables(connection: &mut Connection) -> Result<(), Failure> {
     // The log may say more than the header did.
-    if read_marks(connection)? == (FORMAT, APPLICATION) {
-        return use_log(connection);
-    }
+    let made = read_marks(connection)?;
+    // Not before it is known to be ours, since this changes the file.
     use_log(connection)?;
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if read_marks(&tx)? == (FORMAT, APPLICATION) {
+    if made {
         return Ok(());
     }
-    let tables: u32 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables > 0 {
-        return Err(Problem::setup("it is a SQLite file of another program").into());
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been faster.
+    if read_marks(&tx)? {
+        return Ok(());
     }
     tx.execute_batch(TABLES)?;
     tx.pragma_update(None, "application_id", APPLICATION)?;
@@ -164,15 +167,22 @@ fn make_tables(connection: &mut Connection) -> Result<(), Failure> {
     Ok(tx.commit()?)
 }
 
-fn read_marks(connection: &Connection) -> Result<(u32, u32), Failure> {
+/// Returns whether the tables are there; the file must be ours or empty.
+fn read_marks(connection: &Connection) -> Result<bool, Failure> {
     let number = |name| {
-        connection
-            .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
-            .map(i32::cast_unsigned)
+        let value = connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+        value.map(i32::cast_unsigned)
     };
     let (version, application) = (number("user_version")?, number("application_id")?);
     check_marks(version, application)?;
-    Ok((version, application))
+    if application == APPLICATION {
+        return Ok(true);
+    }
+    let sql = "SELECT count(*) FROM sqlite_schema";
+    match connection.query_row(sql, [], |row| row.get::<_, i64>(0))? {
+        0 => Ok(false),
+        _ => Err(Problem::setup(FOREIGN).into()),
+    }
 }
 
 /// Switches to the write-ahead log, which the file remembers.

@@ -7,11 +7,14 @@ use std::{
 
 use buttress::{
     CheckpointKey, Namespace, StoreError, WorkflowId,
-    checkpoint::{ChainState, Lease, Put, PutWrites},
+    checkpoint::{Lease, Put, PutWrites},
 };
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
-use super::{error::Problem, row};
+use super::{
+    error::Problem,
+    row::{self, Chain, Number},
+};
 
 pub(super) fn put(
     tx: &Connection,
@@ -19,20 +22,21 @@ pub(super) fn put(
     keep: Option<NonZeroU32>,
     now: SystemTime,
 ) -> Result<u64, Problem> {
-    let mut state = row::chain(tx, &put.key)?.unwrap_or_default();
-    let sequence = match state.admit_put(&put, now) {
+    let mut chain = row::chain(tx, &put.key)?.unwrap_or_default();
+    let sequence = match chain.state.admit_put(&put, now) {
         Ok(sequence) => sequence,
         Err(error) => return repeated(tx, &put, error),
     };
     let write_id = put.write_id;
     let checkpoint = put.into_checkpoint(sequence);
     row::save_record(tx, &checkpoint, write_id)?;
-    state.last = sequence;
-    state.head = Some(sequence);
-    row::save_chain(tx, &checkpoint.key, &state)?;
+    chain.state.last = sequence;
+    chain.state.head = Some(sequence);
+    chain.first = chain.first.or(Some(sequence));
     if let Some(keep) = keep {
-        prune(tx, &checkpoint.key, keep)?;
+        cut(tx, &checkpoint.key, &mut chain, keep)?;
     }
+    row::save_chain(tx, &checkpoint.key, &chain)?;
     Ok(sequence)
 }
 
@@ -64,9 +68,9 @@ pub(super) fn put_writes(
     writes: &PutWrites,
     now: SystemTime,
 ) -> Result<(), Problem> {
-    let state = row::chain(tx, &writes.key)?.unwrap_or_default();
+    let chain = row::chain(tx, &writes.key)?.unwrap_or_default();
     let exists = exists(tx, &writes.key, writes.sequence)?;
-    state.admit_writes(writes, || exists, now)?;
+    chain.state.admit_writes(writes, || exists, now)?;
     for write in &writes.writes {
         row::save_write(tx, &writes.key, writes.sequence, write)?;
     }
@@ -87,10 +91,10 @@ pub(super) fn acquire(
     time: Duration,
     now: SystemTime,
 ) -> Result<Lease, Problem> {
-    let mut state = row::chain(tx, key)?.unwrap_or_default();
-    let lease = state.acquire(key, owner, time, now)?;
-    state.token = lease.token;
-    hold(tx, state, lease)
+    let mut chain = row::chain(tx, key)?.unwrap_or_default();
+    let lease = chain.state.acquire(key, owner, time, now)?;
+    chain.state.token = lease.token;
+    hold(tx, chain, lease)
 }
 
 pub(super) fn renew(
@@ -99,22 +103,22 @@ pub(super) fn renew(
     time: Duration,
     now: SystemTime,
 ) -> Result<Lease, Problem> {
-    let state = row::chain(tx, &lease.key)?.unwrap_or_default();
-    let lease = state.renew(lease, time, now)?;
-    hold(tx, state, lease)
+    let chain = row::chain(tx, &lease.key)?.unwrap_or_default();
+    let lease = chain.state.renew(lease, time, now)?;
+    hold(tx, chain, lease)
 }
 
-fn hold(tx: &Connection, mut state: ChainState, lease: Lease) -> Result<Lease, Problem> {
-    state.holder = Some((lease.owner.clone(), lease.until));
-    row::save_chain(tx, &lease.key, &state)?;
+fn hold(tx: &Connection, mut chain: Chain, lease: Lease) -> Result<Lease, Problem> {
+    chain.state.holder = Some((lease.owner.clone(), lease.until));
+    row::save_chain(tx, &lease.key, &chain)?;
     Ok(lease)
 }
 
 pub(super) fn release(tx: &Connection, lease: &Lease) -> Result<(), Problem> {
-    let mut state = row::chain(tx, &lease.key)?.unwrap_or_default();
-    state.release(lease)?;
-    state.holder = None;
-    row::save_chain(tx, &lease.key, &state)
+    let mut chain = row::chain(tx, &lease.key)?.unwrap_or_default();
+    chain.state.release(lease)?;
+    chain.state.holder = None;
+    row::save_chain(tx, &lease.key, &chain)
 }
 
 pub(super) fn delete(
@@ -127,11 +131,12 @@ pub(super) fn delete(
         let namespace = Namespace::new(namespace)
             .map_err(|_| Problem::corrupt("the name of a chain is none"))?;
         let key = CheckpointKey::new(id.clone()).in_namespace(namespace);
-        let mut state = row::chain(tx, &key)?.unwrap_or_default();
-        state.delete(&key, lease, now)?;
-        state.head = None;
-        state.holder = None;
-        row::save_chain(tx, &key, &state)?;
+        let mut chain = row::chain(tx, &key)?.unwrap_or_default();
+        chain.state.delete(&key, lease, now)?;
+        chain.state.head = None;
+        chain.state.holder = None;
+        chain.first = None;
+        row::save_chain(tx, &key, &chain)?;
     }
     for sql in ["DELETE FROM records WHERE workflow = ?1", "DELETE FROM writes WHERE workflow = ?1"]
     {
@@ -146,25 +151,39 @@ fn namespaces(tx: &Connection, id: &WorkflowId) -> Result<Vec<String>, Problem> 
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-/// Deletes all but the newest checkpoints of a chain, with their writes.
 pub(super) fn prune(
     tx: &Connection,
     key: &CheckpointKey,
     keep: NonZeroU32,
 ) -> Result<u64, Problem> {
-    let [workflow, namespace] = row::of(key);
-    let sql = "SELECT sequence FROM records WHERE workflow = ?1 AND namespace = ?2
-        ORDER BY sequence DESC LIMIT 1 OFFSET ?3";
-    let mut statement = tx.prepare_cached(sql)?;
-    let newest = statement.query_row(params![workflow, namespace, keep.get()], |row| row.get(0));
-    let Some(newest) = newest.optional()? else { return Ok(0) };
-    let mut pruned = 0;
-    for sql in [
-        "DELETE FROM writes WHERE workflow = ?1 AND namespace = ?2 AND sequence <= ?3",
-        "DELETE FROM records WHERE workflow = ?1 AND namespace = ?2 AND sequence <= ?3",
-    ] {
-        let bound: i64 = newest;
-        pruned = tx.prepare_cached(sql)?.execute(params![workflow, namespace, bound])?;
+    let Some(mut chain) = row::chain(tx, key)? else { return Ok(0) };
+    let pruned = cut(tx, key, &mut chain, keep)?;
+    if pruned > 0 {
+        row::save_chain(tx, key, &chain)?;
     }
-    Ok(pruned as u64)
+    Ok(pruned)
+}
+
+/// Deletes all but the newest checkpoints of a chain, with their writes; its row is to be saved.
+fn cut(
+    tx: &Connection,
+    key: &CheckpointKey,
+    chain: &mut Chain,
+    keep: NonZeroU32,
+) -> Result<u64, Problem> {
+    let (Some(first), Some(head)) = (chain.first, chain.state.head) else { return Ok(0) };
+    // None is missing from the first to the head, so they need not be counted.
+    let new_first = (head + 1).saturating_sub(keep.get().into());
+    if new_first <= first {
+        return Ok(0);
+    }
+    let [workflow, namespace] = row::of(key);
+    for sql in [
+        "DELETE FROM records WHERE workflow = ?1 AND namespace = ?2 AND sequence < ?3",
+        "DELETE FROM writes WHERE workflow = ?1 AND namespace = ?2 AND sequence < ?3",
+    ] {
+        tx.prepare_cached(sql)?.execute(params![workflow, namespace, Number(new_first)])?;
+    }
+    chain.first = Some(new_first);
+    Ok(new_first - first)
 }

@@ -1,0 +1,18 @@
+//! `PostgresStore` against real servers, and through pgbouncer.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails; the report of the suite is for people"
+)]
+
+mod conformance;
+mod faults;
+mod processes;
+mod proxy;
+mod restarts;
+mod servers;
+mod setup;
+#[path = "../support/mod.rs"]
+mod support;
+#[cfg(feature = "postgres-rustls")]
+mod tls;
