@@ -69,7 +69,8 @@ pub(crate) struct Cli {
     #[arg(long, value_enum, value_name = "ORDER")]
     pub(crate) order: Option<Nesting>,
 
-    /// Where checkpoints are kept: file, file:PATH, sqlite, sqlite:PATH or none [default: file].
+    /// Where checkpoints are kept: file, file:PATH, sqlite, sqlite:PATH,
+    /// postgres://USER:PASSWORD@HOST/DATABASE or none [default: file].
     ///
     /// Without a PATH that is in the user's data folder; a `file:PATH` is a folder.
     #[arg(long, value_name = "STORE")]

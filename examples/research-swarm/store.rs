@@ -9,11 +9,12 @@ use std::{
 };
 
 use buttress::{BoxStore, FileStore, StoreError};
-use buttress_stores::SqliteStore;
+use buttress_stores::{PostgresStore, SqliteStore};
 
 use crate::{problem::Problem, terminal::tell};
 
-const CHOICES: &str = "--store must be file, file:PATH, sqlite, sqlite:PATH or none";
+const CHOICES: &str =
+    "--store must be file, file:PATH, sqlite, sqlite:PATH, postgres://HOST/DATABASE or none";
 
 /// How long a store that is busy or away holds up a run.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,7 +33,12 @@ pub(crate) struct Store {
 enum Kind {
     File(PathBuf),
     Sqlite(PathBuf),
+    Postgres(Address),
 }
+
+/// An address with a password in it, which is never shown.
+#[derive(Clone, PartialEq, Eq)]
+struct Address(String);
 
 // ===== impl Store =====
 
@@ -56,16 +62,24 @@ impl Store {
         };
         let named = |kind: fn(PathBuf) -> Kind, path: &str| {
             let path = std::path::absolute(path).map_err(|_| wrong())?;
-            Ok(Some(Self { kind: kind(path), is_ours: false, is_default: false }))
+            Ok(Some(Self::named(kind(path))))
         };
+        let address = || Address(given.to_owned());
         match (given, given.split_once(':')) {
             ("none", _) => Ok(None),
             ("file", _) => ours(Self::file_in),
             ("sqlite", _) => ours(Self::sqlite_in),
             (_, Some(("file", path))) => named(Kind::File, path),
             (_, Some(("sqlite", path))) => named(Kind::Sqlite, path),
+            (_, Some(("postgres" | "postgresql", rest))) if rest.starts_with("//") => {
+                Ok(Some(Self::named(Kind::Postgres(address()))))
+            }
             _ => Err(wrong()),
         }
+    }
+
+    const fn named(kind: Kind) -> Self {
+        Self { kind, is_ours: false, is_default: false }
     }
 
     fn file_in(folder: &Path) -> Self {
@@ -85,8 +99,9 @@ impl Store {
 
     /// Opens it, and makes the folders of the default ones.
     pub(crate) async fn open(&self) -> Result<BoxStore, Problem> {
-        let (Kind::File(path) | Kind::Sqlite(path)) = &self.kind;
-        if let Some(folder) = path.parent().filter(|_| self.is_ours) {
+        if let Kind::File(path) | Kind::Sqlite(path) = &self.kind
+            && let Some(folder) = path.parent().filter(|_| self.is_ours)
+        {
             make(folder).map_err(|error| {
                 Problem::Store(format!("cannot make {}: {error}", folder.display()))
             })?;
@@ -95,6 +110,10 @@ impl Store {
             Kind::File(folder) => FileStore::open(folder).await.map(BoxStore::new),
             Kind::Sqlite(file) => {
                 SqliteStore::open(file).busy_timeout(PATIENCE).await.map(BoxStore::new)
+            }
+            Kind::Postgres(Address(url)) => {
+                let store = PostgresStore::builder(url).call_timeout(PATIENCE);
+                store.connect().await.map(BoxStore::new)
             }
         };
         opened.map_err(|error| Problem::from(&error))
@@ -107,7 +126,38 @@ impl fmt::Display for Store {
         match &self.kind {
             Kind::File(path) => write!(f, "file:{}", path.display()),
             Kind::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Kind::Postgres(address) => address.fmt(f),
         }
+    }
+}
+
+// ===== impl Address =====
+
+impl Address {
+    /// Returns host, port and path, unless they may be a piece of a password.
+    fn place(&self) -> Option<&str> {
+        let (_, rest) = self.0.split_once("://")?;
+        let parameters = rest.find(['?', '#']).unwrap_or(rest.len());
+        let begin = rest.rfind('@').map_or(0, |at| at + 1);
+        let place = rest.get(begin..parameters)?;
+        let host = place.split('/').next()?;
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        let is_whole =
+            host.ends_with(']') || host.split_once(':').is_none_or(|(_, port)| is_port(port));
+        is_whole.then_some(place)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.0.split(':').next().unwrap_or_default();
+        write!(f, "{scheme}://{}", self.place().unwrap_or(".."))
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({self})")
     }
 }
 
@@ -163,6 +213,25 @@ mod tests {
             assert_eq!(Store::chosen(Some(given)).unwrap().unwrap().to_string(), given);
         }
         assert_eq!(Store::chosen(Some("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_a_password() {
+        for (given, shown) in [
+            ("postgres://localhost/agents", "postgres://localhost/agents"),
+            ("postgres://me:se/cr@t@db:5432/agents?sslmode=require", "postgres://db:5432/agents"),
+            ("postgresql://me:secret@[::1]:5432/agents", "postgresql://[::1]:5432/agents"),
+            ("postgres://me:secret@a:1,b:2/agents", "postgres://.."),
+            ("postgres:///agents?host=/run&password=secret", "postgres:///agents"),
+            ("postgres://db/agents?password=se@cret", "postgres://.."),
+            ("postgres://me:se?cret@db/agents", "postgres://.."),
+            ("postgres://me:secret", "postgres://.."),
+            ("postgres://me:secret/db", "postgres://.."),
+        ] {
+            let store = Store::chosen(Some(given)).unwrap().unwrap();
+            assert_eq!(store.to_string(), shown, "{given}");
+            assert!(!format!("{store:?}").contains("cr"), "{store:?}");
+        }
     }
 
     #[test]
