@@ -8,7 +8,8 @@ use std::{
 };
 
 use buttress::{BoxStore, CheckpointStore as _, FileStore, WorkflowId, checkpoint::Query};
-use buttress_stores::SqliteStore;
+use buttress_stores::{PostgresStore, SqliteStore};
+use buttress_test_servers::Postgres;
 use tempfile::TempDir;
 
 use super::*;
@@ -89,10 +90,9 @@ fn wait_for_chains(store: &str, id: &str, chains: usize) {
 
 async fn chains_of(store: &str, id: &str) -> usize {
     let (kind, path) = store.split_once(':').unwrap();
-    if !Path::new(path).exists() {
-        return 0;
-    }
     let store = match kind {
+        "postgres" => PostgresStore::connect(store).await.map(BoxStore::new),
+        _ if !Path::new(path).exists() => return 0,
         "file" => FileStore::open(path).await.map(BoxStore::new),
         _ => SqliteStore::open(path).await.map(BoxStore::new),
     };
@@ -121,7 +121,7 @@ fn folder() -> TempDir {
     tempfile::tempdir_in(&*DATA).unwrap()
 }
 
-fn a_killed_run_goes_on(store: &str) {
+fn a_killed_run_goes_on(store: &str, shown: &str) {
     let chat = Chat::start(Some("seasonality"));
     let child = chat.swarm(&["msft", "--store", store, "--workflow", "w"]).spawn().unwrap();
     wait_for_chains(store, "w", 4);
@@ -138,7 +138,7 @@ fn a_killed_run_goes_on(store: &str) {
     assert_eq!(texts(&document), whole());
     assert_eq!(document["report"]["ticker"], "MSFT");
     assert_eq!(document["report"]["degradation"]["name"], "full");
-    assert_eq!((&document["workflow_id"], &document["store"]), (&"w".into(), &store.into()));
+    assert_eq!((&document["workflow_id"], &document["store"]), (&"w".into(), &shown.into()));
     assert_eq!(document["resumed_from"], "research");
     assert_eq!(document["warnings"], serde_json::json!([]));
     // The lease of the run that was killed had to run out.
@@ -159,13 +159,26 @@ fn a_killed_run_goes_on(store: &str) {
 #[test]
 fn killed_and_resumed_it_asks_no_finished_analyst_again_file() {
     let folder = folder();
-    a_killed_run_goes_on(&format!("file:{}", folder.path().join("store").display()));
+    let store = format!("file:{}", folder.path().join("store").display());
+    a_killed_run_goes_on(&store, &store);
 }
 
 #[test]
 fn killed_and_resumed_it_asks_no_finished_analyst_again_sqlite() {
     let folder = folder();
-    a_killed_run_goes_on(&format!("sqlite:{}", folder.path().join("store.db").display()));
+    let store = format!("sqlite:{}", folder.path().join("store.db").display());
+    a_killed_run_goes_on(&store, &store);
+}
+
+#[test]
+fn killed_and_resumed_it_asks_no_finished_analyst_again_postgres() {
+    let postgres = Postgres::start();
+    a_killed_run_goes_on(&postgres.url(), &without_password(&postgres.url()));
+}
+
+fn without_password(url: &str) -> String {
+    let (_, place) = url.rsplit_once('@').unwrap();
+    format!("postgres://{}", place.split('?').next().unwrap())
 }
 
 #[test]
@@ -392,6 +405,38 @@ fn a_store_that_vanishes_costs_no_finding() {
 }
 
 #[test]
+fn a_server_that_dies_costs_no_finding_and_its_password_is_not_seen() {
+    let postgres = Postgres::start();
+    let url = postgres.url();
+    let chat = Chat::start(Some("trend"));
+    let child = chat.swarm(&["--store", &url, "--workflow", "w", "--json"]).spawn().unwrap();
+    wait_for_chains(&url, "w", 4);
+    postgres.kill();
+    chat.release();
+    let lost = child.wait_with_output().unwrap();
+    assert_eq!(code(&lost), 0, "{}", stderr(&lost));
+    assert_eq!(texts(&document(&lost)), whole());
+    assert!(!document(&lost)["warnings"][0].as_str().unwrap().is_empty());
+
+    let away = chat.run(&["--resume", "w", "--store", &url]);
+    assert_eq!(code(&away), 4, "{}", stderr(&away));
+    postgres.start_again();
+    let again = chat.run(&["--resume", "w", "--store", &url]);
+    assert_eq!(code(&again), 0, "{}", stderr(&again));
+    // Its answer could not be kept.
+    assert_eq!(chat.asked()["trend"], 2);
+    assert_eq!(chat.asked()["drawdown"], 1);
+
+    let wrong = url.replace(Postgres::PASSWORD, "hunter2-of-nobody");
+    let refused = chat.run(&["--store", &wrong, "--json"]);
+    assert_eq!(code(&refused), 4, "{}", stderr(&refused));
+    for output in [&lost, &away, &again, &refused] {
+        let all = stdout(output) + &stderr(output);
+        assert!(!all.contains("hunter2"), "{all}");
+    }
+}
+
+#[test]
 fn a_store_that_cannot_be_used_is_told_at_once() {
     let folder = folder();
     let file = folder.path().join("file");
@@ -456,7 +501,9 @@ fn an_id_that_steers_the_terminal_does_not() {
 
 #[test]
 fn what_is_no_store_is_wrong_use_and_not_shown() {
-    for store in ["", "fiel", "file:", "sqlite:", "mysql://me:pass-word@host/db"] {
+    for store in
+        ["", "fiel", "file:", "sqlite:", "mysql://me:pass-word@host/db", "postgres:me:pass-word"]
+    {
         let output = run(&["--store", store, "--json"]);
         assert_eq!(code(&output), 2, "{store}");
         assert!(last_line(&output).starts_with("error: --store must be file, "), "{store}");
