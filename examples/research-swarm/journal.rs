@@ -76,7 +76,7 @@ pub(crate) struct Journal {
     kept: Option<Kept>,
     /// The phase that it goes on from.
     resumed_from: Option<String>,
-    /// Why it cannot be gone on with from here, once for each reason.
+    /// Why it may not be possible to go on from here.
     warnings: Vec<String>,
 }
 
@@ -218,8 +218,10 @@ impl Journal {
             let taken = format!("somebody else has taken over workflow {}", self.id);
             return Err(Problem::Store(taken));
         }
-        let warning = format!("not every checkpoint was saved: {}", problem.sentence());
-        if !self.warnings.contains(&warning) {
+        // What goes wrong after that is mostly the same once more.
+        if self.warnings.is_empty() {
+            let reason = problem.sentence();
+            let warning = format!("the store was away, a resumed run may ask again: {reason}");
             tracing::warn!(target: telemetry::LOG_TARGET, "{warning}");
             self.warnings.push(warning);
         }

@@ -9,6 +9,7 @@ use crate::{
     prices::Prices,
     style::{Paint, Style},
     swarm::{Finding, Missing, Survey},
+    text::printable,
 };
 
 const WIDTH: usize = 88;
@@ -93,18 +94,19 @@ impl Report<'_> {
     }
 }
 
+/// Writes a finding, which may come from a store that others write too.
 fn write_finding(text: &mut String, finding: &Finding, style: Style) -> fmt::Result {
     let name = capitalised(finding.analyst.name());
     let by = finding.model.as_deref().unwrap_or("unknown model");
-    let by = style.paint(Paint::Dim, format_args!("phrased by {by}"));
+    let by = style.paint(Paint::Dim, format_args!("phrased by {}", printable(by)));
     writeln!(text, "{}  {by}", style.paint(Paint::Bold, name))?;
-    writeln!(text, "{}\n", wrapped(&finding.text, "  "))
+    writeln!(text, "{}\n", wrapped(&printable(&finding.text), "  "))
 }
 
 fn write_missing(text: &mut String, missing: &Missing, style: Style) -> fmt::Result {
     let name = capitalised(missing.analyst.name());
     writeln!(text, "{}  {}", style.paint(Paint::Bold, name), style.paint(Paint::Red, "missing"))?;
-    writeln!(text, "{}\n", wrapped(&missing.reason, "  "))
+    writeln!(text, "{}\n", wrapped(&printable(&missing.reason), "  "))
 }
 
 fn finding_json(finding: &Finding) -> Value {

@@ -397,7 +397,7 @@ fn a_store_that_vanishes_costs_no_finding() {
     let document = document(&output);
     assert_eq!(texts(&document), whole());
     let warning = document["warnings"][0].as_str().unwrap();
-    assert!(warning.starts_with("not every checkpoint was saved: "), "{warning}");
+    assert!(warning.starts_with("the store was away, a resumed run may ask again: "), "{warning}");
     let observations = observations(&document);
     let saves = named(&observations, "save_checkpoint");
     assert!(saves.iter().any(|save| save["level"] == "WARNING"), "{saves:#?}");
