@@ -1,8 +1,11 @@
 //! The stores, each with what it needs.
 
-use std::{pin::Pin, sync::Arc};
+use std::pin::Pin;
 
-use buttress::{BoxStore, CheckpointStore, FileStore, MemoryStore, WorkflowId, checkpoint::Put};
+use buttress::{
+    BoxStore, CheckpointStore, FileStore, MemoryStore, WorkflowId,
+    checkpoint::{Payload, Put},
+};
 use buttress_stores::sqlite::{SqliteStore, Synchronous};
 use tempfile::TempDir;
 
@@ -82,12 +85,12 @@ fn store(
 
 impl Case {
     /// Keeps a state and returns once it is durable.
-    pub(crate) async fn put(&mut self, state: &Arc<Vec<u8>>) {
+    pub(crate) async fn put(&mut self, state: &Payload) {
         match &mut self.way {
             Way::File(bare) => bare.put(state),
             Way::Sqlite(bare) => bare.put(state),
             Way::Store { store, id, head } => {
-                let put = Put::new(id.clone(), *head, state.to_vec()).phase("bench");
+                let put = Put::new(id.clone(), *head, state.clone()).phase("bench");
                 *head = Some(store.put(put).await.expect("nothing is in the way"));
             }
         }

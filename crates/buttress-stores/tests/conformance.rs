@@ -80,7 +80,7 @@ const SEEN: &[(Fault, &[u32])] = &[
     (Fault::KeepsAll, &[43]),
     (Fault::ReopensEmpty, &[17, 18, 28, 52, 60, 61]),
     (Fault::ReopensReadOnly, &[28, 60, 61]),
-    (Fault::StaysLockedWhenDropped, &[56, 57]),
+    (Fault::StaysLockedWhenDropped, &[56]),
     (Fault::WritesHalfWhenDropped, &[56]),
     (Fault::OneAtATimeSlowly, &[57]),
     (Fault::BlocksItsThread, &[58]),

@@ -75,15 +75,16 @@ impl From<tokio_postgres::Error> for Failure {
         if setup.iter().any(|start| said.starts_with(start)) {
             return StoreError::setup(said).into();
         }
-        Self { error: StoreError::unavailable(Cause(said)), lost: Lost::Before }
+        // Nobody is there; but a connection that ends while it begins was ended, as any other.
+        let lost = if said.starts_with("error connecting") { Lost::Nothing } else { Lost::Before };
+        Self { error: StoreError::unavailable(Cause(said)), lost }
     }
 }
 
 impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
         match error {
-            // A new connection was refused, and so would be another.
-            PoolError::Backend(error) => Self { lost: Lost::Nothing, ..error.into() },
+            PoolError::Backend(error) => error.into(),
             PoolError::Timeout(_) => unavailable("no connection in time"),
             PoolError::Closed => StoreError::setup("the pool of connections was closed").into(),
             error => StoreError::setup(error.to_string()).into(),

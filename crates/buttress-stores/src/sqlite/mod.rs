@@ -49,7 +49,7 @@ use std::{fmt, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
 use buttress::{
     Checkpoint, CheckpointKey, CheckpointStore, StoreError, WorkflowId,
-    checkpoint::{Capabilities, Clock, Lease, Page, Put, PutWrites, Query},
+    checkpoint::{Capabilities, Clock, Lease, Page, Place, Put, PutWrites, Query},
     telemetry::LOG_TARGET,
 };
 use rusqlite::Connection;
@@ -212,5 +212,9 @@ impl CheckpointStore for SqliteStore {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities
+    }
+
+    fn place(&self, _: &CheckpointKey, _: u64) -> Place {
+        Place::File(self.path().to_owned())
     }
 }

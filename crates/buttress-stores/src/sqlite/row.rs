@@ -3,14 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use buttress::{
-    Checkpoint, CheckpointKey, StoreError,
+    Checkpoint, CheckpointKey,
     checkpoint::{ChainState, Metadata, Payload, TaskWrite, WriteId, WriteKind},
 };
 use rusqlite::{
     Connection, OptionalExtension as _, Row, ToSql, params,
     types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef},
 };
-use serde_json::Value;
 use twox_hash::xxhash3_128::Hasher;
 
 use super::error::Problem;
@@ -132,10 +131,6 @@ pub(super) fn save_record(
 ) -> Result<(), Problem> {
     let sql = "INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let write_id = write_id.to_string();
-    if checkpoint.metadata.values().any(|value| is_deeper(value, DEEPEST)) {
-        let reason = format!("metadata is nested more than {DEEPEST} levels deep");
-        return Err(StoreError::encode(reason).in_chain(&checkpoint.key).into());
-    }
     let metadata = serde_json::to_string(&checkpoint.metadata).map_err(|error| {
         buttress::StoreError::encode(error.to_string()).in_chain(&checkpoint.key)
     })?;
@@ -153,18 +148,6 @@ pub(super) fn save_record(
         &checkpoint.state[..],
     ])?;
     Ok(())
-}
-
-/// How deep metadata may be nested: serde_json reads 127 levels, and writes any.
-const DEEPEST: usize = 100;
-
-fn is_deeper(value: &Value, levels: usize) -> bool {
-    let Some(below) = levels.checked_sub(1) else { return true };
-    match value {
-        Value::Array(values) => values.iter().any(|value| is_deeper(value, below)),
-        Value::Object(values) => values.values().any(|value| is_deeper(value, below)),
-        _ => false,
-    }
 }
 
 fn record_checksum(checkpoint: &Checkpoint, write_id: &str, metadata: &str) -> Checksum {

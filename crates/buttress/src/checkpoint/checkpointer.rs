@@ -4,8 +4,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    BoxStore, Checkpoint, CheckpointKey, CheckpointStore, Clock, Namespace, Put, StoreError,
-    WorkflowId, schema::Schema, spans, workflow::Workflow,
+    BoxStore, Checkpoint, CheckpointKey, CheckpointStore, Clock, Namespace, Payload, Put,
+    StoreError, WorkflowId, schema::Schema, spans, workflow::Workflow,
 };
 use crate::{BoxError, Error, telemetry::Labels};
 
@@ -234,7 +234,7 @@ impl<S: Serialize> Checkpointer<S> {
         phase: &str,
         state: &S,
     ) -> Result<Put, StoreError> {
-        let state = Schema::write(state).map_err(|error| error.in_chain(key))?;
+        let state = Payload::json(state).map_err(|error| error.in_chain(key))?;
         let mut put =
             Put::new(key.clone(), None, state).phase(phase).timestamp(self.settings.clock.now());
         put.schema_version = self.settings.schema.version();

@@ -9,8 +9,8 @@ use tokio::sync::Mutex as AsyncMutex;
 use tower::Service;
 
 use super::{
-    CheckpointKey, CheckpointStore, Checkpointer, HasState, HasWorkflow, Namespace, StoreError,
-    WorkflowId, layer::Around, schema::Schema, spans,
+    CheckpointKey, CheckpointStore, Checkpointer, HasState, HasWorkflow, Namespace, Payload,
+    StoreError, WorkflowId, layer::Around, spans,
 };
 use crate::{BoxError, Classify, Error, ErrorKind, Failure, FailureKind, classify::into_error};
 
@@ -279,7 +279,7 @@ impl<R> Kept<R> {
     where
         R: Serialize,
     {
-        match Schema::write(&self) {
+        match Payload::json(&self) {
             Ok(state) => match u64::try_from(state.len()).unwrap_or(u64::MAX) {
                 size if size > limit => Self::TooLarge { size, limit },
                 _ => self,

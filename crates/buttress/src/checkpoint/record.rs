@@ -6,9 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::Serialize;
 use serde_json::Value;
 
-use super::{CheckpointKey, Namespace, WorkflowId};
+use super::{CheckpointKey, Namespace, StoreError, WorkflowId};
 
 /// The state of a workflow after, or before, one of its phases.
 ///
@@ -43,8 +44,12 @@ pub type Metadata = BTreeMap<String, Value>;
 /// Bytes that a store keeps and never shows.
 ///
 /// Clones share them.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct Payload(Arc<Vec<u8>>);
+#[derive(Clone, Default)]
+pub struct Payload {
+    bytes: Arc<Vec<u8>>,
+    /// Whether they are known to be JSON, which a store need not find out then.
+    is_json: bool,
+}
 
 /// The identity of one put: a repeat after a lost answer carries the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -208,13 +213,35 @@ impl Payload {
     /// Takes bytes without copying them.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(bytes))
+        Self { bytes: Arc::new(bytes), is_json: false }
+    }
+
+    /// Writes a value as JSON.
+    ///
+    /// # Errors
+    ///
+    /// `Encode` where its serializer fails, or where a key is neither text nor a number.
+    pub fn json<T: Serialize>(value: &T) -> Result<Self, StoreError> {
+        match serde_json::to_vec(value) {
+            Ok(bytes) => Ok(Self::known_json(bytes)),
+            Err(error) => Err(StoreError::encode(error.to_string())),
+        }
+    }
+
+    pub(super) fn known_json(bytes: Vec<u8>) -> Self {
+        Self { bytes: Arc::new(bytes), is_json: true }
+    }
+
+    /// Returns whether the bytes are known to be JSON, and nothing but JSON.
+    #[must_use]
+    pub const fn is_json(&self) -> bool {
+        self.is_json
     }
 
     /// Returns the bytes; copies them only where they are shared.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
-        Arc::unwrap_or_clone(self.0)
+        Arc::unwrap_or_clone(self.bytes)
     }
 }
 
@@ -222,9 +249,17 @@ impl Deref for Payload {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Payload {}
 
 impl AsRef<[u8]> for Payload {
     fn as_ref(&self) -> &[u8] {

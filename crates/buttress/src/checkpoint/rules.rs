@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
+
 use super::{CheckpointKey, Lease, Put, PutWrites, StoreError};
 
 /// What a store has to know of a chain to say whether it may be written.
@@ -30,10 +32,14 @@ impl ChainState {
     ///
     /// # Errors
     ///
-    /// `Fenced`, `Held`, and `Conflict`; of a conflict the store has to look whether a checkpoint
-    /// with the put's write id is there, and answer its sequence where the put
-    /// [is a repeat of it](Put::is_repeat_of).
+    /// `Encode` where the metadata could not be read again; `Fenced`, `Held`, and `Conflict`; of a
+    /// conflict the store has to look whether a checkpoint with the put's write id is there, and
+    /// answer its sequence where the put [is a repeat of it](Put::is_repeat_of).
     pub fn admit_put(&self, put: &Put, now: SystemTime) -> Result<u64, StoreError> {
+        if put.metadata.values().any(|value| is_deeper(value, DEEPEST)) {
+            let reason = format!("metadata is nested more than {DEEPEST} levels deep");
+            return Err(StoreError::encode(reason).in_chain(&put.key));
+        }
         self.admit(&put.key, put.token, now)?;
         if put.parent != self.head {
             return Err(StoreError::conflict(put.parent, self.head).in_chain(&put.key));
@@ -150,6 +156,19 @@ impl ChainState {
             return Ok(());
         }
         Err(StoreError::fenced(token, self.token).in_chain(key))
+    }
+}
+
+/// How deep metadata may be nested: serde_json writes any depth, and reads 127 levels, of which
+/// stores take a few around it.
+const DEEPEST: usize = 100;
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else { return true };
+    match value {
+        Value::Array(values) => values.iter().any(|value| is_deeper(value, below)),
+        Value::Object(values) => values.values().any(|value| is_deeper(value, below)),
+        _ => false,
     }
 }
 

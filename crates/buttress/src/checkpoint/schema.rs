@@ -1,12 +1,12 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Checkpoint, Payload, StoreError};
+use super::{Checkpoint, StoreError};
 use crate::BoxError;
 
-/// How a state is written and read: as JSON, with a version, and steps from older versions.
+/// How a state is read: with a version, and steps from older versions.
 #[derive(Clone)]
 pub(super) struct Schema {
     version: u32,
@@ -36,13 +36,6 @@ impl Schema {
         step: impl Fn(Value) -> Result<Value, BoxError> + Send + Sync + 'static,
     ) {
         self.steps.insert(from, Arc::new(step));
-    }
-
-    pub(super) fn write<S: Serialize>(state: &S) -> Result<Payload, StoreError> {
-        match serde_json::to_vec(state) {
-            Ok(bytes) => Ok(Payload::new(bytes)),
-            Err(error) => Err(StoreError::encode(error.to_string())),
-        }
     }
 
     /// Reads a stored state; `place` is where it stays when it does not fit.

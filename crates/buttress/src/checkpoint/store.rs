@@ -21,8 +21,8 @@ pub trait CheckpointStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Conflict`] where the head is not `parent`, or where the write id was used for something
-    /// else; [`Fenced`] where the token is not the newest of the chain, also once it is released
+    /// [`Conflict`] where the head is not `parent`, also where the write id was used for something
+    /// else before; [`Fenced`] where the token is not the newest of the chain, also once it is released
     /// or has run out and somebody else has taken the lease; [`Held`] where no token is given and
     /// somebody holds the lease; [`TooLarge`], [`Unavailable`].
     ///

@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use twox_hash::XxHash3_128;
 
 use super::super::{
@@ -26,6 +26,7 @@ pub(super) const FORMAT: u32 = 1;
 const CHECKSUM: &[u8] = b",\"checksum\":\"";
 const CHECKSUM_DIGITS: usize = 32;
 const END: &[u8] = b"\"}\n";
+const CHECKSUM_LEN: usize = CHECKSUM.len() + CHECKSUM_DIGITS + END.len();
 
 /// One place of a chain.
 #[derive(Debug, Clone)]
@@ -156,7 +157,6 @@ impl Record {
         let mut file = self.to_file(key, now);
         if let Entry::Checkpoint(write_id, checkpoint) = &self.entry {
             file.phase = Cow::Borrowed(&checkpoint.phase);
-            file.state = to_json(&checkpoint.state);
             file.parent = checkpoint.parent;
             file.schema_version = checkpoint.schema_version;
             file.write_id = Some(write_id.to_string());
@@ -166,7 +166,11 @@ impl Record {
             file.writes_of = Some(*of);
             file.writes = writes.iter().map(Write::new).collect();
         }
-        let mut bytes = serde_json::to_vec(&file).expect("every key of a record is a string");
+        let around = serde_json::to_vec(&file).expect("every key of a record is a string");
+        let mut bytes = match &self.entry {
+            Entry::Checkpoint(_, checkpoint) => with_state(&around, &to_json(&checkpoint.state)),
+            Entry::Writes(..) | Entry::Lease | Entry::Deleted => around,
+        };
         // The closing brace makes room for the checksum.
         bytes.pop();
         let checksum = XxHash3_128::oneshot(&bytes);
@@ -265,7 +269,7 @@ impl<'a> Write<'a> {
             task: Cow::Borrowed(&write.task),
             kind: Cow::Borrowed(write.kind.as_str()),
             index: write.index,
-            value: to_json(&write.value),
+            value: to_value(&write.value),
         }
     }
 
@@ -312,25 +316,49 @@ pub(super) fn decode_foreign(
     Ok(Some(Foreign { phase: file.phase.into_owned(), timestamp, state }))
 }
 
+/// Puts a state into a record that was written without it: a large one is copied once and never
+/// read.
+fn with_state(around: &[u8], state: &[u8]) -> Vec<u8> {
+    const EMPTY: &[u8] = b",\"state\":null,";
+    // Quotes inside of texts are escaped, so the first is the key.
+    let place = around.windows(EMPTY.len()).position(|window| window == EMPTY);
+    let place = place.expect("a record has a state") + EMPTY.len() - b"null,".len();
+    let mut bytes = Vec::with_capacity(around.len() + state.len() + CHECKSUM_LEN);
+    bytes.extend_from_slice(&around[..place]);
+    bytes.extend_from_slice(state);
+    bytes.extend_from_slice(&around[place + b"null".len()..]);
+    bytes
+}
+
 /// Shows bytes as JSON: as they are where they are JSON, else in base64.
-fn to_json(bytes: &[u8]) -> Cow<'_, RawValue> {
-    match serde_json::from_slice::<&RawValue>(bytes) {
+fn to_json(payload: &Payload) -> Cow<'_, [u8]> {
+    if payload.is_json() && !may_be_base64(payload) {
+        return Cow::Borrowed(payload);
+    }
+    match serde_json::from_slice::<&RawValue>(payload) {
         // What stands around a value is not part of it, and our own form needs to be told apart.
-        Ok(value) if value.get().len() == bytes.len() && base64(value).is_none() => {
-            Cow::Borrowed(value)
+        Ok(value) if value.get().len() == payload.len() && base64(value).is_none() => {
+            Cow::Borrowed(payload)
         }
         _ => {
-            let wrapped = Base64 { text: BASE64.encode(bytes) };
-            Cow::Owned(to_raw_value(&wrapped).expect("text can be written"))
+            let wrapped = Base64 { text: BASE64.encode(payload) };
+            Cow::Owned(serde_json::to_vec(&wrapped).expect("text can be written"))
         }
     }
+}
+
+/// Shows the bytes of a write as [`to_json`] does.
+fn to_value(payload: &Payload) -> Cow<'_, RawValue> {
+    let json = to_json(payload).into_owned();
+    let text = String::from_utf8(json).expect("JSON is UTF-8");
+    Cow::Owned(RawValue::from_string(text).expect("it is JSON"))
 }
 
 /// Returns the bytes that [`to_json`] has shown so; none where the base64 is none.
 fn of_json(value: &RawValue) -> Option<Payload> {
     match base64(value) {
         Some(Base64 { text }) => Some(Payload::new(BASE64.decode(text).ok()?)),
-        None => Some(Payload::from(value.get().as_bytes())),
+        None => Some(Payload::known_json(value.get().as_bytes().to_vec())),
     }
 }
 
@@ -342,12 +370,15 @@ struct Base64 {
 }
 
 fn base64(value: &RawValue) -> Option<Base64> {
-    // No other state is read for this: a large one would be read whole.
-    let inside = value.get().strip_prefix('{')?.trim_start_matches([' ', '\t', '\n', '\r']);
-    if !inside.starts_with("\"$") && !inside.starts_with("\"\\") {
-        return None;
-    }
-    serde_json::from_str(value.get()).ok()
+    let text = value.get();
+    may_be_base64(text.as_bytes()).then(|| serde_json::from_str(text).ok())?
+}
+
+/// Returns whether JSON begins as our own form does: no other is read for it, whole as it is.
+fn may_be_base64(json: &[u8]) -> bool {
+    let Some(inside) = json.strip_prefix(b"{") else { return false };
+    let inside = inside.trim_ascii_start();
+    inside.starts_with(b"\"$") || inside.starts_with(b"\"\\")
 }
 
 fn to_utc(time: SystemTime) -> Timestamp {
