@@ -1,14 +1,16 @@
 //! Why nobody answered, in one sentence.
 
-use buttress::{ErrorKind, Failure, FailureKind};
+use buttress::{Error, ErrorKind, Failure, FailureKind, checkpoint::MemoisedFailure};
 
 use crate::{
-    llm::{CallFailure, Endpoint},
-    swarm::Missing,
+    analysts::Analyst,
+    llm::Endpoint,
+    swarm::{Missing, Survey},
 };
 
 /// Says what made every call fail.
-pub(crate) fn of_total_failure(failures: &[CallFailure], endpoint: &Endpoint) -> String {
+pub(crate) fn of_total_failure(survey: &Survey, endpoint: &Endpoint) -> String {
+    let failures = &survey.failures;
     let base_url = endpoint.base_url();
     let all_are = |kind| !failures.is_empty() && failures.iter().all(|f| f.kind == kind);
 
@@ -28,16 +30,21 @@ pub(crate) fn of_total_failure(failures: &[CallFailure], endpoint: &Endpoint) ->
     if all_are(FailureKind::QuotaExhausted) {
         return format!("the account at {base_url} has nothing left to spend");
     }
-    format!("no analyst got an answer from {base_url}: {}", counted(failures))
+    // Where nobody was asked, all had failed before.
+    let reasons = match failures.is_empty() {
+        true => counted(survey.missing.iter().map(|missing| missing.reason.as_str())),
+        false => counted(failures.iter().map(|failure| failure.reason.as_str())),
+    };
+    format!("no analyst got an answer from {base_url}: {reasons}")
 }
 
 /// Lists each reason once, with how often it came up.
-fn counted(failures: &[CallFailure]) -> String {
+fn counted<'a>(failures: impl Iterator<Item = &'a str>) -> String {
     let mut reasons: Vec<(&str, usize)> = Vec::new();
     for failure in failures {
-        match reasons.iter_mut().find(|(reason, _)| *reason == failure.reason) {
+        match reasons.iter_mut().find(|(reason, _)| *reason == failure) {
             Some((_, times)) => *times += 1,
-            None => reasons.push((&failure.reason, 1)),
+            None => reasons.push((failure, 1)),
         }
     }
     let told: Vec<_> = reasons
@@ -53,18 +60,26 @@ fn counted(failures: &[CallFailure]) -> String {
 // ===== impl Missing =====
 
 impl Missing {
-    /// Returns what went wrong, each model's failure for itself.
-    pub(crate) fn reason(&self) -> String {
-        match self.error.as_ref().map(buttress::Error::kind) {
-            Some(ErrorKind::FallbackExhausted { failures, .. }) => {
-                let failures: Vec<_> = failures
-                    .iter()
-                    .map(|failed| format!("{}: {}", failed.agent, describe(&failed.failure)))
-                    .collect();
-                failures.join(", ")
-            }
-            _ => describe(&self.failure),
+    pub(crate) fn new(analyst: Analyst, error: &Error) -> Self {
+        let failure_kind = error.failure().kind().as_str().to_owned();
+        Self { analyst, failure_kind, reason: reason(error) }
+    }
+}
+
+/// Returns what went wrong, each model's failure for itself.
+fn reason(error: &Error) -> String {
+    if let Some(kept) = error.downcast_ref::<MemoisedFailure>() {
+        return format!("{} before: {kept}", describe(error.failure()));
+    }
+    match error.kind() {
+        ErrorKind::FallbackExhausted { failures, .. } => {
+            let failures: Vec<_> = failures
+                .iter()
+                .map(|failed| format!("{}: {}", failed.agent, describe(&failed.failure)))
+                .collect();
+            failures.join(", ")
         }
+        _ => describe(error.failure()),
     }
 }
 
@@ -77,19 +92,17 @@ fn describe(failure: &Failure) -> String {
 
 #[cfg(test)]
 mod tests {
-    use buttress::Error;
-
     use super::*;
-    use crate::analysts::Analyst;
+    use crate::llm::CallFailure;
 
     fn endpoint(key: Option<&str>) -> Endpoint {
         Endpoint::new("http://localhost:1/v1", key, "large".into(), Some("small".into())).unwrap()
     }
 
-    fn failures(kinds: &[(FailureKind, &str)]) -> Vec<CallFailure> {
+    fn failures(kinds: &[(FailureKind, &str)]) -> Survey {
         let failure =
             |(kind, reason): &(_, &str)| CallFailure { kind: *kind, reason: (*reason).to_owned() };
-        kinds.iter().map(failure).collect()
+        Survey { failures: kinds.iter().map(failure).collect(), ..Survey::default() }
     }
 
     #[test]
@@ -118,8 +131,7 @@ mod tests {
     #[test]
     fn an_error_of_ours_tells_its_failure() {
         let error = Error::new(ErrorKind::timeout(std::time::Duration::from_secs(1)));
-        let failure = error.failure().clone();
-        let missing = Missing { analyst: Analyst::Trend, failure, error: Some(error) };
-        assert_eq!(missing.reason(), "timeout");
+        let missing = Missing::new(Analyst::Trend, &error);
+        assert_eq!((&*missing.failure_kind, &*missing.reason), ("timeout", "timeout"));
     }
 }

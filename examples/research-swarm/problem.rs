@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use buttress::BoxError;
+use buttress::{BoxError, StoreError};
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
 pub(crate) const WRONG_USE: u8 = 2;
 const UNEXPECTED: u8 = 1;
 const ENDPOINT: u8 = 3;
+const STORE: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
 /// Why there is no report.
@@ -24,6 +25,8 @@ pub(crate) enum Problem {
     WrongUse(String),
     /// The model endpoint cannot be used.
     Endpoint(String),
+    /// The checkpoints cannot be used, or somebody else is working on them.
+    Store(String),
     /// By Ctrl-C or SIGTERM.
     Interrupted,
     Unexpected(BoxError),
@@ -36,6 +39,7 @@ impl Problem {
         match self {
             Self::WrongUse(_) => WRONG_USE,
             Self::Endpoint(_) => ENDPOINT,
+            Self::Store(_) => STORE,
             Self::Interrupted => INTERRUPTED,
             Self::Unexpected(_) => UNEXPECTED,
         }
@@ -46,6 +50,7 @@ impl Problem {
         let kind = match self {
             Self::WrongUse(_) => "wrong_use",
             Self::Endpoint(_) => "endpoint",
+            Self::Store(_) => "store",
             Self::Interrupted => "interrupted",
             Self::Unexpected(_) => "unexpected",
         };
@@ -53,9 +58,12 @@ impl Problem {
         json!({ "kind": kind, "message": message, "exit_code": self.exit_code() })
     }
 
-    fn sentence(&self) -> String {
+    /// Returns it without the word "error".
+    pub(crate) fn sentence(&self) -> String {
         match self {
-            Self::WrongUse(sentence) | Self::Endpoint(sentence) => sentence.clone(),
+            Self::WrongUse(sentence) | Self::Endpoint(sentence) | Self::Store(sentence) => {
+                sentence.clone()
+            }
             Self::Interrupted => "interrupted".to_owned(),
             Self::Unexpected(error) => error.to_string(),
         }
@@ -80,6 +88,28 @@ impl From<UnknownTicker> for Problem {
 impl From<InvalidSetting> for Problem {
     fn from(invalid: InvalidSetting) -> Self {
         Self::WrongUse(invalid.to_string())
+    }
+}
+
+impl From<&StoreError> for Problem {
+    /// Says what lies at the bottom too, such as "permission denied".
+    fn from(error: &StoreError) -> Self {
+        let mut sentence = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            sentence.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        Self::Store(sentence)
+    }
+}
+
+impl From<buttress::Error> for Problem {
+    fn from(error: buttress::Error) -> Self {
+        match error.downcast_ref::<StoreError>() {
+            Some(store) => store.into(),
+            None => Self::Unexpected(error.into()),
+        }
     }
 }
 

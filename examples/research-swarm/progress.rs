@@ -66,6 +66,8 @@ enum State {
     Failed(Duration),
     /// By an interruption.
     Stopped(Duration),
+    /// What it came to was kept by a run before.
+    Kept,
 }
 
 /// Which row of the board a span belongs to.
@@ -73,6 +75,7 @@ enum State {
 struct Place {
     row: usize,
     is_agent: bool,
+    is_memo: bool,
 }
 
 // ===== impl Progress =====
@@ -133,7 +136,8 @@ where
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let place = match span.name() {
-            telemetry::span::AGENT => row_of(&fields).map(|row| Place { row, is_agent: true }),
+            telemetry::span::AGENT => place_of(&fields, true, false),
+            telemetry::span::LOAD_CHECKPOINT => place_of(&fields, false, true),
             _ => place_above(&span),
         };
         let Some(place) = place else { return };
@@ -144,13 +148,14 @@ where
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id).filter(is_ours) else { return };
         let Some(place) = span.extensions().get::<Place>().copied() else { return };
-        if !place.is_agent {
-            return;
-        }
         let mut fields = Fields::default();
         values.record(&mut fields);
-        if let Some(outcome) = fields.outcome {
-            self.ended(place.row, &outcome);
+        match fields.outcome {
+            Some(outcome) if place.is_agent => self.ended(place.row, &outcome),
+            Some(outcome) if place.is_memo && outcome == telemetry::outcome::SUCCESS => {
+                self.kept(place.row);
+            }
+            _ => {}
         }
     }
 
@@ -161,6 +166,12 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let Some(message) = fields.message else { return };
+        // That all is well with the checkpoints is no news.
+        if context.event_span(event).is_some_and(|span| is_of_a_checkpoint(span.name()))
+            && *event.metadata().level() > tracing::Level::WARN
+        {
+            return;
+        }
         let place = context.event_span(event).and_then(|span| place_here(&span));
         if let Some(place) = place {
             self.update(place.row, |row, _| row.note = printable(&message));
@@ -198,19 +209,34 @@ impl Progress {
                 _ => State::Failed(elapsed),
             };
         });
+        self.sum_up(row);
+    }
+
+    fn kept(&self, row: usize) {
+        self.update(row, |row, _| row.state = State::Kept);
+        self.sum_up(row);
+    }
+
+    fn sum_up(&self, row: usize) {
         let board = self.board();
         let summary = board.rows[row].to_string();
         board.say(Some(row), &summary);
     }
 }
 
+fn is_of_a_checkpoint(span: &str) -> bool {
+    use telemetry::span::{LOAD_CHECKPOINT, RESUME_FROM_CHECKPOINT, SAVE_CHECKPOINT};
+    [LOAD_CHECKPOINT, RESUME_FROM_CHECKPOINT, SAVE_CHECKPOINT].contains(&span)
+}
+
 fn is_ours<'a, S: LookupSpan<'a>>(span: &SpanRef<'a, S>) -> bool {
     span.metadata().target() == telemetry::TARGET
 }
 
-fn row_of(fields: &Fields) -> Option<usize> {
+fn place_of(fields: &Fields, is_agent: bool, is_memo: bool) -> Option<Place> {
     let id = fields.agent_id.as_deref()?;
-    Analyst::ALL.iter().position(|analyst| analyst.name() == id)
+    let row = Analyst::ALL.iter().position(|analyst| analyst.name() == id)?;
+    Some(Place { row, is_agent, is_memo })
 }
 
 /// Finds the row of the agent above a span that is not an agent itself.
@@ -219,9 +245,11 @@ fn place_above<'a, S: LookupSpan<'a>>(span: &SpanRef<'a, S>) -> Option<Place> {
 }
 
 fn place_here<'a, S: LookupSpan<'a>>(span: &SpanRef<'a, S>) -> Option<Place> {
-    span.scope()
-        .find_map(|span| span.extensions().get::<Place>().copied())
-        .map(|place| Place { is_agent: false, ..place })
+    span.scope().find_map(|span| span.extensions().get::<Place>().copied()).map(|place| Place {
+        is_agent: false,
+        is_memo: false,
+        ..place
+    })
 }
 
 // ===== impl Board =====
@@ -285,9 +313,10 @@ impl Row {
             State::Done(_) => (Paint::Green, '+'),
             State::Failed(_) => (Paint::Red, 'x'),
             State::Stopped(_) => (Paint::Yellow, '-'),
+            State::Kept => (Paint::Green, '='),
         };
         let note = match self.state {
-            State::Done(_) => "",
+            State::Done(_) | State::Kept => "",
             _ => &self.note,
         };
         let pieces = [
@@ -320,6 +349,7 @@ impl fmt::Display for Row {
             State::Done(elapsed) => write!(f, "done after {:.1} s", elapsed.as_secs_f64())?,
             State::Failed(elapsed) => write!(f, "failed after {:.1} s", elapsed.as_secs_f64())?,
             State::Stopped(elapsed) => write!(f, "stopped after {:.1} s", elapsed.as_secs_f64())?,
+            State::Kept => f.write_str("kept from before")?,
         }
         if self.calls > 0 {
             write!(f, ", {} call{}", self.calls, plural(self.calls))?;

@@ -5,10 +5,11 @@ use std::fmt::{self, Write as _};
 use serde_json::{Value, json};
 
 use crate::{
-    llm::{Endpoint, Faults},
+    llm::{Faults, Source},
     prices::Prices,
     style::{Paint, Style},
     swarm::{Finding, Missing, Survey},
+    text::printable,
 };
 
 const WIDTH: usize = 88;
@@ -16,11 +17,13 @@ const WIDTH: usize = 88;
 /// What the swarm found about a stock.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
-    pub(crate) prices: &'a Prices,
+    pub(crate) prices: Prices,
     pub(crate) survey: &'a Survey,
-    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) source: &'a Source,
     /// What the embedded server did, where it played the model.
     pub(crate) faults: Option<Faults>,
+    /// What went wrong beside the analysts.
+    pub(crate) warnings: &'a [String],
 }
 
 // ===== impl Report =====
@@ -45,7 +48,11 @@ impl Report<'_> {
             write_missing(text, missing, style)?;
         }
         let (degradation, paint) = self.degradation();
-        writeln!(text, "Degradation: {}", style.paint(paint, degradation))
+        writeln!(text, "Degradation: {}", style.paint(paint, degradation))?;
+        for warning in self.warnings {
+            writeln!(text, "Warning: {}", style.paint(Paint::Yellow, warning))?;
+        }
+        Ok(())
     }
 
     fn degradation(&self) -> (String, Paint) {
@@ -68,9 +75,9 @@ impl Report<'_> {
                 "months": self.prices.closes().len(),
             },
             "endpoint": {
-                "base_url": self.endpoint.base_url(),
-                "model": self.endpoint.model(),
-                "backup_model": self.endpoint.backup_model(),
+                "base_url": self.source.base_url,
+                "model": self.source.model,
+                "backup_model": self.source.backup_model,
                 "embedded": self.faults.map(|faults| json!({
                     "faults": faults.weather().as_str(),
                     "seed": faults.seed(),
@@ -87,18 +94,19 @@ impl Report<'_> {
     }
 }
 
+/// Writes a finding, which may come from a store that others write too.
 fn write_finding(text: &mut String, finding: &Finding, style: Style) -> fmt::Result {
     let name = capitalised(finding.analyst.name());
     let by = finding.model.as_deref().unwrap_or("unknown model");
-    let by = style.paint(Paint::Dim, format_args!("phrased by {by}"));
+    let by = style.paint(Paint::Dim, format_args!("phrased by {}", printable(by)));
     writeln!(text, "{}  {by}", style.paint(Paint::Bold, name))?;
-    writeln!(text, "{}\n", wrapped(&finding.text, "  "))
+    writeln!(text, "{}\n", wrapped(&printable(&finding.text), "  "))
 }
 
 fn write_missing(text: &mut String, missing: &Missing, style: Style) -> fmt::Result {
     let name = capitalised(missing.analyst.name());
     writeln!(text, "{}  {}", style.paint(Paint::Bold, name), style.paint(Paint::Red, "missing"))?;
-    writeln!(text, "{}\n", wrapped(&missing.reason(), "  "))
+    writeln!(text, "{}\n", wrapped(&printable(&missing.reason), "  "))
 }
 
 fn finding_json(finding: &Finding) -> Value {
@@ -113,8 +121,8 @@ fn finding_json(finding: &Finding) -> Value {
 fn missing_json(missing: &Missing) -> Value {
     json!({
         "analyst": missing.analyst.name(),
-        "failure_kind": missing.failure.kind().as_str(),
-        "reason": missing.reason(),
+        "failure_kind": missing.failure_kind,
+        "reason": missing.reason,
     })
 }
 

@@ -3,10 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use buttress::{
-    Circuit, CircuitBreakerLayer, Classify as _, Error, ExponentialBackoff, Failure,
-    FaultTolerantAgent, Order, Outcome, RetryLayer, telemetry,
+    BoxStore, CheckpointLayer, Circuit, CircuitBreakerLayer, Classify as _, Error, ErrorKind,
+    ExponentialBackoff, FaultTolerantAgent, InWorkflow, Order, Outcome, RetryLayer, WorkflowId,
+    checkpoint::WhenUnavailable, telemetry,
 };
+use bytes::Bytes;
+use http::Response;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
+use tower::{Layer as _, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
@@ -18,7 +23,8 @@ use crate::{
     progress::Progress,
 };
 
-type Agent = FaultTolerantAgent<ChatModel, Question, ChatClassifier>;
+/// Every pattern around a model, and a memo around all of them where there is a store.
+type Agent = BoxCloneSyncService<InWorkflow<Question>, Answer, Error>;
 
 /// How patient the agents are.
 #[derive(Debug, Clone, Copy)]
@@ -37,23 +43,30 @@ pub(crate) struct Patience {
 #[derive(Debug)]
 pub(crate) struct Swarm {
     agents: Vec<(Analyst, Agent)>,
-    endpoint: Arc<Endpoint>,
     failures: CallFailures,
     /// Kept, since dropping a subscription ends it.
     _subscriptions: Vec<buttress::circuit_breaker::Subscription>,
 }
 
+/// What is kept of a model's answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Answer {
+    text: String,
+    model: Option<String>,
+}
+
 /// What the analysts found.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Survey {
     pub(crate) findings: Vec<Finding>,
     pub(crate) missing: Vec<Missing>,
     /// How single calls failed, also those of analysts that were answered in the end.
+    #[serde(skip)]
     pub(crate) failures: Vec<CallFailure>,
 }
 
 /// What one analyst found.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) analyst: Analyst,
     pub(crate) text: String,
@@ -63,12 +76,11 @@ pub(crate) struct Finding {
 }
 
 /// Why one analyst's finding is missing.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Missing {
     pub(crate) analyst: Analyst,
-    pub(crate) failure: Failure,
-    /// None where the last answer was a failure by itself.
-    pub(crate) error: Option<Error>,
+    pub(crate) failure_kind: String,
+    pub(crate) reason: String,
 }
 
 /// How much of the report is there, by the seed's thresholds.
@@ -103,10 +115,13 @@ impl Patience {
 
 impl Swarm {
     /// Builds an agent for each analyst; they share one circuit for each model.
+    ///
+    /// With a store each is asked once in a workflow, however often that is resumed.
     pub(crate) fn new(
         endpoint: &Arc<Endpoint>,
         patience: Patience,
         order: Order,
+        store: Option<&BoxStore>,
         progress: &Progress,
     ) -> Self {
         let client = HttpClient::new();
@@ -131,12 +146,12 @@ impl Swarm {
             if let Some((name, circuit)) = &backup {
                 agent = agent.fallback_with_circuit(*name, model(name), circuit.clone());
             }
-            (analyst, agent.service(model(endpoint.model())))
+            let agent = answering(agent.service(model(endpoint.model())), endpoint);
+            (analyst, with_memo(analyst, agent, store))
         });
         let circuits = std::iter::once(&primary).chain(backup.iter().map(|(_, circuit)| circuit));
         Self {
             agents: agents.into(),
-            endpoint: Arc::clone(endpoint),
             failures,
             _subscriptions: circuits.map(|circuit| show(circuit, progress)).collect(),
         }
@@ -147,15 +162,15 @@ impl Swarm {
     /// # Cancellation
     ///
     /// Dropping the future stops every analyst.
-    pub(crate) async fn run(&self, prices: &Prices) -> Survey {
-        let span = open_span(prices.ticker());
-        let run = Run { span: span.clone(), ended: false };
+    pub(crate) async fn run(&self, prices: &Prices, workflow: &WorkflowId) -> Survey {
         let mut analysts = JoinSet::new();
         for (analyst, agent) in &self.agents {
             let facts = analyst.analyse(prices);
             let question = Question::new(analyst.name(), prices.ticker(), facts.sentences());
-            let answer = ask(*analyst, agent.clone(), question, facts, Arc::clone(&self.endpoint));
-            analysts.spawn(answer.instrument(span.clone()));
+            let question = InWorkflow::new(workflow.clone(), question)
+                .idempotency_key(format!("{analyst}/{}", prices.ticker()));
+            let answer = ask(*analyst, agent.clone(), question, facts);
+            analysts.spawn(answer.in_current_span());
         }
         let mut survey = Survey::default();
         while let Some(result) = analysts.join_next().await {
@@ -166,7 +181,6 @@ impl Swarm {
         }
         survey.sort();
         survey.failures = self.failures.to_vec();
-        run.end(&survey);
         survey
     }
 }
@@ -177,26 +191,62 @@ fn show(circuit: &Circuit, progress: &Progress) -> buttress::circuit_breaker::Su
     circuit.subscribe(move |transition| progress.circuit(&name, &transition.to))
 }
 
+/// Makes the HTTP answers of an agent what is kept of them.
+fn answering(
+    agent: FaultTolerantAgent<ChatModel, Question, ChatClassifier>,
+    endpoint: &Arc<Endpoint>,
+) -> Agent {
+    let endpoint = Arc::clone(endpoint);
+    let service = ServiceBuilder::new()
+        .map_request(|asked: InWorkflow<Question>| asked.request)
+        .map_result(move |answer: Result<_, Error>| read(&answer?, &endpoint))
+        .service(agent);
+    Agent::new(service)
+}
+
+/// Lets an agent that has answered, or failed for good, not be asked again.
+fn with_memo(analyst: Analyst, agent: Agent, store: Option<&BoxStore>) -> Agent {
+    let Some(store) = store else { return agent };
+    let memo = CheckpointLayer::new(store.clone(), analyst.name())
+        .memo()
+        .agent_id(analyst.name())
+        .when_unavailable(WhenUnavailable::GO_ON)
+        .layer(agent.clone());
+    // An answer that can be neither read from the store nor kept there costs one more call: better
+    // than a report without it.
+    let service = tower::service_fn(move |asked: InWorkflow<Question>| {
+        let (memo, agent) = (memo.clone(), agent.clone());
+        async move {
+            match memo.oneshot(asked.clone()).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Checkpoint) => {
+                    agent.oneshot(asked).await
+                }
+                answer => answer,
+            }
+        }
+    });
+    Agent::new(service)
+}
+
+fn read(answer: &Response<Bytes>, endpoint: &Endpoint) -> Result<Answer, Error> {
+    // Where no other agent was left to ask, a refusal such as a 401 comes through as it is.
+    let outcome = ChatClassifier::new().classify(Ok(answer));
+    match (outcome, Reply::read(answer.body(), endpoint.secrets())) {
+        (Outcome::Failure(failure), _) => Err(Error::new(ErrorKind::Service).with_failure(failure)),
+        (_, Some(Reply { text, model, .. })) => Ok(Answer { text, model }),
+        (_, None) => unreachable!("the classifier takes only readable answers as a success"),
+    }
+}
+
 async fn ask(
     analyst: Analyst,
     agent: Agent,
-    question: Question,
+    question: InWorkflow<Question>,
     facts: Facts,
-    endpoint: Arc<Endpoint>,
 ) -> Result<Finding, Missing> {
-    let answer = match agent.invoke(question).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            let failure = error.failure().clone();
-            return Err(Missing { analyst, failure, error: Some(error) });
-        }
-    };
-    // Where no other agent was left to ask, a refusal such as a 401 comes through as it is.
-    let reply = Reply::read(answer.body(), endpoint.secrets());
-    match (ChatClassifier::new().classify(Ok(&answer)), reply) {
-        (Outcome::Failure(failure), _) => Err(Missing { analyst, failure, error: None }),
-        (_, Some(Reply { text, model, .. })) => Ok(Finding { analyst, text, model, facts }),
-        (_, None) => unreachable!("the classifier takes only readable answers as a success"),
+    match agent.oneshot(question).await {
+        Ok(Answer { text, model }) => Ok(Finding { analyst, text, model, facts }),
+        Err(error) => Err(Missing::new(analyst, &error)),
     }
 }
 
@@ -251,33 +301,51 @@ impl Degradation {
 }
 
 /// The span of the whole run; dropped before its end, the run was interrupted.
-struct Run {
+#[derive(Debug)]
+pub(crate) struct RunSpan {
     span: Span,
     ended: bool,
 }
 
-fn open_span(ticker: &str) -> Span {
-    let agents = i64::try_from(Analyst::ALL.len()).expect("there are four");
-    tracing::info_span!(
-        target: telemetry::TARGET,
-        "research_swarm_with_degradation",
-        observation_type = "chain",
-        metadata = serde_json::json!({ "ticker": ticker }).to_string(),
-        required_agents_count = 0_i64,
-        optional_agents_count = agents,
-        total_agents = agents,
-        degradation_level = Empty,
-        success_rate = Empty,
-        successful_agents = Empty,
-        failed_agents = Empty,
-        outcome = Empty,
-        level = Empty,
-        status_message = Empty,
-    )
-}
+impl RunSpan {
+    pub(crate) fn open() -> Self {
+        let agents = i64::try_from(Analyst::ALL.len()).expect("there are four");
+        let span = tracing::info_span!(
+            target: telemetry::TARGET,
+            "research_swarm_with_degradation",
+            observation_type = "chain",
+            metadata = Empty,
+            required_agents_count = 0_i64,
+            optional_agents_count = agents,
+            total_agents = agents,
+            degradation_level = Empty,
+            success_rate = Empty,
+            successful_agents = Empty,
+            failed_agents = Empty,
+            outcome = Empty,
+            level = Empty,
+            status_message = Empty,
+        );
+        Self { span, ended: false }
+    }
 
-impl Run {
-    fn end(mut self, survey: &Survey) {
+    pub(crate) const fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Names what the run is about, which a resumed one does not know from the beginning.
+    pub(crate) fn about(&self, ticker: &str) {
+        self.span.record("metadata", serde_json::json!({ "ticker": ticker }).to_string());
+    }
+
+    /// Ends a run that came to no survey.
+    pub(crate) fn fail(mut self, why: &str) {
+        self.ended = true;
+        self.status(telemetry::level::ERROR, why);
+        self.span.record(telemetry::key::OUTCOME, telemetry::outcome::FAILURE);
+    }
+
+    pub(crate) fn end(mut self, survey: &Survey) {
         self.ended = true;
         let span = &self.span;
         let failed: Vec<_> = survey.missing.iter().map(|missing| missing.analyst.name()).collect();
@@ -313,7 +381,7 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Drop for RunSpan {
     fn drop(&mut self) {
         if !self.ended {
             self.status(telemetry::level::WARNING, "The run was interrupted");

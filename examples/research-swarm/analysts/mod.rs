@@ -8,13 +8,15 @@ mod volatility;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::{drawdown::Drawdown, seasonality::Seasonality, trend::Trend, volatility::Volatility};
 use crate::prices::Prices;
 
 /// One analyst of the swarm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Analyst {
     /// Where the price has been going.
     Trend,
@@ -27,7 +29,7 @@ pub(crate) enum Analyst {
 }
 
 /// What an analyst computed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Facts {
     numbers: Map<String, Value>,
     sentences: Vec<String>,

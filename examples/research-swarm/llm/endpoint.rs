@@ -3,6 +3,7 @@
 use std::fmt;
 
 use http::{HeaderValue, Uri};
+use serde::{Deserialize, Serialize};
 
 use crate::text::Secrets;
 
@@ -21,6 +22,14 @@ pub(crate) struct Endpoint {
     model: String,
     backup_model: Option<String>,
     secrets: Secrets,
+}
+
+/// What an endpoint is for people: where it is, without a key, and what is asked there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    pub(crate) base_url: String,
+    pub(crate) model: String,
+    pub(crate) backup_model: Option<String>,
 }
 
 /// What the environment says about the endpoint, unchecked; an empty variable is none.
@@ -116,6 +125,16 @@ impl Endpoint {
     /// Returns the model to fall back to.
     pub(crate) fn backup_model(&self) -> Option<&str> {
         self.backup_model.as_deref()
+    }
+}
+
+impl From<&Endpoint> for Source {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            base_url: endpoint.base_url.clone(),
+            model: endpoint.model.clone(),
+            backup_model: endpoint.backup_model.clone(),
+        }
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cli::Weather;
 
 /// The faults of a run.
 ///
 /// Each request's fate follows from the seed, the agent, the model and how many requests that
 /// agent has sent to that model. The order in which requests arrive does not matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Faults {
     weather: Weather,
     seed: u64,

@@ -11,7 +11,7 @@ mod server;
 pub(crate) use self::{
     chat::{ChatModel, Question},
     client::{HttpClient, HttpError},
-    endpoint::{Endpoint, InvalidSetting, Settings},
+    endpoint::{Endpoint, InvalidSetting, Settings, Source},
     failures::{CallFailure, CallFailures},
     faults::Faults,
     reply::{ChatClassifier, Reply},
