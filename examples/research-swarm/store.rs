@@ -141,9 +141,10 @@ impl Address {
         let begin = rest.rfind('@').map_or(0, |at| at + 1);
         let place = rest.get(begin..parameters)?;
         let host = place.split('/').next()?;
+        // The colons of an IPv6 address are before its bracket.
+        let end = host.rsplit(']').next()?;
         let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-        let is_whole =
-            host.ends_with(']') || host.split_once(':').is_none_or(|(_, port)| is_port(port));
+        let is_whole = end.split_once(':').is_none_or(|(_, port)| is_port(port));
         is_whole.then_some(place)
     }
 }
