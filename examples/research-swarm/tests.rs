@@ -18,9 +18,10 @@ use std::{
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use serde_json::Value;
 
-/// What stands for the user's data folder.
+/// What stands for the user's data folder; other tests run in processes beside this one.
 static DATA: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("research-swarm");
+    let name = format!("research-swarm-{}", std::process::id());
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     drop(std::fs::remove_dir_all(&folder));
     std::fs::create_dir_all(&folder).unwrap();
     folder
