@@ -5,8 +5,10 @@
 #   bash tests/all.sh --fast   format, lints, tests and docs: what one runs before each commit
 #
 # Installs what it needs where it is missing: cargo-deny and gungraun's runner from the Rust
-# registry; valgrind, Postgres, pgbouncer and Redis with apt-get (which may ask for root). Ends with one line that counts the tests; exits with 1 when a
-# check failed.
+# registry; valgrind, Postgres, pgbouncer, Redis, Python and strace with apt-get (which may ask for
+# root). Ends with one line that counts the tests; exits with 1 when a check failed.
+#
+# Kill loops of stores are short here: BUTTRESS_KILLS=200 BUTTRESS_ROUNDS=full is the whole of them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -103,6 +105,9 @@ servers() {
     PATH="$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing+=(pgbouncer)
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v openssl >/dev/null || missing+=(openssl)
+    # The seed's Python, which reads and writes our files; what shows the order of system calls.
+    command -v python3 >/dev/null || missing+=(python3)
+    command -v strace >/dev/null || missing+=(strace)
     [ ${#missing[@]} -eq 0 ] && return
     local sudo
     sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
@@ -128,6 +133,7 @@ if ! $fast; then
     check "instructions of a call" bash benches/instructions.sh
     check "overhead, short" cargo run --quiet --release -p buttress-benches --bin overhead -- --quick
     check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick
+    check "checkpoint, short" cargo bench --quiet -p buttress-benches --bench checkpoint -- --quick
     check "soak, short" cargo run --quiet --release -p buttress-benches --bin soak -- --quick
 fi
 

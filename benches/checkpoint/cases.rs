@@ -6,7 +6,12 @@ use buttress::{
     BoxStore, CheckpointStore, FileStore, MemoryStore, WorkflowId,
     checkpoint::{Payload, Put},
 };
-use buttress_stores::sqlite::{SqliteStore, Synchronous};
+use buttress_stores::{
+    ObjectStore, PostgresStore, RedisStore,
+    sqlite::{SqliteStore, Synchronous},
+};
+use buttress_test_servers::{Postgres, Redis};
+use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
 
 use super::bare::{BareFile, BareSqlite};
@@ -31,12 +36,15 @@ type Opened = Pin<Box<dyn Future<Output = Case>>>;
 
 /// Opens every case anew.
 pub(crate) async fn all() -> Vec<Case> {
-    let openers: [fn() -> Opened; 6] = [
+    let openers: [fn() -> Opened; 9] = [
         || Box::pin(async { in_folder("bare/file", |path| Way::File(BareFile::new(path))) }),
         || Box::pin(file()),
         || Box::pin(async { in_folder("bare/sqlite", sqlite_file) }),
         || Box::pin(sqlite(Synchronous::Full)),
         || Box::pin(sqlite(Synchronous::Normal)),
+        || Box::pin(postgres()),
+        || Box::pin(redis()),
+        || Box::pin(object_store()),
         || Box::pin(async { store("buttress/memory", None, MemoryStore::new().keep(10), vec![]) }),
     ];
     let mut cases = Vec::new();
@@ -70,6 +78,27 @@ async fn sqlite(synchronous: Synchronous) -> Case {
     let path = folder.path().join("checkpoints.db");
     let opened = SqliteStore::open(path).synchronous(synchronous).await;
     store(name, beside, opened.expect("the file can be used"), vec![Box::new(folder)])
+}
+
+async fn postgres() -> Case {
+    let server = Postgres::start();
+    let opened = PostgresStore::connect(&server.url()).await.expect("the server runs");
+    store("buttress/postgres", None, opened, vec![Box::new(server)])
+}
+
+async fn redis() -> Case {
+    let server = Redis::start();
+    let opened = RedisStore::connect(&server.url()).await.expect("the server runs");
+    store("buttress/redis", None, opened, vec![Box::new(server)])
+}
+
+/// Objects in a local folder: what a cloud's network adds is not ours.
+async fn object_store() -> Case {
+    let folder = TempDir::new().expect("a temporary folder");
+    let backend = LocalFileSystem::new_with_prefix(folder.path()).expect("it is there");
+    let backend = std::sync::Arc::new(backend.with_fsync(true));
+    let opened = ObjectStore::builder(backend).open().await.expect("the folder can be used");
+    store("buttress/object_store_local", None, opened, vec![Box::new(folder)])
 }
 
 fn store(

@@ -119,14 +119,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     _ = writeln!(
         text,
-        "{:<8} {:<24} {:>9} {:>9} {:>9} {:>9} {:>8}",
+        "{:<8} {:<28} {:>9} {:>9} {:>9} {:>9} {:>8}",
         "state", "store", "us min", "median", "p99", "puts/s", "vs bare"
     );
     for row in rows {
         let vs_bare = row.vs_bare.map_or(String::new(), |ratio| format!("{ratio:.2}"));
         _ = writeln!(
             text,
-            "{:<8} {:<24} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>8}",
+            "{:<8} {:<28} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>8}",
             row.size,
             row.case,
             row.quantile(0.0),
