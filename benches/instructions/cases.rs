@@ -8,7 +8,10 @@
 
 use std::hint::black_box;
 
-use buttress::{CatchPanicLayer, FallbackLayer, RetryLayer, TimeoutLayer};
+use buttress::{
+    AgentLayer, CatchPanicLayer, CircuitBreakerLayer, FallbackLayer, KeyedCircuitBreakerLayer,
+    RetryLayer, TimeoutLayer,
+};
 use buttress_benches::{
     drive::{Answers, Fails, FailsOnce, call, discard},
     stacks::{self, HOUR, TIMEOUT, at_once, breaker, count_window, full, time_window},
@@ -37,6 +40,11 @@ fn holding(calls_held: usize, mut caller: Caller) -> Caller {
     caller
 }
 
+/// A table of one key, which every call finds.
+fn keyed() -> KeyedCircuitBreakerLayer<fn(&u64) -> u64, u64> {
+    CircuitBreakerLayer::keyed("model", |key| *key)
+}
+
 fn open(forced: bool) -> Caller {
     let layer = breaker().max_open(HOUR).open_for(HOUR);
     if forced {
@@ -59,7 +67,10 @@ fn open(forced: bool) -> Caller {
 #[bench::fallback(calls(FallbackLayer::new().or("backup", Answers).layer(Answers)))]
 #[bench::catch_panic(calls(CatchPanicLayer::new().layer(Answers)))]
 #[bench::full(calls(full(Answers)))]
-#[bench::agent(calls(stacks::agent()))]
+#[bench::agent(calls(stacks::agent::<u64>()))]
+#[bench::agent_seed_order(calls(stacks::agent_in_seed_order()))]
+#[bench::agent_layer(calls(AgentLayer::new("research").layer(Answers)))]
+#[bench::circuit_breaker_keyed(calls(keyed().layer(Answers)))]
 #[bench::open(open(false))]
 #[bench::open_forced(open(true))]
 #[bench::retry_once(calls(at_once().layer(FailsOnce::default())))]

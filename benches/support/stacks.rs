@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use buttress::{
-    AnyError, BoxError, CircuitBreakerLayer, Error, FallbackLayer, FaultTolerantAgent, RetryLayer,
-    TimeoutLayer, Window,
+    AnyError, BoxError, CircuitBreakerLayer, Error, FallbackLayer, FaultTolerantAgent, Order,
+    RetryLayer, TimeoutLayer, Window,
 };
 use tower::{Service, ServiceBuilder};
 
@@ -52,6 +52,13 @@ where
 
 /// The agent with one fallback, all else as it comes.
 #[must_use]
-pub fn agent() -> impl Service<u64, Response = u64, Error = Error> {
+pub fn agent<R: Clone + Send + 'static>() -> impl Service<R, Response = u64, Error = Error> {
     FaultTolerantAgent::builder("research").fallback("backup", Answers).service(Answers)
+}
+
+/// The same in the order of the seed: the breaker around the retries.
+#[must_use]
+pub fn agent_in_seed_order() -> impl Service<u64, Response = u64, Error = Error> {
+    let agent = FaultTolerantAgent::builder("research").order(Order::Seed);
+    agent.fallback("backup", Answers).service(Answers)
 }
