@@ -15,7 +15,7 @@ use buttress_benches::{
 
 use crate::{
     measure::Case,
-    ours::HELD,
+    ours::{HELD, looks_at},
     prompts::asked,
     threads::{on_threads, thread_counts},
 };
@@ -159,7 +159,7 @@ pub(crate) fn window() -> Vec<Case> {
         }));
         let name = format!("recloser/circuit_breaker_count_window holding {held}");
         cases.push(Case::anew("window", name, move || {
-            let recloser = recloser(held.max(1));
+            let recloser = recloser(looks_at(held));
             let one = move || discard(finish(recloser.call(ask())));
             (0..held).for_each(|_| one());
             one

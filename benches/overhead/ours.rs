@@ -18,8 +18,14 @@ use crate::{
     threads::{on_threads, thread_counts},
 };
 
-/// How many calls a window holds before any is measured.
-pub(crate) const HELD: [usize; 4] = [0, 100, 1_000, 10_000];
+/// How many calls a window holds before any is measured; 1 is the empty one, since a first call makes
+/// what all others need.
+pub(crate) const HELD: [usize; 4] = [1, 100, 1_000, 10_000];
+
+/// Returns how many calls a count window looks at: all that it holds, unless it is the empty one.
+pub(crate) fn looks_at(held: usize) -> usize {
+    held.max(100)
+}
 
 fn calls<S: Service<u64> + 'static>(group: &'static str, name: &str, mut service: S) -> Case {
     Case::new(group, name, move || {
@@ -123,7 +129,7 @@ pub(crate) fn window() -> Vec<Case> {
         let mut add = |name: &str, layer: fn(usize) -> CircuitBreakerLayer| {
             let name = format!("buttress/{name} holding {held}");
             cases.push(Case::anew("window", name, move || {
-                let mut service = layer(held.max(1)).layer(Answers);
+                let mut service = layer(looks_at(held)).layer(Answers);
                 let mut one = move || discard(call(&mut service, black_box(35_u64)));
                 (0..held).for_each(|_| one());
                 one

@@ -11,7 +11,7 @@ use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::{
     measure::Case,
-    ours::HELD,
+    ours::{HELD, looks_at},
     prompts::prompts,
     threads::{on_threads, thread_counts},
 };
@@ -153,7 +153,7 @@ pub(crate) fn window() -> Vec<Case> {
         let mut add = |name: &str, layer: fn(usize) -> CircuitBreakerLayer| {
             let name = format!("tower-resilience/{name} holding {held}");
             let case = Case::anew("window", name, move || {
-                let mut service = layer(held.max(1)).layer(Answers);
+                let mut service = layer(looks_at(held)).layer(Answers);
                 let mut one = move || discard(call(&mut service, black_box(35_u64)));
                 (0..held).for_each(|_| one());
                 one

@@ -8,11 +8,11 @@ use crate::{agent::Fault, run::Outcome};
 
 /// How much more memory an idle process may hold after the load than before it: what the allocator
 /// keeps, whatever the load was ..
-const GROWTH: u64 = 12 << 20;
+const GROWTH: u64 = 8 << 20;
 /// .. a little per call ..
 const GROWTH_PER_CALL: u64 = 64;
 /// .. and where delivery fell behind, what it kept for each span that waited at once.
-const GROWTH_PER_WAITING_SPAN: u64 = 2 << 10;
+const GROWTH_PER_WAITING_SPAN: u64 = 512;
 
 /// One thing that must hold.
 #[derive(Debug, Serialize)]
