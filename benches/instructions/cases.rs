@@ -14,6 +14,7 @@ use buttress::{
 };
 use buttress_benches::{
     drive::{Answers, Fails, FailsOnce, call, discard},
+    stacked,
     stacks::{self, HOUR, TIMEOUT, at_once, breaker, count_window, full, time_window},
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
@@ -59,6 +60,9 @@ fn open(forced: bool) -> Caller {
 #[library_benchmark]
 #[bench::bare(calls(Answers))]
 #[bench::circuit_breaker(calls(breaker().layer(Answers)))]
+#[bench::circuit_breaker_x4(calls(stacked!(breaker(); + + + +)))]
+#[bench::circuit_breaker_x8(calls(stacked!(breaker(); + + + + + + + +)))]
+#[bench::circuit_breaker_x16(calls(stacked!(breaker(); + + + + + + + + + + + + + + + +)))]
 #[bench::circuit_breaker_count_window(calls(count_window(100).layer(Answers)))]
 #[bench::circuit_breaker_time_window(calls(time_window().layer(Answers)))]
 #[bench::circuit_breaker_time_window_10k(holding(10_000, calls(time_window().layer(Answers))))]

@@ -10,6 +10,15 @@ use tower::{Service, ServiceBuilder};
 
 use crate::drive::Answers;
 
+/// Puts a layer around an agent once for each word after it.
+#[macro_export]
+macro_rules! stacked {
+    ($layer:expr;) => { $crate::drive::Answers };
+    ($layer:expr; $first:tt $($more:tt)*) => {
+        ::tower::Layer::layer(&$layer, $crate::stacked!($layer; $($more)*))
+    };
+}
+
 /// A limit that no call comes near.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than any bench runs.
