@@ -5,6 +5,8 @@ use std::{
     thread,
 };
 
+use tokio::runtime::Handle;
+
 use crate::measure::{Meter, Taken};
 
 /// Makes so many calls on each of some threads at once; `prepare` makes what one thread calls.
@@ -21,7 +23,10 @@ where
     T: FnMut(),
 {
     let ready = AtomicUsize::new(0);
+    // Timers of others are made in the context of a runtime.
+    let runtime = Handle::try_current().ok();
     let run = || {
+        let _entered = runtime.as_ref().map(Handle::enter);
         let mut one = prepare();
         // To be woken takes longer than many calls, so nobody sleeps here.
         ready.fetch_add(1, Ordering::AcqRel);
