@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::{agent::Fault, run::Outcome};
+use crate::{agent::Fault, run::Outcome, watch::Sample};
 
 /// How much more memory an idle process may hold after the load than before it: what the allocator
 /// keeps, whatever the load was ..
 const GROWTH: u64 = 8 << 20;
 /// .. a little per call ..
 const GROWTH_PER_CALL: u64 = 64;
-/// .. and where delivery fell behind, what it kept for each span that waited at once.
+/// .. where delivery fell behind, what it kept for each span that waited at once ..
 const GROWTH_PER_WAITING_SPAN: u64 = 512;
+/// .. and where calls piled up, the buffers of each connection that was open at once.
+const GROWTH_PER_CONNECTION: u64 = 32 << 10;
 
 /// One thing that must hold.
 #[derive(Debug, Serialize)]
@@ -95,14 +97,20 @@ fn memory(outcome: &Outcome) -> Check {
     };
     let grown = after.saturating_sub(before) << 10;
     let calls = outcome.loaded.bare.due + outcome.loaded.guarded.due;
-    let waiting = outcome.samples.iter().map(|sample| sample.waiting_spans).max().unwrap_or(0);
-    let most = GROWTH + calls * GROWTH_PER_CALL + waiting * GROWTH_PER_WAITING_SPAN;
+    let peak = |of: fn(&Sample) -> u64| outcome.samples.iter().map(of).max().unwrap_or(0);
+    let waiting = peak(|sample| sample.waiting_spans);
+    let open = peak(|sample| sample.descriptors.unwrap_or(0));
+    let open = open.saturating_sub(outcome.before.descriptors.unwrap_or(0));
+    let most = GROWTH
+        + calls * GROWTH_PER_CALL
+        + waiting * GROWTH_PER_WAITING_SPAN
+        + open * GROWTH_PER_CONNECTION;
     Check {
         name,
         holds: grown <= most,
         found: format!(
-            "{:.1} MiB more after the load than before it, at most {:.1} for {calls} calls and \
-             {waiting} spans that waited at once",
+            "{:.1} MiB more after the load than before it, at most {:.1} for {calls} calls, {waiting} \
+             spans that waited and {open} connections that were open at once",
             mib(grown),
             mib(most)
         ),
