@@ -86,6 +86,29 @@ few_dependencies() {
     [ "$crates" -le 18 ]
 }
 
+# What changes the counts on record says why in the changelog. Compared with what origin/main has in
+# common with this checkout, or with the commit before where there is no more than that; a checkout
+# without either is not looked at.
+record_is_explained() {
+    local record=benches/instructions.json base
+    base=$(git merge-base HEAD origin/main 2>/dev/null)
+    if [ -z "$base" ] || [ "$base" = "$(git rev-parse HEAD)" ]; then
+        base=$(git rev-parse --verify --quiet HEAD~ 2>/dev/null)
+    fi
+    if [ -z "$base" ] || ! git cat-file -e "$base:$record" 2>/dev/null; then
+        echo "no commit to compare $record with"
+    elif git diff --quiet "$base" -- $record; then
+        echo "$record is that of ${base:0:12}"
+    elif git diff --quiet "$base" -- CHANGELOG.md; then
+        echo "$record differs from that of ${base:0:12}, and CHANGELOG.md does not say why"
+        return 1
+    fi
+}
+
+instructions() {
+    record_is_explained && bash benches/instructions.sh
+}
+
 documentation() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 }
@@ -130,7 +153,7 @@ if ! $fast; then
     check "clippy, minimal features" minimal_features
     check "number of dependencies" few_dependencies
     check "cargo deny" dependencies
-    check "instructions of a call" bash benches/instructions.sh
+    check "instructions of a call" instructions
     check "overhead, short" cargo run --quiet --release -p buttress-benches --bin overhead -- --quick
     check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick
     check "checkpoint, short" cargo bench --quiet -p buttress-benches --bench checkpoint -- --quick

@@ -8,9 +8,13 @@
 
 use std::hint::black_box;
 
-use buttress::{CatchPanicLayer, FallbackLayer, RetryLayer, TimeoutLayer};
+use buttress::{
+    AgentLayer, CatchPanicLayer, CircuitBreakerLayer, FallbackLayer, KeyedCircuitBreakerLayer,
+    RetryLayer, TimeoutLayer,
+};
 use buttress_benches::{
     drive::{Answers, Fails, FailsOnce, call, discard},
+    stacked,
     stacks::{self, HOUR, TIMEOUT, at_once, breaker, count_window, full, time_window},
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
@@ -37,6 +41,11 @@ fn holding(calls_held: usize, mut caller: Caller) -> Caller {
     caller
 }
 
+/// A table of one key, which every call finds.
+fn keyed() -> KeyedCircuitBreakerLayer<fn(&u64) -> u64, u64> {
+    CircuitBreakerLayer::keyed("model", |key| *key)
+}
+
 fn open(forced: bool) -> Caller {
     let layer = breaker().max_open(HOUR).open_for(HOUR);
     if forced {
@@ -51,6 +60,9 @@ fn open(forced: bool) -> Caller {
 #[library_benchmark]
 #[bench::bare(calls(Answers))]
 #[bench::circuit_breaker(calls(breaker().layer(Answers)))]
+#[bench::circuit_breaker_x4(calls(stacked!(breaker(); + + + +)))]
+#[bench::circuit_breaker_x8(calls(stacked!(breaker(); + + + + + + + +)))]
+#[bench::circuit_breaker_x16(calls(stacked!(breaker(); + + + + + + + + + + + + + + + +)))]
 #[bench::circuit_breaker_count_window(calls(count_window(100).layer(Answers)))]
 #[bench::circuit_breaker_time_window(calls(time_window().layer(Answers)))]
 #[bench::circuit_breaker_time_window_10k(holding(10_000, calls(time_window().layer(Answers))))]
@@ -59,7 +71,10 @@ fn open(forced: bool) -> Caller {
 #[bench::fallback(calls(FallbackLayer::new().or("backup", Answers).layer(Answers)))]
 #[bench::catch_panic(calls(CatchPanicLayer::new().layer(Answers)))]
 #[bench::full(calls(full(Answers)))]
-#[bench::agent(calls(stacks::agent()))]
+#[bench::agent(calls(stacks::agent::<u64>()))]
+#[bench::agent_seed_order(calls(stacks::agent_in_seed_order()))]
+#[bench::agent_layer(calls(AgentLayer::new("research").layer(Answers)))]
+#[bench::circuit_breaker_keyed(calls(keyed().layer(Answers)))]
 #[bench::open(open(false))]
 #[bench::open_forced(open(true))]
 #[bench::retry_once(calls(at_once().layer(FailsOnce::default())))]

@@ -1,6 +1,6 @@
 //! The counts on record, and how others compare with them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use serde_json::Value;
 
@@ -69,8 +69,11 @@ impl Record {
     }
 }
 
+/// Returns the file of the checkout that this program is started in, which need not be the one that
+/// it was built in; cargo says which one that is, and else it is the one around this directory.
 fn path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("instructions.json")
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| "benches".into());
+    PathBuf::from(package).join("instructions.json")
 }
 
 fn instructions(case: &Value) -> Option<f64> {

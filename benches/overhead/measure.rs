@@ -4,20 +4,40 @@ use std::{any::Any, time::Duration};
 
 use serde_json::{Value, json};
 
+use crate::{processor, traced};
+
+/// The name of the case of each group that has no pattern around its agent.
+pub(crate) const BARE: &str = "bare";
+/// How many calls are made of what is made anew.
+const BATCH: usize = 20;
+
 /// One thing to measure.
 pub(crate) struct Case {
-    group: &'static str,
+    pub(crate) group: &'static str,
     name: String,
     /// How many calls a round makes.
     calls: usize,
-    /// How many calls are made once, before the first round.
-    before: usize,
     /// How many spans a call makes, where that is asked.
     spans: Option<usize>,
     /// Makes what a round has around it.
     around: Box<dyn FnMut() -> Box<dyn Any>>,
-    /// Makes so many calls.
-    run: Box<dyn FnMut(usize)>,
+    /// Makes so many calls, under a meter.
+    run: Box<dyn FnMut(usize, Meter) -> Taken>,
+}
+
+/// What is looked at while calls are made: one at a time, as counting takes time itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Meter {
+    Time,
+    Allocations,
+}
+
+/// What one call takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Taken {
+    pub(crate) ns: f64,
+    pub(crate) allocs: f64,
+    pub(crate) bytes: f64,
 }
 
 /// What was measured.
@@ -33,9 +53,14 @@ pub(crate) struct Row {
     pub(crate) bytes: f64,
     /// How many spans a call makes, where that is asked.
     pub(crate) spans: Option<usize>,
-    /// The least time over the least time of the group's bare case; none where there is none.
+    /// Processor time of the whole process per call, what happens around a round included; known
+    /// where spans are asked for and the system tells.
+    pub(crate) cpu_ns: Option<f64>,
+    /// The least time over the least time of the group's bare case.
     pub(crate) vs_bare: Option<f64>,
 }
+
+// ===== impl Case =====
 
 impl Case {
     /// Makes a case that takes nanoseconds.
@@ -56,13 +81,43 @@ impl Case {
     pub(crate) fn many(
         group: &'static str,
         name: impl Into<String>,
-        run: impl FnMut(usize) + 'static,
+        mut run: impl FnMut(usize) + 'static,
+    ) -> Self {
+        Self::metered(group, name, move |calls, meter| meter.of(calls, || run(calls)))
+    }
+
+    /// Makes a case of calls that change what they cost: each few are made of something new, and
+    /// making it is not measured.
+    pub(crate) fn anew<F: FnMut()>(
+        group: &'static str,
+        name: impl Into<String>,
+        mut make: impl FnMut() -> F + 'static,
+    ) -> Self {
+        let case = Self::metered(group, name, move |calls, meter| {
+            let batches = calls.div_ceil(BATCH);
+            let batch = |_| {
+                let mut one = make();
+                meter.of(BATCH, || {
+                    for _ in 0..BATCH {
+                        one();
+                    }
+                })
+            };
+            Taken::mean((0..batches).map(batch))
+        });
+        case.calls(2_000)
+    }
+
+    /// Makes a case that reads the meter itself.
+    pub(crate) fn metered(
+        group: &'static str,
+        name: impl Into<String>,
+        run: impl FnMut(usize, Meter) -> Taken + 'static,
     ) -> Self {
         Self {
             group,
             name: name.into(),
             calls: 200_000,
-            before: 0,
             spans: None,
             around: Box::new(|| Box::new(())),
             run: Box::new(run),
@@ -72,12 +127,6 @@ impl Case {
     /// Sets how many calls a round makes, for cases that take long.
     pub(crate) const fn calls(mut self, calls: usize) -> Self {
         self.calls = calls;
-        self
-    }
-
-    /// Sets how many calls are made once, before anything is measured: they fill what is measured.
-    pub(crate) const fn before(mut self, calls: usize) -> Self {
-        self.before = calls;
         self
     }
 
@@ -97,6 +146,53 @@ impl Case {
     pub(crate) fn matches(&self, filter: Option<&str>) -> bool {
         filter.is_none_or(|filter| format!("{}/{}", self.group, self.name).contains(filter))
     }
+
+    pub(crate) fn is_bare(&self) -> bool {
+        self.name == BARE
+    }
+
+    /// Makes so many calls with all that is around them; adds the processor time of the process.
+    fn round(&mut self, calls: usize, meter: Meter) -> (Taken, Option<Duration>) {
+        let before = self.spans.and_then(|_| processor::time());
+        let around = (self.around)();
+        let taken = (self.run)(calls, meter);
+        drop(around);
+        let used = before.and_then(|before| Some(processor::time()?.saturating_sub(before)));
+        (taken, used)
+    }
+}
+
+// ===== impl Meter =====
+
+impl Meter {
+    /// Makes so many calls and returns what one of them took.
+    pub(crate) fn of(self, calls: usize, run: impl FnOnce()) -> Taken {
+        let calls = count(calls);
+        match self {
+            Self::Time => Taken { ns: nanos(timed(run)) / calls, ..Taken::default() },
+            Self::Allocations => {
+                let info = allocation_counter::measure(run);
+                let of_one = |all: u64| count(usize::try_from(all).unwrap_or(usize::MAX)) / calls;
+                let (allocs, bytes) = (of_one(info.count_total), of_one(info.bytes_total));
+                Taken { allocs, bytes, ..Taken::default() }
+            }
+        }
+    }
+}
+
+// ===== impl Taken =====
+
+impl Taken {
+    /// Returns the mean of some.
+    pub(crate) fn mean(all: impl ExactSizeIterator<Item = Self>) -> Self {
+        let number = count(all.len());
+        let sum = all.fold(Self::default(), |sum, one| Self {
+            ns: sum.ns + one.ns,
+            allocs: sum.allocs + one.allocs,
+            bytes: sum.bytes + one.bytes,
+        });
+        Self { ns: sum.ns / number, allocs: sum.allocs / number, bytes: sum.bytes / number }
+    }
 }
 
 /// Runs every case in each of some rounds; `share` scales the number of calls.
@@ -109,47 +205,37 @@ pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Ro
             reason = "a number of calls is small"
         )]
         let calls = (case.calls as f64 * share) as usize;
-        calls.max(20)
+        calls.max(BATCH)
     };
-    for case in &mut cases {
-        (case.run)(case.before);
-    }
     let mut times = vec![Vec::new(); cases.len()];
+    let mut used = vec![None; cases.len()];
     // The first round warms up.
     for round in 0..=rounds {
-        for (case, times) in cases.iter_mut().zip(&mut times) {
-            let calls = calls(case);
-            let around = (case.around)();
-            let took = timed(|| (case.run)(calls));
-            drop(around);
+        for (place, case) in cases.iter_mut().enumerate() {
+            let (taken, used_now) = case.round(calls(case), Meter::Time);
             if round > 0 {
-                times.push(nanos(took) / count(calls));
+                times[place].push(taken.ns);
+                let sum: Option<Duration> = used[place];
+                used[place] = used_now.map(|now| sum.unwrap_or_default() + now);
             }
         }
     }
-    let mut rows: Vec<Row> = cases
-        .iter_mut()
-        .zip(times)
-        .map(|(case, mut times)| {
-            times.sort_by(f64::total_cmp);
-            let calls = calls(case).min(2_000);
-            let around = (case.around)();
-            let info = allocation_counter::measure(|| (case.run)(calls));
-            drop(around);
-            Row {
-                group: case.group,
-                case: case.name.clone(),
-                ns_min: times[0],
-                ns_median: times[times.len() / 2],
-                allocs: count(usize::try_from(info.count_total).unwrap_or(usize::MAX))
-                    / count(calls),
-                bytes: count(usize::try_from(info.bytes_total).unwrap_or(usize::MAX))
-                    / count(calls),
-                spans: case.spans,
-                vs_bare: None,
-            }
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for ((case, mut times), used) in cases.iter_mut().zip(times).zip(used) {
+        times.sort_by(f64::total_cmp);
+        let (taken, _) = case.round(calls(case).min(2_000), Meter::Allocations);
+        rows.push(Row {
+            group: case.group,
+            case: case.name.clone(),
+            ns_min: times[0],
+            ns_median: times[times.len() / 2],
+            allocs: taken.allocs,
+            bytes: taken.bytes,
+            spans: case.spans,
+            cpu_ns: used.map(|used| nanos(used) / count(rounds * calls(case))),
+            vs_bare: None,
+        });
+    }
     compare(&mut rows);
     rows
 }
@@ -157,12 +243,14 @@ pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Ro
 /// Fills in how many times the bare case of its group each case takes.
 fn compare(rows: &mut [Row]) {
     let bare: Vec<(&'static str, f64)> =
-        rows.iter().filter(|row| row.case == "bare").map(|row| (row.group, row.ns_min)).collect();
+        rows.iter().filter(|row| row.case == BARE).map(|row| (row.group, row.ns_min)).collect();
     for row in rows {
         let bare = bare.iter().find(|(group, _)| *group == row.group);
         row.vs_bare = bare.map(|(_, ns)| row.ns_min / ns);
     }
 }
+
+// ===== impl Row =====
 
 impl Row {
     /// Returns the least time over the number of spans.
@@ -170,19 +258,24 @@ impl Row {
         self.spans.filter(|spans| *spans > 0).map(|spans| self.ns_min / count(spans))
     }
 
-    /// Returns the row for programs.
+    /// Returns the row for programs: the same keys in each group, and three more in that of traced
+    /// calls.
     pub(crate) fn to_json(&self) -> Value {
-        json!({
+        let mut row = json!({
             "group": self.group,
             "case": self.case,
             "ns_min": rounded(self.ns_min),
             "ns_median": rounded(self.ns_median),
             "allocs": rounded(self.allocs),
             "bytes": rounded(self.bytes),
-            "spans": self.spans,
-            "ns_min_per_span": self.per_span().map(rounded),
             "vs_bare": self.vs_bare.map(rounded),
-        })
+        });
+        if self.group == traced::GROUP {
+            row["spans"] = self.spans.into();
+            row["ns_min_per_span"] = self.per_span().map(rounded).into();
+            row["cpu_ns"] = self.cpu_ns.map(rounded).into();
+        }
+        row
     }
 }
 
@@ -200,8 +293,64 @@ fn nanos(time: Duration) -> f64 {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement runs on real time")]
-pub(crate) fn timed(run: impl FnOnce()) -> Duration {
+fn timed(run: impl FnOnce()) -> Duration {
     let start = std::time::Instant::now();
     run();
     start.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn sixteen_bytes() {
+        drop(std::hint::black_box(Box::new([0_u64; 2])));
+    }
+
+    fn keys(row: &Row) -> Vec<String> {
+        let Value::Object(row) = row.to_json() else { unreachable!("a row is an object") };
+        row.keys().cloned().collect()
+    }
+
+    #[test]
+    fn a_row_has_the_keys_of_every_group_and_three_more_where_calls_are_traced() {
+        let plain = ["allocs", "bytes", "case", "group", "ns_median", "ns_min", "vs_bare"];
+        let rows = measure(vec![Case::new("happy", "bare", sixteen_bytes)], 1, 0.001);
+        assert_eq!(keys(&rows[0]), plain);
+        let rows = measure(vec![Case::new(traced::GROUP, "a", || ()).spans(5)], 1, 0.001);
+        let more: Vec<String> =
+            keys(&rows[0]).into_iter().filter(|key| !plain.contains(&&**key)).collect();
+        assert_eq!(more, ["cpu_ns", "ns_min_per_span", "spans"]);
+    }
+
+    #[test]
+    fn allocations_are_those_of_one_call() {
+        let cases = vec![
+            Case::new("happy", "bare", sixteen_bytes),
+            Case::anew("happy", "anew", || {
+                sixteen_bytes();
+                sixteen_bytes
+            }),
+        ];
+        for row in measure(cases, 1, 0.001) {
+            assert_eq!((row.allocs, row.bytes), (1.0, 16.0), "{}", row.case);
+            assert!(row.vs_bare.is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_made_anew_sees_few_calls() {
+        thread_local! { static MOST: Cell<usize> = const { Cell::new(0) }; }
+        let case = Case::anew("window", "a", || {
+            let mut calls = 0;
+            move || {
+                calls += 1;
+                MOST.set(MOST.get().max(calls));
+            }
+        });
+        measure(vec![case.calls(200_000)], 1, 1.0);
+        assert_eq!(MOST.get(), BATCH);
+    }
 }

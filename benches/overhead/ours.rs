@@ -14,8 +14,18 @@ use tower::{Layer, Service};
 
 use crate::{
     measure::Case,
+    prompts::prompts,
     threads::{on_threads, thread_counts},
 };
+
+/// How many calls a window holds before any is measured; 1 is the empty one, since a first call makes
+/// what all others need.
+pub(crate) const HELD: [usize; 4] = [1, 100, 1_000, 10_000];
+
+/// Returns how many calls a count window looks at: all that it holds, unless it is the empty one.
+pub(crate) fn looks_at(held: usize) -> usize {
+    held.max(100)
+}
 
 fn calls<S: Service<u64> + 'static>(group: &'static str, name: &str, mut service: S) -> Case {
     Case::new(group, name, move || {
@@ -26,7 +36,6 @@ fn calls<S: Service<u64> + 'static>(group: &'static str, name: &str, mut service
 pub(crate) fn happy() -> Vec<Case> {
     let group = "happy";
     vec![
-        calls(group, "bare", Answers),
         calls(group, "buttress/circuit_breaker", breaker().layer(Answers)),
         calls(group, "buttress/circuit_breaker_count_window", count_window(100).layer(Answers)),
         calls(group, "buttress/circuit_breaker_time_window", time_window().layer(Answers)),
@@ -35,7 +44,7 @@ pub(crate) fn happy() -> Vec<Case> {
         calls(group, "buttress/fallback", FallbackLayer::new().or("b", Answers).layer(Answers)),
         calls(group, "buttress/catch_panic", CatchPanicLayer::new().layer(Answers)),
         calls(group, "buttress/full", full(Answers)),
-        calls(group, "buttress/agent", agent()),
+        calls(group, "buttress/agent", agent::<u64>()),
     ]
 }
 
@@ -83,11 +92,11 @@ pub(crate) fn contention() -> Vec<Case> {
         let mut add = |name: &str, layer: CircuitBreakerLayer| {
             let service = layer.layer(Answers);
             let name = format!("buttress/{name} x{threads}");
-            cases.push(Case::many("contention", name, move |calls| {
-                on_threads(threads, calls, || {
+            cases.push(Case::metered("contention", name, move |calls, meter| {
+                on_threads(threads, calls, meter, || {
                     let mut service = service.clone();
                     move || discard(call(&mut service, black_box(35_u64)))
-                });
+                })
             }));
         };
         add("circuit_breaker", breaker());
@@ -95,20 +104,20 @@ pub(crate) fn contention() -> Vec<Case> {
         add("circuit_breaker_time_window", time_window());
         let service = full::<_, u64>(Answers);
         let name = format!("buttress/full x{threads}");
-        cases.push(Case::many("contention", name, move |calls| {
-            on_threads(threads, calls, || {
+        cases.push(Case::metered("contention", name, move |calls, meter| {
+            on_threads(threads, calls, meter, || {
                 let mut service = service.clone();
                 move || discard(call(&mut service, black_box(35_u64)))
-            });
+            })
         }));
         // As a server does: each call gets a clone of its own.
         let service = breaker().layer(Answers);
         let name = format!("buttress/circuit_breaker_clone_per_call x{threads}");
-        cases.push(Case::many("contention", name, move |calls| {
-            on_threads(threads, calls, || {
+        cases.push(Case::metered("contention", name, move |calls, meter| {
+            on_threads(threads, calls, meter, || {
                 let service = service.clone();
                 move || discard(call(&mut service.clone(), black_box(35_u64)))
-            });
+            })
         }));
     }
     cases
@@ -116,30 +125,29 @@ pub(crate) fn contention() -> Vec<Case> {
 
 pub(crate) fn window() -> Vec<Case> {
     let mut cases = Vec::new();
-    for held in [0, 100, 1_000, 10_000] {
-        let mut add = |name: &str, layer: CircuitBreakerLayer| {
+    for held in HELD {
+        let mut add = |name: &str, layer: fn(usize) -> CircuitBreakerLayer| {
             let name = format!("buttress/{name} holding {held}");
-            cases.push(calls("window", &name, layer.layer(Answers)).before(held));
+            cases.push(Case::anew("window", name, move || {
+                let mut service = layer(looks_at(held)).layer(Answers);
+                let mut one = move || discard(call(&mut service, black_box(35_u64)));
+                (0..held).for_each(|_| one());
+                one
+            }));
         };
-        add("circuit_breaker_count_window", count_window(held.max(1)));
-        add("circuit_breaker_time_window", time_window());
+        add("circuit_breaker_count_window", count_window);
+        add("circuit_breaker_time_window", |_| time_window());
     }
     cases
 }
 
 pub(crate) fn prompt_8k() -> Vec<Case> {
-    fn prompts<S: Service<String> + 'static>(name: &str, mut service: S) -> Case {
-        let prompt = "AAPL ".repeat(1_639);
-        Case::new("prompt_8k", name, move || {
-            discard(call(&mut service, black_box(prompt.clone())));
-        })
-        .calls(50_000)
-    }
     vec![
-        prompts("bare", Answers),
         prompts("buttress/circuit_breaker", breaker().layer(Answers)),
         prompts("buttress/retry", RetryLayer::new(3).layer(Answers)),
+        prompts("buttress/timeout", TimeoutLayer::new(TIMEOUT).layer(Answers)),
         prompts("buttress/fallback", FallbackLayer::new().or("b", Answers).layer(Answers)),
         prompts("buttress/full", full(Answers)),
+        prompts("buttress/agent", agent()),
     ]
 }

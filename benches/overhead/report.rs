@@ -19,14 +19,15 @@ pub(crate) fn table(rows: &[Row]) -> String {
                 "allocs",
                 "bytes",
                 "x bare",
-                if row.spans.is_some() { "  spans   ns/span" } else { "" }
+                if row.spans.is_some() { "  spans   ns/span       cpu ns" } else { "" }
             );
         }
         let vs_bare = row.vs_bare.map(|ratio| format!("{ratio:.1}")).unwrap_or_default();
-        let spans = match (row.spans, row.per_span()) {
-            (Some(spans), Some(per_span)) => format!(" {spans:>6} {per_span:>9.1}"),
-            _ => String::new(),
-        };
+        let or_none = |figure: Option<f64>| figure.map_or("-".to_owned(), |ns| format!("{ns:.1}"));
+        let spans = row.spans.map(|spans| {
+            format!(" {spans:>6} {:>9} {:>12}", or_none(row.per_span()), or_none(row.cpu_ns))
+        });
+        let spans = spans.unwrap_or_default();
         _ = writeln!(
             text,
             "  {:<52} {:>12.1} {:>12.1} {:>8.2} {:>9.0} {:>8}{spans}",

@@ -11,6 +11,8 @@ use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::{
     measure::Case,
+    ours::{HELD, looks_at},
+    prompts::prompts,
     threads::{on_threads, thread_counts},
 };
 
@@ -73,10 +75,6 @@ pub(crate) fn happy() -> Vec<Case> {
             "tower-resilience/circuit_breaker_count_window",
             count_window(100).layer(Answers),
         ),
-        calls(group, "tower-resilience/circuit_breaker_time_window", {
-            time_window().layer(Answers)
-        })
-        .calls(2_000),
         calls(group, "tower-resilience/retry", retry().layer(Answers)),
         calls(group, "tower-resilience/timeout", time_limit().layer(Answers)),
         calls(group, "tower-resilience/fallback", fallback),
@@ -127,46 +125,55 @@ pub(crate) fn timeout_pending() -> Vec<Case> {
 }
 
 pub(crate) fn contention() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for threads in thread_counts() {
-        let service = consecutive().layer(Answers);
-        let name = format!("tower-resilience/circuit_breaker x{threads}");
-        let case = Case::many("contention", name, move |calls| {
-            on_threads(threads, calls, || {
+    fn on<S>(threads: usize, name: &str, service: S) -> Case
+    where
+        S: Service<u64> + Clone + Sync + 'static,
+    {
+        let name = format!("tower-resilience/{name} x{threads}");
+        let case = Case::metered("contention", name, move |calls, meter| {
+            on_threads(threads, calls, meter, || {
                 let mut service = service.clone();
                 move || discard(call(&mut service, black_box(35_u64)))
-            });
+            })
         });
-        cases.push(case.calls(50_000));
+        case.calls(50_000)
     }
-    cases
+    let cases = thread_counts().into_iter().flat_map(|threads| {
+        [
+            on(threads, "circuit_breaker", consecutive().layer(Answers)),
+            on(threads, "full", full::<u64>()),
+        ]
+    });
+    cases.collect()
 }
 
 pub(crate) fn window() -> Vec<Case> {
     let mut cases = Vec::new();
-    for held in [0_usize, 100, 1_000, 10_000] {
-        let mut add = |name: &str, layer: CircuitBreakerLayer| {
+    for held in HELD {
+        let mut add = |name: &str, layer: fn(usize) -> CircuitBreakerLayer| {
             let name = format!("tower-resilience/{name} holding {held}");
-            // Few calls, which add to what is held.
-            cases.push(calls("window", &name, layer.layer(Answers)).before(held).calls(20));
+            let case = Case::anew("window", name, move || {
+                let mut service = layer(looks_at(held)).layer(Answers);
+                let mut one = move || discard(call(&mut service, black_box(35_u64)));
+                (0..held).for_each(|_| one());
+                one
+            });
+            // To fill a window takes as many calls as it holds, each as long as what it holds.
+            cases.push(case.calls(if held > 1_000 { 60 } else { 1_000 }));
         };
-        add("circuit_breaker_count_window", count_window(held.max(1)));
-        add("circuit_breaker_time_window", time_window());
+        add("circuit_breaker_count_window", count_window);
+        add("circuit_breaker_time_window", |_| time_window());
     }
     cases
 }
 
 pub(crate) fn prompt_8k() -> Vec<Case> {
-    fn prompts<S: Service<String> + 'static>(name: &str, mut service: S) -> Case {
-        let prompt = "AAPL ".repeat(1_639);
-        Case::new("prompt_8k", name, move || {
-            discard(call(&mut service, black_box(prompt.clone())));
-        })
-        .calls(20_000)
-    }
+    let fallback = FallbackLayer::<String, u64, Refused>::value(7).layer(Answers);
     vec![
         prompts("tower-resilience/circuit_breaker", consecutive().layer(Answers)),
         prompts("tower-resilience/retry", retry().layer(Answers)),
+        prompts("tower-resilience/timeout", time_limit().layer(Answers)),
+        prompts("tower-resilience/fallback", fallback),
         prompts("tower-resilience/full", full::<String>()),
     ]
 }

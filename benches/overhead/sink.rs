@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request};
+use buttress_benches::out;
 use http::StatusCode;
 use tokio::net::TcpListener;
 
@@ -49,7 +50,10 @@ pub(crate) fn run() -> ExitCode {
     let runtime = builder.worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime needs no more than a thread");
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("some port is free");
-    println!("http://{}", listener.local_addr().expect("it is bound"));
+    let address = listener.local_addr().expect("it is bound");
+    if !out::say(&format!("http://{address}\n")).unwrap_or(false) {
+        return ExitCode::FAILURE;
+    }
     let router = Router::new().fallback(take);
     drop(runtime.spawn(async move { axum::serve(listener, router).await }));
     drop(io::stdin().read_to_end(&mut Vec::new()));

@@ -13,7 +13,7 @@ use tower::{
     timeout::TimeoutLayer,
 };
 
-use crate::measure::Case;
+use crate::{measure::Case, prompts::prompts};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -63,16 +63,8 @@ pub(crate) fn retry_once() -> Vec<Case> {
 }
 
 pub(crate) fn timeout_pending() -> Vec<Case> {
-    let mut bare = Yields;
     let mut tower = TimeoutLayer::new(TIMEOUT).layer(Yields);
     vec![
-        Case::many("timeout_pending", "bare", move |calls| {
-            crate::runtime().block_on(async {
-                for _ in 0..calls {
-                    discard(Service::<u64>::call(&mut bare, 35).await);
-                }
-            });
-        }),
         Case::many("timeout_pending", "tower/timeout", move |calls| {
             crate::runtime().block_on(async {
                 for _ in 0..calls {
@@ -92,12 +84,8 @@ pub(crate) fn timeout_pending() -> Vec<Case> {
 }
 
 pub(crate) fn prompt_8k() -> Vec<Case> {
-    let mut service = retry().layer(Answers);
-    let prompt = "AAPL ".repeat(1_639);
     vec![
-        Case::new("prompt_8k", "tower/retry", move || {
-            discard(call(&mut service, black_box(prompt.clone())));
-        })
-        .calls(50_000),
+        prompts("tower/timeout", TimeoutLayer::new(TIMEOUT).layer(Answers)),
+        prompts("tower/retry", retry().layer(Answers)),
     ]
 }

@@ -4,18 +4,13 @@ use std::hint::black_box;
 
 use buttress::TimeoutLayer;
 use buttress_benches::{
-    drive::{Answers, call, discard},
+    drive::{call, discard},
+    stacked,
     stacks::{TIMEOUT, breaker},
 };
-use tower::{Layer as _, Service};
+use tower::Service;
 
 use crate::measure::{Effort, Table};
-
-/// Puts a layer around a service once for each further word.
-macro_rules! stacked {
-    ($layer:expr;) => { Answers };
-    ($layer:expr; $first:tt $($more:tt)*) => { $layer.layer(stacked!($layer; $($more)*)) };
-}
 
 fn nanos<S: Service<u64>>(effort: Effort, mut service: S) -> f64 {
     effort.nanos(100_000, || discard(call(&mut service, black_box(35))))

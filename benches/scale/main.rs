@@ -5,7 +5,7 @@
 //! cargo run --release -p buttress-benches --bin scale -- --json
 //! cargo run --release -p buttress-benches --bin scale -- --quick
 //! ```
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+#![expect(clippy::print_stderr, reason = "a program for the terminal")]
 
 mod fallbacks;
 mod keys;
@@ -15,13 +15,16 @@ mod spans;
 
 use std::process::ExitCode;
 
+use buttress_benches::out;
+
 use self::measure::{Effort, Table};
 
 const HELP: &str = "\
 Usage: scale [--json] [--quick]
 
   --json    one JSON object per row
-  --quick   small numbers only: what runs, not how it grows";
+  --quick   small numbers only: what runs, not how it grows
+";
 
 fn main() -> ExitCode {
     let (mut json, mut effort) = (false, Effort::Full);
@@ -30,11 +33,10 @@ fn main() -> ExitCode {
             "--json" => json = true,
             "--quick" => effort = Effort::Quick,
             "--help" | "-h" => {
-                println!("{HELP}");
-                return ExitCode::SUCCESS;
+                return out::end(HELP, ExitCode::SUCCESS);
             }
             _ => {
-                eprintln!("{HELP}");
+                eprint!("{HELP}");
                 return ExitCode::from(2);
             }
         }
@@ -43,10 +45,15 @@ fn main() -> ExitCode {
         [keys::table, layers::table, fallbacks::table, spans::table];
     for axis in axes {
         let table = axis(effort);
-        if json {
-            table.rows().for_each(|row| println!("{row}"));
+        let text = if json {
+            table.rows().map(|row| format!("{row}\n")).collect()
         } else {
-            println!("{table}");
+            format!("{table}\n")
+        };
+        match out::say(&text) {
+            Ok(true) => (),
+            Ok(false) => break,
+            Err(error) => return out::failed(&error),
         }
     }
     ExitCode::SUCCESS

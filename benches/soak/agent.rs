@@ -84,6 +84,11 @@ impl Fault {
         Some(Self { kind, depth })
     }
 
+    /// Tells whether neither a retry nor the backup mends it.
+    pub(crate) fn is_everywhere(self) -> bool {
+        self.depth == Depth::Everywhere
+    }
+
     async fn show(self) -> Failure {
         match self.kind {
             Kind::Error => Failure::new(FailureKind::Transient).with_message("the agent failed"),

@@ -13,7 +13,8 @@ Usage: soak [--minutes N] [--rps R] [--langfuse-ms M] [--json] [--quick]
   --json           one JSON object with every sample
   --quick          a run of seconds: what holds, not how fast
 
-Exit codes: 0 every check holds, 1 one does not, 2 wrong use, 130 interrupted with Ctrl-C.";
+Exit codes: 0 every check holds, 1 one does not, 2 wrong use, 130 interrupted with Ctrl-C.
+";
 
 /// What to do.
 #[derive(Debug, PartialEq)]

@@ -71,9 +71,9 @@ pub(crate) struct Calls {
     pub(crate) unanswered: u64,
     /// Not started, since too many were under way.
     pub(crate) overload: u64,
-    /// The latencies of the answers to calls without a fault.
+    /// The latencies of calls without a fault, and at least the patience for those without an answer.
     pub(crate) fault_free: Summary,
-    /// The latencies of all answers.
+    /// The latencies of all calls that were due.
     pub(crate) all: Summary,
 }
 
@@ -129,7 +129,8 @@ async fn generate(generator: &Arc<Generator>, stop: Arc<AtomicBool>) -> f64 {
     let start = Instant::now();
     let mut slots = pace::slots(generator.plan.rps, generator.plan.time, stop);
     while let Some(slot) = slots.recv().await {
-        if generator.side(slot.route).admit() {
+        let is_fault_free = Fault::of(generator.plan.first + slot.index).is_none();
+        if generator.side(slot.route).admit(is_fault_free) {
             let (generator, running) = (Arc::clone(generator), running.clone());
             drop(tokio::spawn(async move {
                 generator.call(slot).await;
@@ -214,11 +215,12 @@ impl Side {
     }
 
     /// Counts a call that is due; returns whether it may start.
-    fn admit(&self) -> bool {
+    fn admit(&self, is_fault_free: bool) -> bool {
         let mut record = lock(&self.record);
         record.calls.due += 1;
         if self.in_flight.load(Ordering::Relaxed) >= MOST_IN_FLIGHT {
             record.calls.overload += 1;
+            record.took(PATIENCE, is_fault_free);
             return false;
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -228,19 +230,15 @@ impl Side {
     fn end(&self, status: Option<StatusCode>, latency: Duration, is_fault_free: bool) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let mut record = lock(&self.record);
-        let Some(status) = status else {
-            record.calls.unanswered += 1;
-            return;
-        };
-        if status.is_success() {
-            record.calls.succeeded += 1;
-        } else {
-            record.calls.failed += 1;
+        let is_answered = status.is_some();
+        match status {
+            Some(status) if status.is_success() => record.calls.succeeded += 1,
+            Some(_) => record.calls.failed += 1,
+            None => record.calls.unanswered += 1,
         }
-        record.all.record(latency);
-        if is_fault_free {
-            record.fault_free.record(latency);
-        }
+        // A connection that breaks at once is no fast answer.
+        let latency = if is_answered { latency } else { latency.max(PATIENCE) };
+        record.took(latency, is_fault_free);
     }
 
     fn calls(&self) -> Calls {
@@ -250,6 +248,39 @@ impl Side {
     }
 }
 
+// ===== impl Record =====
+
+impl Record {
+    fn took(&mut self, latency: Duration, is_fault_free: bool) {
+        self.all.record(latency);
+        if is_fault_free {
+            self.fault_free.record(latency);
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_without_an_answer_are_among_the_latencies() {
+        let side = Side::new("bare");
+        for _ in 0..MOST_IN_FLIGHT {
+            assert!(side.admit(true));
+        }
+        assert!(!side.admit(true), "one too many");
+        side.end(Some(StatusCode::OK), Duration::from_millis(1), true);
+        side.end(None, Duration::from_millis(1), true);
+        side.end(None, PATIENCE + Duration::from_secs(1), false);
+        let calls = side.calls();
+        let counts = (calls.due, calls.succeeded, calls.unanswered, calls.overload);
+        assert_eq!(counts, (MOST_IN_FLIGHT as u64 + 1, 1, 2, 1));
+        assert_eq!((calls.all.calls, calls.fault_free.calls), (4, 3));
+        assert!(calls.all.p50 >= 9_990.0 && calls.all.max >= 10_990.0, "{:?}", calls.all);
+    }
 }

@@ -91,6 +91,7 @@ fn wait_until(intended: Instant) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::WARM_UP;
 
     #[test]
     fn the_schedule_does_not_drift() {
@@ -108,6 +109,16 @@ mod tests {
         let after_guarded = all.windows(2).filter(|two| two[0] == Route::Guarded);
         let bare = after_guarded.filter(|two| two[1] == Route::Bare).count();
         assert!((200..300).contains(&bare), "{bare} bare calls follow guarded ones");
+    }
+
+    #[test]
+    fn both_routes_are_called_while_the_server_warms_up() {
+        for rps in [1, 2, 3, 49, 50, 51, 500, 20_000] {
+            let warm_up =
+                routes(rps).zip(0..).take_while(|(_, place)| offset(*place, rps) < WARM_UP);
+            let called: Vec<Route> = warm_up.map(|(route, _)| route).collect();
+            assert!(called.contains(&Route::Bare) && called.contains(&Route::Guarded), "{rps}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use buttress::BoxError;
+use buttress_benches::out;
 use buttress_tests::langfuse_server::{LangfuseServer, Observation, Received};
 use http::{StatusCode, Uri};
 use hyper_util::{
@@ -103,8 +104,8 @@ pub(crate) fn run(delay: Duration) -> Result<(), BoxError> {
 }
 
 fn say(what: &impl Serialize) -> Result<(), BoxError> {
-    println!("{}", serde_json::to_string(what)?);
-    Ok(())
+    let is_read = out::say(&(serde_json::to_string(what)? + "\n"))?;
+    if is_read { Ok(()) } else { Err("whoever started this process has ended".into()) }
 }
 
 /// Sends a request on to the server as it came.

@@ -62,24 +62,26 @@ fn latencies(text: &mut String, loaded: &Loaded) {
     _ = writeln!(
         text,
         "\n{:<30} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "latency in ms", "answers", "p50", "p99", "p99.9", "max"
+        "latency in ms", "calls", "p50", "p99", "p99.9", "max"
     );
     let (bare, guarded) = (&loaded.bare, &loaded.guarded);
-    compared(text, "calls without a fault", &bare.fault_free, &guarded.fault_free);
-    compared(text, "all calls", &bare.all, &guarded.all);
+    compared(text, "calls without a fault", bare, guarded, |calls| &calls.fault_free);
+    compared(text, "all calls", bare, guarded, |calls| &calls.all);
     row(text, "generator late by", &loaded.lag);
     text.push_str(
-        "  from the intended start to the end of the answer; added: guarded minus bare at the\n  \
-         quantile; what delivery computes beside the calls falls on both routes\n",
+        "  from the intended start to the end of the answer, and no less than 10 s where there was\n  \
+         none; added: guarded minus bare at the quantile, in the same process: what delivery\n  \
+         computes beside the calls falls on both routes and is not in it\n",
     );
 }
 
-fn compared(text: &mut String, which: &str, bare: &Summary, guarded: &Summary) {
-    row(text, &format!("{which}: bare"), bare);
-    row(text, &format!("{which}: guarded"), guarded);
+fn compared(text: &mut String, which: &str, bare: &Calls, guarded: &Calls, of: Of) {
+    row(text, &format!("{which}: bare"), of(bare));
+    row(text, &format!("{which}: guarded"), of(guarded));
     _ = write!(text, "{:<40}", format!("{which}: added"));
-    for added in added(bare, guarded) {
-        _ = write!(text, " {added:>+9.3}");
+    match added(bare, guarded, of) {
+        Some(added) => added.iter().for_each(|added| _ = write!(text, " {added:>+9.3}")),
+        None => [(); 4].iter().for_each(|()| _ = write!(text, " {:>9}", "-")),
     }
     text.push('\n');
 }
@@ -92,9 +94,17 @@ fn row(text: &mut String, name: &str, summary: &Summary) {
     text.push('\n');
 }
 
-fn added(bare: &Summary, guarded: &Summary) -> [f64; 4] {
-    let (bare, guarded) = (bare.figures(), guarded.figures());
-    std::array::from_fn(|place| guarded[place] - bare[place])
+/// Which of the latencies of a route.
+type Of = fn(&Calls) -> &Summary;
+
+/// Returns how much later the guarded route answers; nothing where one of the two never did.
+fn added(bare: &Calls, guarded: &Calls, of: Of) -> Option<[f64; 4]> {
+    let answers = |calls: &Calls| calls.answers() > 0 && of(calls).calls > 0;
+    if !answers(bare) || !answers(guarded) {
+        return None;
+    }
+    let (bare, guarded) = (of(bare).figures(), of(guarded).figures());
+    Some(std::array::from_fn(|place| guarded[place] - bare[place]))
 }
 
 /// What the process held, in the columns of the table.
@@ -186,9 +196,10 @@ pub(crate) fn json(plan: &Plan, outcome: &Outcome) -> Value {
         value["succeeded_percent"] = json!(calls.succeeded_percent());
         value
     };
-    let added = |bare, guarded| {
-        let [p50, p99, p999, max] = added(bare, guarded);
-        json!({ "p50": p50, "p99": p99, "p999": p999, "max": max })
+    let added = |of| {
+        added(&loaded.bare, &loaded.guarded, of).map(
+            |[p50, p99, p999, max]| json!({ "p50": p50, "p99": p99, "p999": p999, "max": max }),
+        )
     };
     json!({
         "rps": plan.rps,
@@ -201,8 +212,8 @@ pub(crate) fn json(plan: &Plan, outcome: &Outcome) -> Value {
         "bare": route(&loaded.bare),
         "guarded": route(&loaded.guarded),
         "added": {
-            "fault_free": added(&loaded.bare.fault_free, &loaded.guarded.fault_free),
-            "all": added(&loaded.bare.all, &loaded.guarded.all),
+            "fault_free": added(|calls| &calls.fault_free),
+            "all": added(|calls| &calls.all),
         },
         "generator_lag": loaded.lag,
         "before": outcome.before,
@@ -228,8 +239,12 @@ pub(crate) fn json(plan: &Plan, outcome: &Outcome) -> Value {
 }
 
 impl Calls {
+    pub(crate) const fn answers(&self) -> u64 {
+        self.succeeded + self.failed
+    }
+
     fn answers_per_second(&self, seconds: f64) -> f64 {
-        if seconds > 0.0 { float(self.succeeded + self.failed) / seconds } else { 0.0 }
+        if seconds > 0.0 { float(self.answers()) / seconds } else { 0.0 }
     }
 
     fn succeeded_percent(&self) -> f64 {
@@ -240,4 +255,24 @@ impl Calls {
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
 const fn float(number: u64) -> f64 {
     number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_added_to_a_side_without_answers() {
+        let summary = Summary { calls: 3, p50: 2.0, ..Summary::default() };
+        let answered = Calls { due: 3, succeeded: 3, all: summary, ..Calls::default() };
+        let silent = Calls { due: 3, unanswered: 3, all: summary, ..Calls::default() };
+        let all: Of = |calls| &calls.all;
+        assert_eq!(added(&answered, &answered, all), Some([0.0; 4]));
+        assert_eq!(added(&answered, &silent, all), None);
+        assert_eq!(added(&silent, &answered, all), None);
+        let mut text = String::new();
+        compared(&mut text, "all calls", &answered, &silent, all);
+        let last: Vec<&str> = text.lines().last().unwrap_or("").split_whitespace().collect();
+        assert_eq!(last, ["all", "calls:", "added", "-", "-", "-", "-"]);
+    }
 }

@@ -27,8 +27,9 @@ use crate::{
 
 /// How often the process is looked at during the load.
 const SAMPLES: u32 = 20;
-/// How long the load warms up the server, before anything is noted.
-const WARM_UP: Duration = Duration::from_millis(500);
+/// How long the load warms up the server, before anything is noted: a second has calls of both routes
+/// at every rate, so that the connections that they and delivery need are there.
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 /// How long connections may take to close after the load.
 const CLOSING: Duration = Duration::from_secs(10);
 /// How long Langfuse may take to receive what waits.

@@ -1,4 +1,6 @@
-//! What the benches have in common: the agents that are called, and our layers around them.
+//! What the benches have in common: the agents that are called, our layers around
+//! them, and how is said what came of it.
 
 pub mod drive;
+pub mod out;
 pub mod stacks;

@@ -3,12 +3,21 @@
 use std::time::Duration;
 
 use buttress::{
-    AnyError, BoxError, CircuitBreakerLayer, Error, FallbackLayer, FaultTolerantAgent, RetryLayer,
-    TimeoutLayer, Window,
+    AnyError, BoxError, CircuitBreakerLayer, Error, FallbackLayer, FaultTolerantAgent, Order,
+    RetryLayer, TimeoutLayer, Window,
 };
 use tower::{Service, ServiceBuilder};
 
 use crate::drive::Answers;
+
+/// Puts a layer around an agent once for each word after it.
+#[macro_export]
+macro_rules! stacked {
+    ($layer:expr;) => { $crate::drive::Answers };
+    ($layer:expr; $first:tt $($more:tt)*) => {
+        ::tower::Layer::layer(&$layer, $crate::stacked!($layer; $($more)*))
+    };
+}
 
 /// A limit that no call comes near.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,6 +61,13 @@ where
 
 /// The agent with one fallback, all else as it comes.
 #[must_use]
-pub fn agent() -> impl Service<u64, Response = u64, Error = Error> {
+pub fn agent<R: Clone + Send + 'static>() -> impl Service<R, Response = u64, Error = Error> {
     FaultTolerantAgent::builder("research").fallback("backup", Answers).service(Answers)
+}
+
+/// The same in the order of the seed: the breaker around the retries.
+#[must_use]
+pub fn agent_in_seed_order() -> impl Service<u64, Response = u64, Error = Error> {
+    let agent = FaultTolerantAgent::builder("research").order(Order::Seed);
+    agent.fallback("backup", Answers).service(Answers)
 }

@@ -1,9 +1,11 @@
 //! A happy call through each layer and through the whole stack allocates nothing, needs no timer
-//! driver, and clones the inner service no more often than the docs say.
+//! driver, and clones the inner service no more often than the docs say. What a failure allocates is
+//! told for a rejection, a retry and a fallback.
 #![cfg(all(feature = "full", feature = "test-util"))]
 
 use std::{
     convert::Infallible,
+    fmt,
     future::{Ready, ready},
     sync::{
         Arc,
@@ -17,7 +19,7 @@ use buttress::{
     AgentLayer, CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, FallbackLayer,
     FaultTolerantAgent, Order, RetryLayer, TimeoutLayer, Window,
 };
-use tower::{Layer, Service};
+use tower::{Layer, Service, service_fn};
 
 /// Answers at once and counts its clones; a clone itself does not allocate.
 #[derive(Debug, Default)]
@@ -46,19 +48,89 @@ impl Service<u64> for Ready7 {
     }
 }
 
+/// Why the agents below fail; not worth an allocation.
+#[derive(Debug, Clone, Copy)]
+struct Refused;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("refused")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Fails the first so many of every so many calls.
+#[derive(Debug, Clone)]
+struct Fails {
+    first: usize,
+    of: usize,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Fails {
+    fn first(first: usize, of: usize) -> Self {
+        Self { first, of, calls: Arc::default() }
+    }
+}
+
+impl Service<u64> for Fails {
+    type Response = u64;
+    type Error = Refused;
+    type Future = Ready<Result<u64, Refused>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u64) -> Self::Future {
+        let fails = self.calls.fetch_add(1, Ordering::Relaxed) % self.of < self.first;
+        ready(if fails { Err(Refused) } else { Ok(request + 7) })
+    }
+}
+
 /// One call on a thread without any runtime, so also without timers.
 fn call<S>(service: &mut S) -> u64
 where
     S: Service<u64, Response = u64>,
-    S::Error: std::fmt::Debug,
+    S::Error: fmt::Debug,
+{
+    outcome(service).expect("a happy call answers")
+}
+
+/// The same, where it may fail; either way it comes at once.
+fn outcome<S>(service: &mut S) -> Result<u64, S::Error>
+where
+    S: Service<u64, Response = u64>,
+    S::Error: fmt::Debug,
 {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(service.poll_ready(&mut cx).is_ready());
     let mut future = std::pin::pin!(service.call(35));
     match future.as_mut().poll(&mut cx) {
-        Poll::Ready(Ok(answer)) => answer,
-        other => panic!("a happy call answers at once, not {other:?}"),
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => panic!("a call ends at once"),
     }
+}
+
+/// Counts the allocations of a call, over 100 of them after a first one.
+#[track_caller]
+fn allocations_of_a_call<S>(
+    mut service: S,
+    is_expected: impl Fn(&Result<u64, S::Error>) -> bool,
+) -> f64
+where
+    S: Service<u64, Response = u64>,
+    S::Error: fmt::Debug,
+{
+    let mut one = || {
+        let outcome = outcome(&mut service);
+        assert!(is_expected(&outcome), "{outcome:?}");
+    };
+    one();
+    let info = allocation_counter::measure(|| (0..100).for_each(|_| one()));
+    assert_eq!(info.count_current, 0, "every allocation is freed");
+    f64::from(u32::try_from(info.count_total).expect("a call allocates little")) / 100.0
 }
 
 /// Counts allocations and clones of the inner service over 100 calls, after a first one.
@@ -66,7 +138,7 @@ where
 fn check<S>(name: &str, clones_per_call: usize, wrap: impl FnOnce(Ready7) -> S)
 where
     S: Service<u64, Response = u64>,
-    S::Error: std::fmt::Debug,
+    S::Error: fmt::Debug,
 {
     let inner = Ready7::default();
     let clones = Arc::clone(&inner.clones);
@@ -124,4 +196,41 @@ async fn a_time_window_and_slow_calls_are_free_of_allocations() {
             .slow_call(Duration::from_secs(5), 0.9)
             .layer(inner)
     });
+}
+
+#[test]
+fn a_keyed_breaker_is_free_of_allocations_once_it_knows_the_key() {
+    check("keyed breaker", 0, |inner| {
+        CircuitBreakerLayer::keyed("model", |key: &u64| *key).layer(inner)
+    });
+}
+
+#[test]
+fn a_rejection_allocates_its_error_alone() {
+    let is_rejected = |outcome: &Result<u64, buttress::Error>| {
+        outcome.as_ref().is_err_and(buttress::Error::is_circuit_open)
+    };
+    let open = CircuitBreakerLayer::new("model").open_for(Duration::from_secs(30));
+    open.circuit().trip();
+    assert_eq!(allocations_of_a_call(open.layer(Ready7::default()), is_rejected), 1.0);
+    let forced = CircuitBreakerLayer::new("model");
+    forced.circuit().force_open();
+    assert_eq!(allocations_of_a_call(forced.layer(Ready7::default()), is_rejected), 1.0);
+}
+
+#[test]
+fn one_retry_at_once_allocates_once() {
+    let retry = RetryLayer::new(3).backoff([Duration::ZERO]).layer(Fails::first(1, 2));
+    assert_eq!(allocations_of_a_call(retry, |outcome| matches!(outcome, Ok(42))), 1.0);
+}
+
+#[test]
+fn one_fallback_allocates_as_often_as_is_told() {
+    let is_right = |outcome: &Result<u64, buttress::Error>| matches!(outcome, Ok(42));
+    let backup = service_fn(|request| ready(Ok::<u64, Infallible>(request + 7)));
+    let chain = FallbackLayer::new().or("backup", backup).layer(Fails::first(1, 1));
+    assert_eq!(allocations_of_a_call(chain, is_right), 6.0);
+    // A backup that holds something is cloned into a box of its own.
+    let chain = fallbacks().layer(Fails::first(1, 1));
+    assert_eq!(allocations_of_a_call(chain, is_right), 7.0);
 }
