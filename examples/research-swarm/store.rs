@@ -9,12 +9,12 @@ use std::{
 };
 
 use buttress::{BoxStore, FileStore, StoreError};
-use buttress_stores::{PostgresStore, SqliteStore};
+use buttress_stores::{PostgresStore, RedisStore, SqliteStore};
 
 use crate::{problem::Problem, terminal::tell};
 
-const CHOICES: &str =
-    "--store must be file, file:PATH, sqlite, sqlite:PATH, postgres://HOST/DATABASE or none";
+const CHOICES: &str = "--store must be file, file:PATH, sqlite, sqlite:PATH, \
+    postgres://HOST/DATABASE, redis://HOST or none";
 
 /// How long a store that is busy or away holds up a run.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ enum Kind {
     File(PathBuf),
     Sqlite(PathBuf),
     Postgres(Address),
+    Redis(Address),
 }
 
 /// An address with a password in it, which is never shown.
@@ -73,6 +74,9 @@ impl Store {
             (_, Some(("sqlite", path))) => named(Kind::Sqlite, path),
             (_, Some(("postgres" | "postgresql", rest))) if rest.starts_with("//") => {
                 Ok(Some(Self::named(Kind::Postgres(address()))))
+            }
+            (_, Some(("redis" | "rediss", rest))) if rest.starts_with("//") => {
+                Ok(Some(Self::named(Kind::Redis(address()))))
             }
             _ => Err(wrong()),
         }
@@ -115,6 +119,10 @@ impl Store {
                 let store = PostgresStore::builder(url).call_timeout(PATIENCE);
                 store.connect().await.map(BoxStore::new)
             }
+            Kind::Redis(Address(url)) => {
+                let store = RedisStore::builder(url).call_timeout(PATIENCE);
+                store.connect().await.map(BoxStore::new)
+            }
         };
         opened.map_err(|error| Problem::from(&error))
     }
@@ -126,7 +134,7 @@ impl fmt::Display for Store {
         match &self.kind {
             Kind::File(path) => write!(f, "file:{}", path.display()),
             Kind::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
-            Kind::Postgres(address) => address.fmt(f),
+            Kind::Postgres(address) | Kind::Redis(address) => address.fmt(f),
         }
     }
 }
@@ -228,6 +236,7 @@ mod tests {
             ("postgres://me:se?cret@db/agents", "postgres://.."),
             ("postgres://me:secret", "postgres://.."),
             ("postgres://me:secret/db", "postgres://.."),
+            ("rediss://:secret@cache:6380/1", "rediss://cache:6380/1"),
         ] {
             let store = Store::chosen(Some(given)).unwrap().unwrap();
             assert_eq!(store.to_string(), shown, "{given}");

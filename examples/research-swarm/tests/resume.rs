@@ -8,8 +8,8 @@ use std::{
 };
 
 use buttress::{BoxStore, CheckpointStore as _, FileStore, WorkflowId, checkpoint::Query};
-use buttress_stores::{PostgresStore, SqliteStore};
-use buttress_test_servers::Postgres;
+use buttress_stores::{PostgresStore, RedisStore, SqliteStore};
+use buttress_test_servers::{Postgres, Redis};
 use tempfile::TempDir;
 
 use super::*;
@@ -92,6 +92,7 @@ async fn chains_of(store: &str, id: &str) -> usize {
     let (kind, path) = store.split_once(':').unwrap();
     let store = match kind {
         "postgres" => PostgresStore::connect(store).await.map(BoxStore::new),
+        "redis" => RedisStore::connect(store).await.map(BoxStore::new),
         _ if !Path::new(path).exists() => return 0,
         "file" => FileStore::open(path).await.map(BoxStore::new),
         _ => SqliteStore::open(path).await.map(BoxStore::new),
@@ -174,6 +175,12 @@ fn killed_and_resumed_it_asks_no_finished_analyst_again_sqlite() {
 fn killed_and_resumed_it_asks_no_finished_analyst_again_postgres() {
     let postgres = Postgres::start();
     a_killed_run_goes_on(&postgres.url(), &without_password(&postgres.url()));
+}
+
+#[test]
+fn killed_and_resumed_it_asks_no_finished_analyst_again_redis() {
+    let redis = Redis::start();
+    a_killed_run_goes_on(&redis.url(), &redis.url());
 }
 
 fn without_password(url: &str) -> String {
