@@ -1,32 +1,25 @@
 //! Where objects are: `<prefix>/<shard>/w-<workflow>/n-<namespace>/<sequence>`.
 
-use std::fmt::Write as _;
-
 use ::object_store::path::Path;
 use buttress::checkpoint::{CheckpointKey, WorkflowId};
-use sha2::{Digest, Sha256};
 
-/// The longest encoded name that is used whole.
-const LONGEST: usize = 180;
-/// How much of a longer name is kept for people.
-const KEPT: usize = 100;
 /// The digits of a sequence, so that the order of names is that of numbers.
 const DIGITS: usize = 20;
 
 /// Returns the shard of a workflow: two hexadecimal digits.
 pub(super) fn shard_of(id: &WorkflowId) -> String {
-    format!("{:02x}", Sha256::digest(id.as_str())[0])
+    let [shard, _] = id.path_segments();
+    shard
 }
 
 /// Returns the folder of a workflow.
 pub(super) fn workflow(base: &str, id: &WorkflowId) -> Path {
-    path(base, &format!("{}/{}", shard_of(id), encode("w-", id.as_str())))
+    path(base, &id.path_segments().join("/"))
 }
 
 /// Returns the folder of a chain.
 pub(super) fn chain(base: &str, key: &CheckpointKey) -> Path {
-    let namespace = encode("n-", key.namespace.as_str());
-    path(workflow(base, &key.workflow_id).as_ref(), &namespace)
+    path(workflow(base, &key.workflow_id).as_ref(), &key.namespace.path_segment())
 }
 
 /// Returns the place of a record.
@@ -46,29 +39,6 @@ pub(super) fn path(base: &str, rest: &str) -> Path {
     Path::parse(both).expect("encoded names are parts of a path")
 }
 
-/// Encodes a name: `[a-z0-9_-]` stay, every other byte becomes `~XX`, upper case too, since some
-/// file systems fold it. The prefix keeps out `.`, `..`, `con` and names that begin with `-`.
-///
-/// A long name is cut and gets its hash, behind a mark that no encoding has.
-fn encode(prefix: &str, name: &str) -> String {
-    let mut encoded = String::with_capacity(prefix.len() + name.len());
-    encoded.push_str(prefix);
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => encoded.push(char::from(byte)),
-            _ => _ = write!(encoded, "~{byte:02X}"),
-        }
-    }
-    if encoded.len() > LONGEST {
-        encoded.truncate(KEPT);
-        encoded.push_str("~h");
-        for byte in Sha256::digest(name) {
-            _ = write!(encoded, "{byte:02x}");
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use buttress::checkpoint::Namespace;
@@ -86,6 +56,6 @@ mod tests {
         assert_ne!(own, chain("base", &key("a/b.c")));
         assert!(chain("", &key("..")).as_ref().ends_with("/w-~2E~2E/n-"));
         let part = key("A/b.c").in_namespace(Namespace::new("x".repeat(1024)).unwrap());
-        assert_eq!(chain("base", &part).filename().unwrap().len(), KEPT + 2 + 64);
+        assert_eq!(chain("base", &part).filename().unwrap().len(), 100 + 2 + 64);
     }
 }

@@ -1,5 +1,7 @@
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use sha2::{Digest, Sha256};
+
 use super::StoreError;
 
 /// The name of a workflow: any Unicode text a user may send, but for the empty one.
@@ -55,6 +57,13 @@ impl WorkflowId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns names for two folders that no other id has, one in the other, on any file system: two
+    /// digits, so that no folder has all workflows in it, and the id, encoded.
+    #[must_use]
+    pub fn path_segments(&self) -> [String; 2] {
+        [format!("{:02x}", Sha256::digest(self.as_str())[0]), encode("w-", self.as_str())]
     }
 }
 
@@ -130,6 +139,12 @@ impl Namespace {
         &self.0
     }
 
+    /// Returns a name for a folder that no other namespace has, on any file system.
+    #[must_use]
+    pub fn path_segment(&self) -> String {
+        encode("n-", self.as_str())
+    }
+
     /// Returns whether it is the workflow's own.
     #[must_use]
     pub fn is_root(&self) -> bool {
@@ -199,4 +214,50 @@ fn check(what: &str, name: &str, longest: usize) -> Result<(), StoreError> {
         return Err(StoreError::invalid_id(format!("{what} holds a NUL")));
     }
     Ok(())
+}
+
+/// The longest encoded name that is used whole; file systems take 255 bytes.
+const LONGEST: usize = 180;
+/// How much of a longer name is kept for people.
+const KEPT: usize = 100;
+
+/// Encodes a name: `[a-z0-9_-]` stay, every other byte becomes `~XX`, upper case too, since some
+/// file systems fold it. The prefix keeps out `.`, `..`, `con` and names that begin with `-`.
+///
+/// A long name is cut and gets its hash, behind a mark that no encoding has.
+fn encode(prefix: &str, name: &str) -> String {
+    use std::fmt::Write as _;
+
+    let mut encoded = String::with_capacity(prefix.len() + name.len());
+    encoded.push_str(prefix);
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => encoded.push(char::from(byte)),
+            _ => _ = write!(encoded, "~{byte:02X}"),
+        }
+    }
+    if encoded.len() > LONGEST {
+        encoded.truncate(KEPT);
+        encoded.push_str("~h");
+        for byte in Sha256::digest(name) {
+            _ = write!(encoded, "{byte:02x}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_encoded_apart() {
+        assert_eq!(encode("w-", "A/b.c"), "w-~41~2Fb~2Ec");
+        assert_eq!(encode("w-", ".."), "w-~2E~2E");
+        assert_eq!(encode("n-", ""), "n-");
+        assert_ne!(encode("w-", "A"), encode("w-", "a"));
+        let (long, longer) = ("x".repeat(179), format!("{}~h", "x".repeat(400)));
+        assert_eq!(encode("w-", &long).len(), 100 + 2 + 64);
+        assert_ne!(encode("w-", &longer), encode("w-", &format!("{longer}y")));
+    }
 }

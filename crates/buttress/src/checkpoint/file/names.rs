@@ -2,37 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
+use super::super::{CheckpointKey, WorkflowId};
 
-use super::super::{CheckpointKey, Namespace, WorkflowId};
-
-/// The longest encoded name that is used whole; file systems take 255 bytes.
-const LONGEST: usize = 180;
-/// How much of a longer name is kept for people.
-const KEPT: usize = 100;
 /// What the names of files begin with that are not published yet.
 pub(super) const TEMPORARY: &str = ".tmp-";
 /// What the seed puts behind the id.
 const SEED: &str = "_latest.json";
 const SEQUENCE_DIGITS: usize = 20;
 
-/// Returns the folder of a workflow: two hexadecimal digits, so that no folder has them all, then
-/// the encoded id.
+/// Returns the folder of a workflow.
 pub(super) fn workflow_folder(root: &Path, id: &WorkflowId) -> PathBuf {
-    root.join(shard(id)).join(encode("w-", id.as_str()))
+    let [shard, workflow] = id.path_segments();
+    root.join(shard).join(workflow)
 }
 
 /// Returns the folder of a chain.
 pub(super) fn chain_folder(root: &Path, key: &CheckpointKey) -> PathBuf {
-    workflow_folder(root, &key.workflow_id).join(namespace_folder(&key.namespace))
-}
-
-pub(super) fn namespace_folder(namespace: &Namespace) -> String {
-    encode("n-", namespace.as_str())
+    workflow_folder(root, &key.workflow_id).join(key.namespace.path_segment())
 }
 
 pub(super) fn shard(id: &WorkflowId) -> String {
-    format!("{:02x}", Sha256::digest(id.as_str())[0])
+    let [shard, _] = id.path_segments();
+    shard
 }
 
 /// Returns the name of a record.
@@ -58,45 +49,9 @@ pub(super) fn seed_workflow(name: &str) -> Option<WorkflowId> {
     WorkflowId::new(name.strip_suffix(SEED)?).ok()
 }
 
-/// Encodes a name: `[a-z0-9_-]` stay, every other byte becomes `~XX`, upper case too, since some
-/// file systems fold it. The prefix keeps out `.`, `..`, `con` and names that begin with `-`.
-///
-/// A long name is cut and gets its hash, behind a mark that no encoding has.
-fn encode(prefix: &str, name: &str) -> String {
-    use std::fmt::Write as _;
-
-    let mut encoded = String::with_capacity(prefix.len() + name.len());
-    encoded.push_str(prefix);
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => encoded.push(char::from(byte)),
-            _ => _ = write!(encoded, "~{byte:02X}"),
-        }
-    }
-    if encoded.len() > LONGEST {
-        encoded.truncate(KEPT);
-        encoded.push_str("~h");
-        for byte in Sha256::digest(name) {
-            _ = write!(encoded, "{byte:02x}");
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_encoded_apart() {
-        assert_eq!(encode("w-", "A/b.c"), "w-~41~2Fb~2Ec");
-        assert_eq!(encode("w-", ".."), "w-~2E~2E");
-        assert_eq!(encode("n-", ""), "n-");
-        assert_ne!(encode("w-", "A"), encode("w-", "a"));
-        let (long, longer) = ("x".repeat(179), format!("{}~h", "x".repeat(400)));
-        assert_eq!(encode("w-", &long).len(), 100 + 2 + 64);
-        assert_ne!(encode("w-", &longer), encode("w-", &format!("{longer}y")));
-    }
 
     #[test]
     fn a_seed_file_has_the_raw_id_where_that_is_safe() {
