@@ -163,10 +163,11 @@ impl Inner {
                 break;
             }
             match self.record(&chain, sequence).await {
-                Ok(Some(Record { id, entry: Entry::Checkpoint(found), .. }))
-                    if id == put.write_id && put.is_repeat_of(&found) =>
-                {
-                    return Ok(Some(sequence));
+                Ok(Some(record)) if is_stored(&record, put) => {
+                    // One that lies in a place that was pruned has not been acknowledged.
+                    if !matches!(self.look_behind(&chain, &record).await?, Published::Taken) {
+                        return Ok(Some(sequence));
+                    }
                 }
                 Ok(_) => {}
                 Err(error) if is_corrupt(&error) => {}
@@ -298,5 +299,13 @@ impl Known {
     /// Forgets the chain, after an error that may have left something.
     pub(super) fn forget(&mut self) {
         self.tip = None;
+    }
+}
+
+/// Returns whether a record is what a put has stored.
+fn is_stored(record: &Record, put: &Put) -> bool {
+    match &record.entry {
+        Entry::Checkpoint(found) => record.id == put.write_id && put.is_repeat_of(found),
+        _ => false,
     }
 }

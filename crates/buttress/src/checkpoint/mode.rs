@@ -277,9 +277,12 @@ impl<R> Kept<R> {
     /// Makes a response that the store does not take the news that it does not.
     fn that_fits(self, limit: u64) -> Self
     where
-        R: Serialize,
+        R: Serialize + DeserializeOwned,
     {
         match Payload::json(&self) {
+            Ok(state) if serde_json::from_slice::<Self>(&state).is_err() => {
+                Self::Unwritable { reason: "it could not be read again".to_owned() }
+            }
             Ok(state) => match u64::try_from(state.len()).unwrap_or(u64::MAX) {
                 size if size > limit => Self::TooLarge { size, limit },
                 _ => self,

@@ -96,8 +96,9 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
     pub async fn acquire(&mut self, owner: &str, time: Duration) -> Result<&Lease, Error> {
         let store = self.checkpointer.store();
         let lease = self.checkpointer.when_back(|| store.acquire(&self.key, owner, time)).await?;
-        // Who held it before may have written since.
+        // Who held it before may have written since, and what is on its way is fenced now.
         self.head = None;
+        self.uncertain = None;
         Ok(self.lease.insert(lease))
     }
 
@@ -136,8 +137,10 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
             Err(error) if error.is_checkpoint_not_found() => self.head = Some(None),
             Err(_) => {}
         }
-        // What was read says whether it was stored.
-        self.uncertain = None;
+        // What was read says whether it was stored, unless it may be still on its way.
+        if self.uncertain.as_ref().is_some_and(|put| Some(put.parent) != self.head) {
+            self.uncertain = None;
+        }
     }
 
     async fn put(&mut self, mut put: Put) -> Result<u64, StoreError> {

@@ -140,11 +140,17 @@ impl Folder {
         let sequences = self.sequences(key)?;
         let mut writes = Vec::new();
         let mut found = Vec::new();
+        // What was deleted is gone before its files are.
+        let mut deleted = 0;
         for &sequence in sequences.iter().rev() {
-            if found.len() == limit {
+            if found.len() == limit || sequence < deleted {
                 break;
             }
-            match self.read(key, sequence) {
+            let record = self.read(key, sequence);
+            if let Ok(Some(record)) = &record {
+                deleted = deleted.max(record.chain.deleted);
+            }
+            match record {
                 Ok(Some(Record { entry: Entry::Writes(of, news), .. })) => writes.push((of, news)),
                 Ok(Some(Record { entry: Entry::Checkpoint(_, mut checkpoint), .. })) => {
                     add_writes(&mut checkpoint, &mut writes);
@@ -152,7 +158,6 @@ impl Folder {
                         found.push(*checkpoint);
                     }
                 }
-                Ok(Some(Record { entry: Entry::Deleted, .. })) => break,
                 Ok(_) => {}
                 Err(error) if is_corrupt(&error) => warn(&error),
                 Err(error) => return Err(error),
@@ -230,9 +235,9 @@ impl Folder {
                 let own = record.trail.with(record.id);
                 trail = unread.fold(own, |trail, nothing| trail.with(nothing));
             }
-            let has_head = state.get_or_insert(record.chain).head.is_some();
+            let chain = state.get_or_insert(record.chain);
             match record.entry {
-                _ if !has_head => break,
+                _ if chain.head.is_none() || sequence < chain.deleted => break,
                 Entry::Checkpoint(_, mut found) => {
                     add_writes(&mut found, &mut writes);
                     head = Some(*found);
@@ -412,8 +417,12 @@ impl Folder {
         let sequences = self.sequences_in(&folder).map_err(at(&folder))?;
         if !self.is_in_chain(key, &sequences, sequence, record.id)? {
             // The name was free because what had it was pruned: the place is long gone.
-            self.disk.remove(&place).map_err(at(&place))?;
-            return Ok(Published::Taken);
+            match self.disk.remove(&place) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(key, &place, error));
+                }
+                _ => return Ok(Published::Taken),
+            }
         }
         let withdraw = |error| {
             // A folder that was not synced is not synced by trying again: the next put makes a new
@@ -451,7 +460,11 @@ impl Folder {
                 Err(error) => return Err(error),
             }
         }
-        Ok(sequences.last().is_none_or(|last| *last <= sequence))
+        if sequences.last().is_none_or(|last| *last <= sequence) {
+            return Ok(true);
+        }
+        // Leases that were prolonged since are pruned, however many there were.
+        Ok(self.read_chain(key)?.state.head == Some(sequence))
     }
 
     /// Writes bytes to the disk under a name that nobody reads.
@@ -517,6 +530,7 @@ impl Folder {
         let newest = sequences.last().copied().unwrap_or_default();
         let mut kept = 0;
         let mut pruned = 0;
+        let mut gone = Vec::new();
         // Once the chain was deleted nothing before that is needed.
         let mut is_over = false;
         for &sequence in sequences.iter().rev() {
@@ -540,7 +554,13 @@ impl Folder {
                 }
                 Some(Kind::Writes) | None => false,
             };
-            if goes && self.disk.remove(&folder.join(names::record(sequence))).is_ok() {
+            if goes {
+                gone.push((sequence, kind));
+            }
+        }
+        // The oldest first: a reader between two of them finds no older one behind a gap.
+        for (sequence, kind) in gone.into_iter().rev() {
+            if self.disk.remove(&folder.join(names::record(sequence))).is_ok() {
                 known.kinds.remove(&sequence);
                 pruned += u64::from(kind == Some(Kind::Checkpoint));
             }

@@ -150,6 +150,8 @@ pub(super) struct Foreign {
     pub(super) phase: String,
     pub(super) timestamp: SystemTime,
     pub(super) state: Payload,
+    /// What tells it from another file.
+    pub(super) checksum: serde_json::Value,
 }
 
 // ===== impl Record =====
@@ -366,7 +368,8 @@ pub(super) fn decode_foreign(
     let timestamp = of_local(&file.timestamp)
         .ok_or_else(|| Unreadable::corrupt(format!("{:?} is not a time", file.timestamp)))?;
     let state = Payload::from(file.state.get().as_bytes());
-    Ok(Some(Foreign { phase: file.phase.into_owned(), timestamp, state }))
+    let checksum = format!("{:032x}", XxHash3_128::oneshot(bytes)).into();
+    Ok(Some(Foreign { phase: file.phase.into_owned(), timestamp, state, checksum }))
 }
 
 /// Puts a state into a record that was written without it: a large one is copied once and never

@@ -15,7 +15,7 @@ impl Folder {
         let mut heads = Vec::new();
         let shards = match &query.workflow_id {
             Some(id) => vec![names::shard(id)],
-            None => self.names(&self.root, |name| name.len() == 2)?,
+            None => self.names(&self.root, is_shard)?,
         };
         for shard in shards.into_iter().map(|shard| self.root.join(shard)) {
             let workflows = match &query.workflow_id {
@@ -110,4 +110,8 @@ impl Folder {
         names.sort_unstable();
         Ok(names)
     }
+}
+
+fn is_shard(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -235,6 +235,10 @@ impl FileStore {
                 Ok(keys)
             })
             .await?;
+        // First, so that nobody takes up what Python has written once there is no head.
+        let root = CheckpointKey::new(id);
+        let at = root.clone();
+        self.blocking(move |folder| folder.remove_seed(&at)).await?;
         for key in keys {
             let (own, at) = (lease.clone(), key.clone());
             self.append(&key, move |_, mut chain, now| {
@@ -247,8 +251,7 @@ impl FileStore {
             })
             .await?;
         }
-        let key = CheckpointKey::new(id);
-        self.blocking(move |folder| folder.remove_seed(&key)).await
+        self.blocking(move |folder| folder.remove_seed(&root)).await
     }
 
     /// Takes up what Python has written since this process last looked.

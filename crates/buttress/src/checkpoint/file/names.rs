@@ -34,14 +34,18 @@ pub(super) fn record(sequence: u64) -> String {
 /// Returns the sequence in the name of a record.
 pub(super) fn sequence(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
-    (digits.len() == SEQUENCE_DIGITS).then(|| digits.parse().ok())?
+    let sequence = (digits.len() == SEQUENCE_DIGITS).then(|| digits.parse().ok())?;
+    // One behind which there is no other is none of ours.
+    sequence.filter(|sequence| *sequence < u64::MAX)
 }
 
 /// Returns the name of the seed's file, where the id is a file name on every system.
 pub(super) fn seed_file(id: &WorkflowId) -> Option<String> {
     let id = id.as_str();
     let is_safe = |char: char| !char.is_control() && !r#"/\:*?"<>|"#.contains(char);
-    (id.chars().all(is_safe) && id.len() + SEED.len() <= 255).then(|| format!("{id}{SEED}"))
+    let is_ours = id.starts_with(TEMPORARY);
+    (!is_ours && id.chars().all(is_safe) && id.len() + SEED.len() <= 255)
+        .then(|| format!("{id}{SEED}"))
 }
 
 /// Returns the id in the name of one of the seed's files.

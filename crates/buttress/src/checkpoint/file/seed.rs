@@ -9,7 +9,10 @@ use super::{
     format::{self, Entry, Foreign, Kind, Unreadable},
     names, writers,
 };
-use crate::checkpoint::{CheckpointKey, Put, StoreError};
+use crate::checkpoint::{Checkpoint, CheckpointKey, Put, StoreError};
+
+/// The metadata of an imported checkpoint that tells which file it was.
+const IMPORTED: &str = "imported_checksum";
 
 /// What tells whether somebody has written a file since.
 pub(super) type Stamp = (SystemTime, u64);
@@ -57,24 +60,46 @@ impl Folder {
         key: &CheckpointKey,
         known: &mut Known,
     ) -> Result<(), StoreError> {
+        loop {
+            match self.import_seed_behind_head(key, known) {
+                // Somebody was faster, perhaps with the same file.
+                Err(error) if error.is_conflict() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn import_seed_behind_head(
+        &self,
+        key: &CheckpointKey,
+        known: &mut Known,
+    ) -> Result<(), StoreError> {
         let Some(foreign) = self.read_seed(key)? else { return Ok(()) };
         let head = self.read_chain(key)?.head;
         if head.as_ref().is_some_and(|head| head.timestamp >= foreign.timestamp) {
             return Ok(());
         }
+        // Its writer's clock may be ahead of ours: what has been imported is told by its content.
+        let is_it = |found: &Checkpoint| found.metadata.get(IMPORTED) == Some(&foreign.checksum);
+        if self.history(key, u64::MAX, usize::MAX)?.iter().any(is_it) {
+            return Ok(());
+        }
         known.forget();
+        let parent = head.map(|head| head.sequence);
         let file = names::seed_file(&key.workflow_id).unwrap_or_default();
-        let put = Put::new(key.clone(), None, foreign.state)
+        let put = Put::new(key.clone(), parent, foreign.state)
             .phase(foreign.phase)
             .timestamp(foreign.timestamp)
-            .metadata("imported_from", file.clone());
+            .metadata("imported_from", file.clone())
+            .metadata(IMPORTED, foreign.checksum);
         let appended = self.append(key, known, |mut chain, _| {
-            let mut put = put.clone();
-            put.parent = chain.head;
+            if chain.head != parent {
+                return Err(StoreError::conflict(parent, chain.head).in_chain(key));
+            }
             chain.last += 1;
             chain.head = Some(chain.last);
-            let write_id = put.write_id;
-            Ok((Entry::Checkpoint(write_id, Box::new(put.into_checkpoint(chain.last))), chain))
+            let checkpoint = put.clone().into_checkpoint(chain.last);
+            Ok((Entry::Checkpoint(put.write_id, Box::new(checkpoint)), chain))
         })?;
         let sequence = appended.record.sequence;
         tracing::warn!(

@@ -483,6 +483,54 @@ async fn a_record_that_others_follow_before_it_is_looked_behind_is_stored() {
 }
 
 #[tokio::test]
+async fn a_repeat_is_known_however_often_the_lease_was_prolonged_since() {
+    let scratch = Scratch::new();
+    let store = FileStore::open(&scratch.0).await.unwrap();
+    let own = put(None, "{}");
+    let first = store.put(own.clone()).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let mut lease = store.acquire(&key(), "one", hour).await.unwrap();
+    for _ in 0..40 {
+        lease = store.renew(&lease, hour).await.unwrap();
+    }
+    store.release(&lease).await.unwrap();
+    assert_eq!(store.put(own).await.unwrap(), first);
+    settle(&store).await;
+    assert_eq!(records(&store).len(), 2, "leases that others replace are pruned");
+}
+
+#[tokio::test]
+async fn two_that_find_what_python_wrote_import_it_once() {
+    for _ in 0..20 {
+        let scratch = Scratch::new();
+        let file = scratch.0.join("Trade 7_latest.json");
+        let written = r#"{"workflow_id": "Trade 7", "timestamp": "2999-01-01T00:00:00", "phase": "py",
+            "state": {"by": "python"}}"#;
+        fs::write(file, written).unwrap();
+        let (one, two) = (
+            FileStore::open(&scratch.0).await.unwrap(),
+            FileStore::open(&scratch.0).await.unwrap(),
+        );
+        let reader = tokio::spawn(async move {
+            two.latest(&key()).await.unwrap();
+            settle(&two).await;
+        });
+        let head = one.latest(&key()).await.unwrap().unwrap();
+        let own = one.put(put(Some(head.sequence), "\"own\"")).await.unwrap();
+        reader.await.unwrap();
+        settle(&one).await;
+        // Its clock is far ahead, and the file may still be there for who comes next.
+        fs::write(scratch.0.join("Trade 7_latest.json"), written).unwrap();
+        let third = FileStore::open(&scratch.0).await.unwrap();
+        let head = third.latest(&key()).await.unwrap().unwrap();
+        assert_eq!((head.sequence, self::text(&head)), (own, "\"own\""));
+        let history = third.history(&key(), Page::newest(9)).await.unwrap();
+        assert_eq!(history.len(), 2);
+        settle(&third).await;
+    }
+}
+
+#[tokio::test]
 async fn an_orphan_in_a_pruned_place_is_no_repeat() {
     let scratch = Scratch::new();
     others_put(&scratch.0, 2);

@@ -47,12 +47,16 @@ pub(super) fn is_dead(name: &str, age: Option<Duration>) -> bool {
     }
 }
 
-/// Returns what tells this boot of this machine from others.
+/// Returns what tells this boot of this machine from others, and this container's processes from
+/// those of another.
 fn boot() -> Option<&'static str> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     BOOT.get_or_init(|| {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Some(id.chars().filter(char::is_ascii_hexdigit).take(12).collect())
+        let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+        let boot = id.chars().filter(char::is_ascii_hexdigit).take(12);
+        let own = namespace.to_str()?.chars().filter(char::is_ascii_digit);
+        Some(boot.chain("n".chars()).chain(own.collect::<Vec<_>>()).collect())
     })
     .as_deref()
 }
