@@ -69,7 +69,7 @@ pub(crate) struct Cli {
     #[arg(long, value_enum, value_name = "ORDER")]
     pub(crate) order: Option<Nesting>,
 
-    /// Where checkpoints go: file[:PATH], sqlite[:PATH], postgres://.., redis://.. or none [default: file].
+    /// Where checkpoints go: file or file:PATH, sqlite or sqlite:PATH, postgres://.., redis://.. or none [default: file].
     ///
     /// Without a PATH that is in the user's data folder; the PATH of `file` is a folder. A server is
     /// `postgres://USER:PASSWORD@HOST/DATABASE` or `redis://USER:PASSWORD@HOST`.
