@@ -1,4 +1,4 @@
-//! The folder of records: reading a chain, and appending to it.
+//! The folder of records: what every call needs, and reading a chain.
 //!
 //! A chain is a log. Checkpoints, writes of tasks, leases and deletions each take the next
 //! sequence, a file that must not be there yet, so that creating it is compare-and-set and fencing
@@ -6,16 +6,14 @@
 //! ones can be pruned and one read tells all.
 
 use std::{
-    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 use super::{
     disk::Disk,
-    format::{Entry, Kind, Record, Trail, Unreadable},
+    format::{Entry, Record, Trail, Unreadable},
     names, writers,
 };
 use crate::checkpoint::{
@@ -24,8 +22,6 @@ use crate::checkpoint::{
 
 /// How often a reader lists a folder anew whose files are pruned below it.
 const LISTINGS: usize = 16;
-/// How often a writer tries the next sequence while others take it.
-const ATTEMPTS: usize = 256;
 
 /// What every call of a store needs.
 pub(super) struct Folder {
@@ -37,18 +33,6 @@ pub(super) struct Folder {
     pub(super) seed_file: bool,
 }
 
-/// What is known of a chain between two calls; only its writer has it.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    /// The chain as this process left it: right unless the next sequence is taken.
-    state: Option<(ChainState, Trail)>,
-    kinds: BTreeMap<u64, Kind>,
-    /// Whether the names of the folders above have reached the disk.
-    synced: bool,
-    /// Whether what dead writers had left in the folder was removed.
-    swept: bool,
-}
-
 /// A chain as it was read.
 #[derive(Default)]
 pub(super) struct Reading {
@@ -56,15 +40,7 @@ pub(super) struct Reading {
     /// The newest checkpoint that can be read.
     pub(super) head: Option<Checkpoint>,
     /// The records before the next.
-    trail: Trail,
-}
-
-/// What became of a record on its way.
-enum Published {
-    /// It is the newest of its chain; these are all.
-    Yes(Vec<u64>),
-    /// Somebody else was faster.
-    Taken,
+    pub(super) trail: Trail,
 }
 
 impl Folder {
@@ -287,8 +263,39 @@ impl Folder {
         Ok(None)
     }
 
+    /// Returns whether a record is the newest of its chain, or one that later ones follow.
+    ///
+    /// One that is neither was put into a place that had been pruned.
+    pub(super) fn is_in_chain(
+        &self,
+        key: &CheckpointKey,
+        sequences: &[u64],
+        sequence: u64,
+        id: u64,
+    ) -> Result<bool, StoreError> {
+        let farthest = sequence.saturating_add(Trail::LENGTH as u64);
+        let later = sequences.iter().filter(|later| **later > sequence && **later <= farthest);
+        for &later in later {
+            match self.read(key, later) {
+                Ok(Some(record)) => return Ok(record.trail.before(later - sequence) == Some(id)),
+                Ok(None) => {}
+                Err(error) if is_corrupt(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if sequences.last().is_none_or(|last| *last <= sequence) {
+            return Ok(true);
+        }
+        // Leases that were prolonged since are pruned, however many there were.
+        Ok(self.read_chain(key)?.state.head == Some(sequence))
+    }
+
     /// Reads one record; none where it is not there.
-    fn read(&self, key: &CheckpointKey, sequence: u64) -> Result<Option<Record>, StoreError> {
+    pub(super) fn read(
+        &self,
+        key: &CheckpointKey,
+        sequence: u64,
+    ) -> Result<Option<Record>, StoreError> {
         let path = names::chain_folder(&self.root, key).join(names::record(sequence));
         let corrupt = |what: &str| {
             StoreError::corrupt(what, path.display().to_string())
@@ -311,6 +318,12 @@ impl Folder {
                     .at_place(path.display().to_string()))
             }
         }
+    }
+
+    /// Says that a chain is out of reach for now.
+    pub(super) fn away(&self, key: &CheckpointKey, why: &'static str) -> StoreError {
+        let place = names::chain_folder(&self.root, key);
+        StoreError::unavailable(why).in_chain(key).at_place(place.display().to_string())
     }
 
     /// Returns the key of the chain in a folder; none where none of its records can be read.
@@ -347,259 +360,6 @@ impl Folder {
             names.iter().filter_map(|name| names::sequence(name.to_str()?)).collect();
         sequences.sort_unstable();
         Ok(sequences)
-    }
-
-    // ===== Appending =====
-
-    /// Appends what `decide` makes of the chain: the entry, and the chain with it.
-    ///
-    /// `decide` is asked again where somebody else was faster, and what it refuses it refuses by
-    /// the chain on disk.
-    pub(super) fn append(
-        &self,
-        key: &CheckpointKey,
-        known: &mut Known,
-        mut decide: impl FnMut(ChainState, SystemTime) -> Result<(Entry, ChainState), StoreError>,
-    ) -> Result<Appended, StoreError> {
-        for _ in 0..ATTEMPTS {
-            let ((state, trail), is_fresh) = match known.state.take() {
-                Some(state) => (state, false),
-                None => {
-                    let reading = self.read_chain(key)?;
-                    ((reading.state, reading.trail), true)
-                }
-            };
-            let now = self.clock.now();
-            let (entry, chain) = match decide(state, now) {
-                Ok(decided) => decided,
-                Err(_) if !is_fresh => continue,
-                Err(error) => return Err(error),
-            };
-            let mut record = Record { sequence: chain.last, id: 0, trail, chain, entry };
-            let bytes = record.encode(key, now);
-            if let Published::Yes(sequences) = self.publish(key, known, &record, &bytes)? {
-                known.kinds.retain(|sequence, _| sequences.binary_search(sequence).is_ok());
-                known.kinds.insert(record.sequence, record.kind());
-                // Others may have gone on behind it: the next is tried at the wrong place then.
-                known.state = Some((record.chain.clone(), record.trail.with(record.id)));
-                return Ok(Appended { record, bytes, sequences });
-            }
-        }
-        Err(self.away(key, "others write to it all the time"))
-    }
-
-    /// Puts a record into its place, durably, unless the place is taken.
-    fn publish(
-        &self,
-        key: &CheckpointKey,
-        known: &mut Known,
-        record: &Record,
-        bytes: &[u8],
-    ) -> Result<Published, StoreError> {
-        let sequence = record.sequence;
-        let folder = names::chain_folder(&self.root, key);
-        let place = folder.join(names::record(sequence));
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |error| failed(key, &path, error)
-        };
-        let temporary = self.write_temporary(key, &folder, bytes)?;
-        match self.disk.publish(&temporary, &place) {
-            Ok(()) => {}
-            Err(error) => {
-                drop(self.disk.remove(&temporary));
-                return match error.kind() {
-                    io::ErrorKind::AlreadyExists => Ok(Published::Taken),
-                    _ => Err(failed(key, &place, error)),
-                };
-            }
-        }
-        let sequences = self.sequences_in(&folder).map_err(at(&folder))?;
-        if !self.is_in_chain(key, &sequences, sequence, record.id)? {
-            // The name was free because what had it was pruned: the place is long gone.
-            match self.disk.remove(&place) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed(key, &place, error));
-                }
-                _ => return Ok(Published::Taken),
-            }
-        }
-        let withdraw = |error| {
-            // A folder that was not synced is not synced by trying again: the next put makes a new
-            // file. Where this fails too, whether it stays is for whoever reads next.
-            drop(self.disk.remove(&place));
-            error
-        };
-        self.disk.sync_folder(&folder).map_err(at(&folder)).map_err(withdraw)?;
-        if !known.synced {
-            for above in folder.ancestors().skip(1).take(3) {
-                self.disk.sync_folder(above).map_err(at(above)).map_err(withdraw)?;
-            }
-            known.synced = true;
-        }
-        Ok(Published::Yes(sequences))
-    }
-
-    /// Returns whether a record is the newest of its chain, or one that later ones follow.
-    ///
-    /// One that is neither was put into a place that had been pruned.
-    fn is_in_chain(
-        &self,
-        key: &CheckpointKey,
-        sequences: &[u64],
-        sequence: u64,
-        id: u64,
-    ) -> Result<bool, StoreError> {
-        let farthest = sequence.saturating_add(Trail::LENGTH as u64);
-        let later = sequences.iter().filter(|later| **later > sequence && **later <= farthest);
-        for &later in later {
-            match self.read(key, later) {
-                Ok(Some(record)) => return Ok(record.trail.before(later - sequence) == Some(id)),
-                Ok(None) => {}
-                Err(error) if is_corrupt(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if sequences.last().is_none_or(|last| *last <= sequence) {
-            return Ok(true);
-        }
-        // Leases that were prolonged since are pruned, however many there were.
-        Ok(self.read_chain(key)?.state.head == Some(sequence))
-    }
-
-    /// Writes bytes to the disk under a name that nobody reads.
-    fn write_temporary(
-        &self,
-        key: &CheckpointKey,
-        folder: &Path,
-        bytes: &[u8],
-    ) -> Result<PathBuf, StoreError> {
-        let path = folder.join(writers::temporary_name());
-        let mut created = self.disk.create(&path);
-        if created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            self.create_folders(key, folder)?;
-            created = self.disk.create(&path);
-        }
-        let mut file = created.map_err(|error| failed(key, &path, error))?;
-        let written = self.disk.write(&mut file, bytes).and_then(|()| self.disk.sync(&file));
-        drop(file);
-        match written {
-            Ok(()) => Ok(path),
-            Err(error) => {
-                drop(self.disk.remove(&path));
-                Err(failed(key, &path, error))
-            }
-        }
-    }
-
-    /// Creates the folders of a chain, but not the root: where that is gone, all is.
-    fn create_folders(&self, key: &CheckpointKey, folder: &Path) -> Result<(), StoreError> {
-        let above: Vec<_> = folder.ancestors().take(3).collect();
-        for folder in above.into_iter().rev() {
-            match self.disk.create_folder(folder) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed(key, folder, error)),
-            }
-        }
-        Ok(())
-    }
-
-    fn away(&self, key: &CheckpointKey, why: &'static str) -> StoreError {
-        let place = names::chain_folder(&self.root, key);
-        StoreError::unavailable(why).in_chain(key).at_place(place.display().to_string())
-    }
-
-    // ===== Pruning =====
-
-    /// Removes what is older than the newest `keep` checkpoints, leases that later ones replace,
-    /// and what dead writers left; returns how many checkpoints went.
-    ///
-    /// Nothing of it is needed: what fails is tried again at the next put.
-    pub(super) fn prune(
-        &self,
-        key: &CheckpointKey,
-        known: &mut Known,
-        sequences: &[u64],
-        keep: u32,
-    ) -> u64 {
-        let folder = names::chain_folder(&self.root, key);
-        if !std::mem::replace(&mut known.swept, true) {
-            self.sweep(&folder);
-        }
-        let newest = sequences.last().copied().unwrap_or_default();
-        let mut kept = 0;
-        let mut pruned = 0;
-        let mut gone = Vec::new();
-        // Once the chain was deleted nothing before that is needed.
-        let mut is_over = false;
-        for &sequence in sequences.iter().rev() {
-            let kind = match known.kinds.get(&sequence) {
-                Some(kind) => Some(*kind),
-                None => self.read(key, sequence).ok().flatten().map(|record| record.kind()),
-            };
-            // What cannot be read stays for people, until all around it goes.
-            known.kinds.extend(kind.map(|kind| (sequence, kind)));
-            is_over |= kept >= keep;
-            let goes = match kind {
-                _ if is_over => true,
-                Some(Kind::Checkpoint) => {
-                    kept += 1;
-                    false
-                }
-                Some(Kind::Lease) => sequence != newest,
-                Some(Kind::Deleted) => {
-                    is_over = true;
-                    sequence != newest
-                }
-                Some(Kind::Writes) | None => false,
-            };
-            if goes {
-                gone.push((sequence, kind));
-            }
-        }
-        // The oldest first: a reader between two of them finds no older one behind a gap.
-        for (sequence, kind) in gone.into_iter().rev() {
-            if self.disk.remove(&folder.join(names::record(sequence))).is_ok() {
-                known.kinds.remove(&sequence);
-                pruned += u64::from(kind == Some(Kind::Checkpoint));
-            }
-        }
-        pruned
-    }
-
-    /// Removes temporary files whose writers are dead.
-    pub(super) fn sweep(&self, folder: &Path) {
-        for name in self.disk.list(folder).unwrap_or_default() {
-            let Some(name) = name.to_str() else { continue };
-            if !name.starts_with(names::TEMPORARY) {
-                continue;
-            }
-            let path = folder.join(name);
-            let age = self
-                .disk
-                .look_at(&path)
-                .ok()
-                .and_then(|(changed, _)| SystemTime::now().duration_since(changed).ok());
-            if writers::is_dead(name, age) {
-                drop(self.disk.remove(&path));
-            }
-        }
-    }
-}
-
-/// A record that is in its place.
-pub(super) struct Appended {
-    pub(super) record: Record,
-    pub(super) bytes: Vec<u8>,
-    /// Every sequence of the chain.
-    pub(super) sequences: Vec<u64>,
-}
-
-impl Known {
-    /// Forgets the chain, after an error that may have left something.
-    pub(super) fn forget(&mut self) {
-        self.state = None;
     }
 }
 

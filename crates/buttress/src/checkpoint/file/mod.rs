@@ -1,5 +1,6 @@
 //! Checkpoints in files: a folder for each chain, a JSON file for each record.
 
+mod append;
 mod disk;
 mod folder;
 mod format;
@@ -26,8 +27,9 @@ use tokio::{
 };
 
 use self::{
+    append::{Appended, Known},
     disk::{Disk, Local},
-    folder::{Appended, Folder, Known},
+    folder::Folder,
     format::Entry,
     seed::Stamp,
 };
@@ -489,6 +491,7 @@ impl OpenFileStore {
 
 impl IntoFuture for OpenFileStore {
     type Output = Result<FileStore, StoreError>;
+    /// Boxed, since a future of an async function has no name; a store is opened once.
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {

@@ -5,7 +5,8 @@
 use std::{io, path::PathBuf, time::SystemTime};
 
 use super::{
-    folder::{Appended, Folder, Known, failed, warn},
+    append::{ATTEMPTS, Appended, Known},
+    folder::{Folder, failed, warn},
     format::{self, Entry, Foreign, Kind, Unreadable},
     names, writers,
 };
@@ -60,13 +61,14 @@ impl Folder {
         key: &CheckpointKey,
         known: &mut Known,
     ) -> Result<(), StoreError> {
-        loop {
+        for _ in 0..ATTEMPTS {
             match self.import_seed_behind_head(key, known) {
                 // Somebody was faster, perhaps with the same file.
                 Err(error) if error.is_conflict() => {}
                 done => return done,
             }
         }
+        Err(self.away(key, "others write to it all the time"))
     }
 
     fn import_seed_behind_head(

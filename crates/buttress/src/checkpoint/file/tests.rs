@@ -1,110 +1,15 @@
 //! The disk fails at every step, and what is damaged is passed over.
 
-use std::{
-    ffi::OsString,
-    fs::{self, File},
-    io,
-    path::Path,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
-};
+mod disks;
 
+use std::{fs, io, path::Path, sync::atomic::Ordering};
+
+use self::disks::{Faulty, Meddling};
 use super::*;
-use crate::checkpoint::{StoreErrorKind, TaskWrite, WriteKind};
-
-/// A disk that fails at one call, or at each from one on, as if its process were dead.
-struct Faulty {
-    /// How many calls go well before.
-    left: AtomicI64,
-    error: io::ErrorKind,
-    /// Whether every later call fails too.
-    is_dead: bool,
-    /// How many bytes of a write are written before it fails; then only writes are counted.
-    cut: Option<usize>,
-    calls: AtomicU64,
-}
-
-impl Faulty {
-    fn new(left: i64, error: io::ErrorKind, is_dead: bool, cut: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { left: left.into(), error, is_dead, cut, calls: 0.into() })
-    }
-
-    fn step(&self) -> io::Result<()> {
-        if self.cut.is_some() && self.left.load(Ordering::Relaxed) >= 0 {
-            return Ok(());
-        }
-        self.count()
-    }
-
-    fn count(&self) -> io::Result<()> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        let left = self.left.fetch_sub(1, Ordering::Relaxed);
-        if left == 0 || (left < 0 && self.is_dead) {
-            return Err(self.error.into());
-        }
-        Ok(())
-    }
-}
-
-impl Disk for Faulty {
-    fn create(&self, path: &Path) -> io::Result<File> {
-        self.step()?;
-        Local.create(path)
-    }
-
-    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.count() {
-            let half = bytes.len() / 2;
-            Local.write(file, &bytes[..self.cut.unwrap_or(half).min(bytes.len())])?;
-            return Err(error);
-        }
-        Local.write(file, bytes)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.step()?;
-        Local.sync(file)
-    }
-
-    fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        Local.publish(from, to)
-    }
-
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        Local.replace(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        Local.remove(path)
-    }
-
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        Local.sync_folder(path)
-    }
-
-    fn create_folder(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        Local.create_folder(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        self.step()?;
-        Local.list(path)
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.step()?;
-        Local.read(path)
-    }
-
-    fn look_at(&self, path: &Path) -> io::Result<(SystemTime, u64)> {
-        self.step()?;
-        Local.look_at(path)
-    }
-}
+use crate::checkpoint::{
+    StoreErrorKind::{self, Conflict, TooNew},
+    TaskWrite, WriteKind,
+};
 
 /// A folder that goes with its test.
 struct Scratch(PathBuf);
@@ -337,8 +242,6 @@ async fn a_record_of_a_newer_format_is_refused_untouched() {
     assert_eq!(fs::read_to_string(&only).unwrap(), newer);
 }
 
-use crate::checkpoint::StoreErrorKind::TooNew;
-
 #[tokio::test]
 async fn a_lease_that_cannot_be_read_fences_everybody() {
     let scratch = Scratch::new();
@@ -386,61 +289,6 @@ async fn a_late_writer_hides_nothing_though_its_place_was_pruned() {
     let head = late.latest(&key()).await.unwrap().unwrap();
     assert_eq!((head.sequence, text(&head)), (20, "20"));
     assert_eq!(records(&late).len(), 10);
-}
-
-use crate::checkpoint::StoreErrorKind::Conflict;
-
-/// A disk on which something happens between the publishing of a record and the look behind it.
-struct Meddling(Mutex<Option<Box<dyn FnOnce() + Send>>>);
-
-impl Disk for Meddling {
-    fn create(&self, path: &Path) -> io::Result<File> {
-        Local.create(path)
-    }
-
-    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
-        Local.write(file, bytes)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        Local.sync(file)
-    }
-
-    fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
-        Local.publish(from, to)?;
-        if let Some(meddle) = self.0.lock().unwrap().take() {
-            meddle();
-        }
-        Ok(())
-    }
-
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        Local.replace(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        Local.remove(path)
-    }
-
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        Local.sync_folder(path)
-    }
-
-    fn create_folder(&self, path: &Path) -> io::Result<()> {
-        Local.create_folder(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        Local.list(path)
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        Local.read(path)
-    }
-
-    fn look_at(&self, path: &Path) -> io::Result<(SystemTime, u64)> {
-        Local.look_at(path)
-    }
 }
 
 /// Puts `count` checkpoints behind whatever is there, as another process does.
