@@ -223,6 +223,35 @@ async fn a_save_whose_answer_was_lost_is_stored_once() {
     assert_eq!(store.away.load(Ordering::SeqCst), 0);
 }
 
+#[tokio::test]
+async fn who_takes_the_lease_after_a_lost_answer_goes_on() {
+    let store = Flaky::new(false);
+    let checkpointer = Checkpointer::<State>::new(store.clone());
+    let mut workflow = checkpointer.workflow(&id());
+    let _saved = workflow.save("research", &state(1)).await.unwrap();
+    store.away.store(1, Ordering::SeqCst);
+    workflow.save("research", &state(2)).await.unwrap_err();
+    workflow.acquire("me", Duration::from_secs(60)).await.unwrap();
+    let saved = workflow.save("trade", &state(3)).await.unwrap();
+    assert_eq!(saved.sequence, Some(2));
+}
+
+#[tokio::test]
+async fn a_response_that_cannot_be_read_again_is_an_error_at_once() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&calls);
+    let price = tower::service_fn(move |_: InWorkflow<String>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, Failure>(f64::NAN) }
+    });
+    let agent = CheckpointLayer::new(MemoryStore::new(), "price").memo().layer(price);
+    for _ in 0..2 {
+        let error = agent.clone().oneshot(ask("1")).await.unwrap_err();
+        assert!(matches!(kind(&error), StoreErrorKind::Encode { .. }), "{error:?}");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_its_store_a_workflow_goes_on_where_it_is_told_to() {
     let store = Flaky::new(false);

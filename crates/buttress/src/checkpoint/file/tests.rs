@@ -379,6 +379,33 @@ async fn two_that_find_what_python_wrote_import_it_once() {
 }
 
 #[tokio::test]
+async fn what_was_deleted_stays_gone_though_its_files_are_there() {
+    let scratch = Scratch::new();
+    let store = FileStore::open(&scratch.0).await.unwrap();
+    let mut head = None;
+    for _ in 0..3 {
+        head = Some(store.put(put(head, "\"secret\"")).await.unwrap());
+    }
+    settle(&store).await;
+    let kept = records(&store);
+    let copies: Vec<_> = kept.iter().map(|path| fs::read(path).unwrap()).collect();
+    store.delete(&key().workflow_id, None).await.unwrap();
+    settle(&store).await;
+    // As a process leaves them that is killed before it has removed them.
+    let bring_back =
+        || kept.iter().zip(&copies).for_each(|(path, text)| fs::write(path, text).unwrap());
+    bring_back();
+    assert_eq!(store.history(&key(), Page::newest(9)).await.unwrap(), []);
+    assert_eq!(store.get(&key(), 3).await.unwrap(), None);
+    let new = store.put(put(None, "\"new\"")).await.unwrap();
+    settle(&store).await;
+    fs::remove_file(names::chain_folder(&scratch.0, &key()).join(names::record(new - 1))).ok();
+    bring_back();
+    let history = store.history(&key(), Page::newest(9)).await.unwrap();
+    assert_eq!(history.iter().map(|found| found.sequence).collect::<Vec<_>>(), [new]);
+}
+
+#[tokio::test]
 async fn an_orphan_in_a_pruned_place_is_no_repeat() {
     let scratch = Scratch::new();
     others_put(&scratch.0, 2);
