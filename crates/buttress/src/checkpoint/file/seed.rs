@@ -2,7 +2,11 @@
 //!
 //! It is for people and for the seed's Python. What Python writes there is imported.
 
-use std::{io, path::PathBuf, time::SystemTime};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use super::{
     append::{ATTEMPTS, Appended, Known},
@@ -122,10 +126,11 @@ impl Folder {
         seen: Option<Stamp>,
     ) -> Option<Stamp> {
         let path = self.seed_path(key)?;
-        let is_head = appended.record.kind() == Kind::Checkpoint
-            && appended.sequences.last() == Some(&appended.record.sequence);
-        // Somebody has written it meanwhile: what it holds is imported first.
-        if !is_head || self.seed_stamp(key) != seen {
+        if appended.record.kind() != Kind::Checkpoint || !self.is_head(key, appended) {
+            return seen;
+        }
+        // Another of us may have shown an older head; what Python has written is imported first.
+        if self.seed_stamp(key) != seen && !self.seed_is_ours(key, &path) {
             return seen;
         }
         let temporary = self.root.join(writers::temporary_name());
@@ -140,6 +145,24 @@ impl Folder {
             return None;
         }
         self.seed_stamp(key)
+    }
+
+    /// Returns whether a checkpoint is still the head: a newer one is for its own writer to show.
+    fn is_head(&self, key: &CheckpointKey, appended: &Appended) -> bool {
+        let sequence = appended.record.sequence;
+        match self.sequences(key) {
+            Ok(sequences) if sequences.last() == Some(&sequence) => true,
+            // Behind it may be a lease, or writes of tasks.
+            _ => self.read_chain(key).is_ok_and(|chain| chain.state.head == Some(sequence)),
+        }
+    }
+
+    /// Returns whether the seed's file may be replaced: there is none, or one of us has written it.
+    fn seed_is_ours(&self, key: &CheckpointKey, path: &Path) -> bool {
+        match self.disk.read(path) {
+            Ok(bytes) => matches!(format::decode_foreign(&bytes, key), Ok(None)),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// Removes the seed's file of a workflow that is deleted.

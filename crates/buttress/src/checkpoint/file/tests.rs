@@ -406,6 +406,31 @@ async fn what_was_deleted_stays_gone_though_its_files_are_there() {
 }
 
 #[tokio::test]
+async fn the_seeds_file_shows_the_head_though_others_of_us_write_it_late() {
+    for is_python in [false, true] {
+        let scratch = Scratch::new();
+        others_put(&scratch.0, 1);
+        let disk = Arc::new(Meddling(Mutex::new(None)));
+        let disk_of_store: Arc<dyn Disk> = Arc::clone(&disk) as _;
+        let store = FileStore::open(&scratch.0).open_on(disk_of_store).await.unwrap();
+        let path = store.seed_file(&key().workflow_id).unwrap();
+        let mut text = fs::read_to_string(&path).unwrap();
+        if is_python {
+            text = text.replace("\"sequence\"", "\"other\"");
+        }
+        let (late, text) = (path.clone(), text + "\n");
+        let written = text.clone();
+        *disk.0.lock().unwrap() = Some(Box::new(move || fs::write(late, text).unwrap()));
+        store.put(put(Some(1), "\"own\"")).await.unwrap();
+        settle(&store).await;
+        let shown = fs::read_to_string(&path).unwrap();
+        // What Python has written stays until it is imported.
+        assert_eq!(shown == written, is_python);
+        assert_eq!(shown.contains("\"own\""), !is_python);
+    }
+}
+
+#[tokio::test]
 async fn an_orphan_in_a_pruned_place_is_no_repeat() {
     let scratch = Scratch::new();
     others_put(&scratch.0, 2);
