@@ -192,6 +192,43 @@ async fn a_damaged_head_answers_the_one_before_with_a_warning() {
 }
 
 #[tokio::test]
+async fn behind_a_damaged_head_the_chain_goes_on() {
+    let (_folder, path) = folder();
+    drop(filled(&path).await);
+    let sqlite = rusqlite::Connection::open(&path).unwrap();
+    let damage = "UPDATE records SET state = x'00' WHERE workflow = 'workflow-1' AND sequence = 4";
+    sqlite.execute(damage, []).unwrap();
+    let store = SqliteStore::open(&path).await.unwrap();
+    let head = store.latest(&key(1)).await.unwrap().unwrap().sequence;
+    assert_eq!(head, PUTS - 1);
+    let write = TaskWrite::new("late", WriteKind::Result, 0, *b"late");
+    store.put_writes(PutWrites::new(key(1), head, vec![write])).await.unwrap();
+    let older = Put::new(key(1), Some(head - 1), state(1, 9));
+    assert!(store.put(older).await.unwrap_err().is_conflict());
+    let put = Put::new(key(1), Some(head), state(1, PUTS + 1));
+    let next = store.put(put.clone()).await.unwrap();
+    assert_eq!(next, PUTS + 1);
+    assert_eq!(store.put(put).await.unwrap(), next, "the repeat");
+    assert_eq!(store.latest(&key(1)).await.unwrap().unwrap().sequence, next);
+
+    // Where none can be read nobody writes over it.
+    sqlite.execute("UPDATE records SET state = x'00' WHERE workflow = 'workflow-2'", []).unwrap();
+    for parent in [None, Some(PUTS - 1)] {
+        let error = store.put(Put::new(key(2), parent, state(2, 9))).await.unwrap_err();
+        assert!(error.is_conflict(), "{error:?}");
+    }
+
+    // Nor where the row of the chain, which has its tokens, is missing.
+    sqlite.execute("DELETE FROM chains WHERE workflow = 'workflow-0'", []).unwrap();
+    let put = Put::new(key(0), Some(PUTS), state(0, 9));
+    typed(&store.put(put).await.unwrap_err(), &path, "a put without the row of its chain");
+    let lease = store.acquire(&key(0), "worker", std::time::Duration::from_secs(9)).await;
+    typed(&lease.unwrap_err(), &path, "a lease without the row of its chain");
+    store.delete(&key(0).workflow_id, None).await.unwrap();
+    assert_eq!(store.latest(&key(0)).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_newer_file_is_refused_and_left_as_it_is() {
     let (_folder, path) = folder();
     drop(filled(&path).await);

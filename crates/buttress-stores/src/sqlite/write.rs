@@ -13,6 +13,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     error::Problem,
+    read,
     row::{self, Chain, Number},
 };
 
@@ -22,11 +23,16 @@ pub(super) fn put(
     keep: Option<NonZeroU32>,
     now: SystemTime,
 ) -> Result<u64, Problem> {
-    let mut chain = row::chain(tx, &put.key)?.unwrap_or_default();
-    let sequence = match chain.state.admit_put(&put, now) {
-        Ok(sequence) => sequence,
-        Err(error) => return repeated(tx, &put, error),
-    };
+    let mut chain = chain(tx, &put.key)?;
+    let mut admitted = chain.state.admit_put(&put, now);
+    if admitted.as_ref().is_err_and(StoreError::is_conflict) {
+        if let Some(sequence) = repeated(tx, &put)? {
+            return Ok(sequence);
+        }
+        forget_damaged_head(tx, &put.key, &mut chain)?;
+        admitted = chain.state.admit_put(&put, now);
+    }
+    let sequence = admitted?;
     let write_id = put.write_id;
     let checkpoint = put.into_checkpoint(sequence);
     row::save_record(tx, &checkpoint, write_id)?;
@@ -40,11 +46,42 @@ pub(super) fn put(
     Ok(sequence)
 }
 
-/// Answers a put that was refused: a repeat of one that is stored is as good as stored.
-fn repeated(tx: &Connection, put: &Put, error: StoreError) -> Result<u64, Problem> {
-    if !error.is_conflict() {
-        return Err(error.into());
+/// Reads what is known of a chain that is to be written.
+fn chain(tx: &Connection, key: &CheckpointKey) -> Result<Chain, Problem> {
+    match row::chain(tx, key)? {
+        Some(chain) => Ok(chain),
+        // Its tokens and its last sequence went with its row.
+        None if has_records(tx, key)? => Err(Problem::corrupt("the row of the chain is missing")),
+        None => Ok(Chain::default()),
     }
+}
+
+fn has_records(tx: &Connection, key: &CheckpointKey) -> Result<bool, Problem> {
+    let sql = "SELECT 1 FROM records WHERE workflow = ?1 AND namespace = ?2 LIMIT 1";
+    Ok(tx.prepare_cached(sql)?.exists(row::of(key))?)
+}
+
+/// Takes the newest checkpoint that can be read for the head, as readers do: or nobody could ever
+/// write behind one that is damaged.
+fn forget_damaged_head(
+    tx: &Connection,
+    key: &CheckpointKey,
+    chain: &mut Chain,
+) -> Result<(), Problem> {
+    if chain.state.head.is_none() {
+        return Ok(());
+    }
+    match read::newest_whole(tx, key) {
+        Ok(newest) => chain.state.head = newest.map(|newest| newest.sequence),
+        // None can be read: the head stays what it is.
+        Err(problem) if problem.is_corrupt() => {}
+        Err(problem) => return Err(problem),
+    }
+    Ok(())
+}
+
+/// Returns the sequence of what the same put has stored before.
+fn repeated(tx: &Connection, put: &Put) -> Result<Option<u64>, Problem> {
     // The newest first, since a repeat comes soon.
     let sql = format!(
         "SELECT {} FROM records WHERE workflow = ?1 AND namespace = ?2 AND write_id = ?3
@@ -55,12 +92,15 @@ fn repeated(tx: &Connection, put: &Put, error: StoreError) -> Result<u64, Proble
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query(params![workflow, namespace, put.write_id.to_string()])?;
     while let Some(found) = rows.next()? {
-        let stored = row::record(&put.key, found)?;
-        if put.is_repeat_of(&stored) {
-            return Ok(stored.sequence);
+        match row::record(&put.key, found) {
+            Ok(stored) if put.is_repeat_of(&stored) => return Ok(Some(stored.sequence)),
+            Ok(_) => {}
+            // What cannot be read is not known to be the same.
+            Err(problem) if problem.is_corrupt() => {}
+            Err(problem) => return Err(problem),
         }
     }
-    Err(error.into())
+    Ok(None)
 }
 
 pub(super) fn put_writes(
@@ -68,9 +108,14 @@ pub(super) fn put_writes(
     writes: &PutWrites,
     now: SystemTime,
 ) -> Result<(), Problem> {
-    let chain = row::chain(tx, &writes.key)?.unwrap_or_default();
+    let mut chain = chain(tx, &writes.key)?;
     let exists = exists(tx, &writes.key, writes.sequence)?;
-    chain.state.admit_writes(writes, || exists, now)?;
+    let mut admitted = chain.state.admit_writes(writes, || exists, now);
+    if admitted.as_ref().is_err_and(StoreError::is_conflict) {
+        forget_damaged_head(tx, &writes.key, &mut chain)?;
+        admitted = chain.state.admit_writes(writes, || exists, now);
+    }
+    admitted?;
     for write in &writes.writes {
         row::save_write(tx, &writes.key, writes.sequence, write)?;
     }
@@ -91,7 +136,7 @@ pub(super) fn acquire(
     time: Duration,
     now: SystemTime,
 ) -> Result<Lease, Problem> {
-    let mut chain = row::chain(tx, key)?.unwrap_or_default();
+    let mut chain = chain(tx, key)?;
     let lease = chain.state.acquire(key, owner, time, now)?;
     chain.state.token = lease.token;
     hold(tx, chain, lease)
@@ -103,7 +148,7 @@ pub(super) fn renew(
     time: Duration,
     now: SystemTime,
 ) -> Result<Lease, Problem> {
-    let chain = row::chain(tx, &lease.key)?.unwrap_or_default();
+    let chain = chain(tx, &lease.key)?;
     let lease = chain.state.renew(lease, time, now)?;
     hold(tx, chain, lease)
 }
@@ -115,7 +160,7 @@ fn hold(tx: &Connection, mut chain: Chain, lease: Lease) -> Result<Lease, Proble
 }
 
 pub(super) fn release(tx: &Connection, lease: &Lease) -> Result<(), Problem> {
-    let mut chain = row::chain(tx, &lease.key)?.unwrap_or_default();
+    let mut chain = chain(tx, &lease.key)?;
     chain.state.release(lease)?;
     chain.state.holder = None;
     row::save_chain(tx, &lease.key, &chain)
