@@ -11,7 +11,7 @@ use std::{
 
 use buttress::{
     CheckpointKey, CheckpointLayer, CheckpointStore, Checkpointer, Error, ErrorKind, Failure,
-    FailureKind, InWorkflow, MemoryStore, StoreError, StoreErrorKind, WorkflowId,
+    FailureKind, FileStore, InWorkflow, MemoryStore, StoreError, StoreErrorKind, WorkflowId,
     checkpoint::{
         Capabilities, Checkpoint, Clock, Lease, MemoisedFailure, Page, Put, PutWrites, Query,
         WhenUnavailable,
@@ -484,6 +484,32 @@ async fn repeats_at_the_same_time_wait_for_the_first() {
     }
     gate.notify_one();
     assert_eq!(second.await.unwrap().unwrap(), "AAPL 3");
+}
+
+#[tokio::test]
+async fn repeats_wait_for_the_first_through_any_handle_of_one_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Notify::new());
+    let analyst = Analyst { gate: Some(Arc::clone(&gate)), ..Analyst::default() };
+    let mut calls = Vec::new();
+    for _ in 0..8 {
+        let store = FileStore::open(folder.path()).await.unwrap();
+        let memo = CheckpointLayer::new(store, "research").memo();
+        calls.push(tokio::spawn(memo.layer(analyst.clone()).oneshot(ask("1"))));
+    }
+    while analyst.calls.load(Ordering::SeqCst) < 1 {
+        tokio::task::yield_now().await;
+    }
+    gate.notify_one();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), "AAPL 1");
+    }
+    assert_eq!(analyst.calls.load(Ordering::SeqCst), 1);
+    // A memo around a memo of the same name does not wait for itself.
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let inner = CheckpointLayer::new(store.clone(), "research").memo().layer(Analyst::default());
+    let outer = CheckpointLayer::new(store, "research").memo().layer(inner);
+    assert_eq!(outer.oneshot(ask("2")).await.unwrap(), "AAPL 1");
 }
 
 #[tokio::test]

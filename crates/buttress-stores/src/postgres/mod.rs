@@ -61,8 +61,8 @@ mod writes;
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use buttress::checkpoint::{
-    Capabilities, Checkpoint, CheckpointKey, CheckpointStore, Clock, Lease, Page, Put, PutWrites,
-    Query, StoreError, WorkflowId,
+    Capabilities, Checkpoint, CheckpointKey, CheckpointStore, Clock, Lease, Page, Place, Put,
+    PutWrites, Query, StoreError, WorkflowId,
 };
 /// The pool that [`PostgresStore::with_pool`] takes is of this version.
 pub use deadpool_postgres;
@@ -243,5 +243,10 @@ impl CheckpointStore for PostgresStore {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities
+    }
+
+    fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
+        let Some(server) = &self.0.place else { return Place::Unknown };
+        Place::Uri(format!("{server}#{}:{key}:{sequence}", self.0.scope))
     }
 }

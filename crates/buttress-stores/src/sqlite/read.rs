@@ -82,7 +82,10 @@ fn row_is_missing(tx: &Connection, key: &CheckpointKey) -> Result<bool, Problem>
 }
 
 /// Returns the newest checkpoint that can be read; none where there is no checkpoint at all.
-pub(super) fn newest_whole(tx: &Connection, key: &CheckpointKey) -> Result<Option<Checkpoint>, Problem> {
+pub(super) fn newest_whole(
+    tx: &Connection,
+    key: &CheckpointKey,
+) -> Result<Option<Checkpoint>, Problem> {
     let mut damaged = None;
     let sql = "SELECT sequence FROM records WHERE workflow = ?1 AND namespace = ?2
         ORDER BY sequence DESC";

@@ -29,8 +29,9 @@ use crate::{AnyError, BoxError, Classify, Error, classify::into_error};
 ///
 /// No call whose response was acknowledged is made again. A kill may repeat at most one call per
 /// phase and key, with the same idempotency key, which the agent finds in the request. Repeats at
-/// the same time wait for the first, in this layer and its clones; elsewhere and in other processes the second to finish gets the first one's
-/// response. A failure is not kept, unless it is one that stays. A response that is larger than
+/// the same time wait for the first in this process, through any handle of a store that says
+/// [where it is](CheckpointStore::place), else through clones of this layer; in other processes the
+/// second to finish gets the first one's response. A failure is not kept, unless it is one that stays. A response that is larger than
 /// the store takes, or that cannot be written, is an error, and so is every repeat: the agent is
 /// not called for it again.
 ///

@@ -47,6 +47,7 @@
 //! # }
 //! ```
 
+mod calls;
 mod checkpointer;
 mod clock;
 mod error;

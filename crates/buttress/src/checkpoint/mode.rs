@@ -1,16 +1,11 @@
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
-};
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::sync::Mutex as AsyncMutex;
 use tower::Service;
 
 use super::{
     CheckpointKey, CheckpointStore, Checkpointer, HasState, HasWorkflow, Namespace, Payload,
-    StoreError, WorkflowId, layer::Around, spans,
+    StoreError, WorkflowId, calls::CallId, layer::Around, spans,
 };
 use crate::{BoxError, Classify, Error, ErrorKind, Failure, FailureKind, classify::into_error};
 
@@ -27,8 +22,8 @@ pub struct After;
 /// Saves the response and answers repeats with it.
 #[derive(Clone)]
 pub struct Memo {
-    /// The calls on their way: a repeat waits for the first.
-    calls: Arc<Mutex<HashMap<CheckpointKey, Weak<AsyncMutex<()>>>>>,
+    /// Tells this layer and its clones from others, where the store does not say where it is.
+    layer: Arc<u8>,
 }
 
 /// A failure that a memo has kept, with the text of the error it was.
@@ -132,22 +127,11 @@ where
 
 impl Memo {
     pub(super) fn new() -> Self {
-        Self { calls: Arc::default() }
+        Self { layer: Arc::default() }
     }
 
-    /// Returns the lock of the calls with one key, which goes with the last of them.
-    fn call(&self, key: &CheckpointKey) -> Arc<AsyncMutex<()>> {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(call) = calls.get(key).and_then(Weak::upgrade) {
-            return call;
-        }
-        // Those that are over go when the table would grow.
-        if calls.len() == calls.capacity() {
-            calls.retain(|_, call| call.strong_count() > 0);
-        }
-        let call = Arc::default();
-        calls.insert(key.clone(), Arc::downgrade(&call));
-        call
+    fn layer(&self) -> usize {
+        Arc::as_ptr(&self.layer).addr()
     }
 }
 
@@ -173,12 +157,12 @@ where
         let namespace = around.memo_namespace(&id, request.idempotency_key())?;
         let memos: Checkpointer<Kept<Res>> = around.checkpointer.for_namespace(namespace);
         let key = memos.key(&id);
-        let call = around.mode.call(&key);
-        let _first = call.lock().await;
+        let call = CallId::new(memos.store().place(&key, 0), around.mode.layer(), key.clone());
+        let _first = call.first().await;
         if let Some(kept) = around.recall(&memos, &key).await? {
             return kept.into_result(&key);
         }
-        let answer = around.call(ready, request).await;
+        let answer = call.around(around.call(ready, request)).await;
         around.keep(&memos, &key, answer).await
     }
 }

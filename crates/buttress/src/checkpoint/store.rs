@@ -159,7 +159,7 @@ pub trait CheckpointStore: Send + Sync + 'static {
 }
 
 /// Where a checkpoint is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Place {
     /// A file.
