@@ -167,7 +167,7 @@ impl ObjectStore {
         let decide = |state: &ChainState, now: SystemTime| {
             let lease = rule(state, now)?;
             let mut next = state.clone();
-            next.last += 1;
+            next.last = next.next(key)?;
             next.token = lease.token;
             next.holder = is_held.then(|| (lease.owner.clone(), lease.until));
             Ok(Decided { id, entry: Entry::Lease, state: next })
@@ -210,7 +210,7 @@ impl ObjectStore {
         let decide = |state: &ChainState, now: SystemTime| {
             state.admit_writes(writes, || true, now)?;
             let mut next = state.clone();
-            next.last += 1;
+            next.last = next.next(&writes.key)?;
             let entry = Entry::Writes(writes.sequence, writes.writes.clone());
             Ok(Decided { id, entry, state: next })
         };
@@ -241,7 +241,7 @@ impl ObjectStore {
             let decide = |state: &ChainState, now: SystemTime| {
                 state.delete(&key, lease, now)?;
                 let mut next = state.clone();
-                next.last += 1;
+                next.last = next.next(&key)?;
                 (next.head, next.holder) = (None, None);
                 Ok(Decided { id: write_id, entry: Entry::Deleted, state: next })
             };

@@ -145,6 +145,11 @@ impl Namespace {
         encode("n-", self.as_str())
     }
 
+    /// Returns the name that is [encoded](Self::path_segment) so; none where that was too long.
+    pub(super) fn from_path_segment(segment: &str) -> Option<Self> {
+        Self::new(decode(segment.strip_prefix("n-")?)?).ok()
+    }
+
     /// Returns whether it is the workflow's own.
     #[must_use]
     pub fn is_root(&self) -> bool {
@@ -246,6 +251,19 @@ fn encode(prefix: &str, name: &str) -> String {
     encoded
 }
 
+/// Returns the name that is encoded so; none where it was cut, or is none of ours.
+fn decode(encoded: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut parts = encoded.split('~');
+    bytes.extend_from_slice(parts.next()?.as_bytes());
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +274,10 @@ mod tests {
         assert_eq!(encode("w-", ".."), "w-~2E~2E");
         assert_eq!(encode("n-", ""), "n-");
         assert_ne!(encode("w-", "A"), encode("w-", "a"));
+        for name in ["", "A/b.c", "..", "\u{1f980} crab"] {
+            assert_eq!(decode(&encode("", name)).unwrap(), name);
+        }
+        assert_eq!(decode(&encode("", &"x".repeat(400))), None);
         let (long, longer) = ("x".repeat(179), format!("{}~h", "x".repeat(400)));
         assert_eq!(encode("w-", &long).len(), 100 + 2 + 64);
         assert_ne!(encode("w-", &longer), encode("w-", &format!("{longer}y")));

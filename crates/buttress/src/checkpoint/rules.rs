@@ -28,6 +28,22 @@ pub struct ChainState {
 // ===== impl ChainState =====
 
 impl ChainState {
+    /// The largest sequence: what every store can keep as a signed number.
+    pub const LAST: u64 = i64::MAX.cast_unsigned();
+
+    /// Returns the sequence behind the last one.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` where that was the largest, which no chain reaches that is whole.
+    pub fn next(&self, key: &CheckpointKey) -> Result<u64, StoreError> {
+        if self.last < Self::LAST {
+            return Ok(self.last + 1);
+        }
+        let what = format!("there is no sequence behind {}", self.last);
+        Err(StoreError::corrupt(what, "the store").in_chain(key))
+    }
+
     /// Checks a put and returns the sequence it gets.
     ///
     /// # Errors
@@ -44,7 +60,7 @@ impl ChainState {
         if put.parent != self.head {
             return Err(StoreError::conflict(put.parent, self.head).in_chain(&put.key));
         }
-        Ok(self.last + 1)
+        self.next(&put.key)
     }
 
     /// Checks writes of tasks; `exists` says whether their checkpoint is stored.

@@ -81,7 +81,8 @@ impl Span {
     }
 
     pub(super) fn saved(mut self, chain: &CheckpointKey, phase: &str, place: &Place) {
-        let id = &chain.workflow_id;
+        let id = chain.workflow_id.as_str().escape_debug();
+        let phase = phase.escape_debug();
         self.0.in_scope(|| {
             tracing::info!(
                 target: LOG_TARGET,
@@ -101,7 +102,7 @@ impl Span {
 
     /// Ends the span of a save that was gone on without.
     pub(super) fn skipped(mut self, chain: &CheckpointKey, error: &StoreError) {
-        let id = &chain.workflow_id;
+        let id = chain.workflow_id.as_str().escape_debug();
         let text = describe(error);
         self.0.in_scope(|| {
             tracing::warn!(target: LOG_TARGET, "Workflow {id} goes on without a checkpoint: {text}");
@@ -117,7 +118,7 @@ impl Span {
     }
 
     pub(super) fn loaded<S>(mut self, checkpoint: &Checkpoint<S>) {
-        let id = &checkpoint.key.workflow_id;
+        let id = checkpoint.key.workflow_id.as_str().escape_debug();
         self.0.in_scope(|| {
             tracing::info!(target: LOG_TARGET, "Checkpoint loaded for workflow {id}");
         });
@@ -129,7 +130,7 @@ impl Span {
     }
 
     pub(super) fn not_loaded(mut self, chain: &CheckpointKey, error: StoreError) -> Error {
-        let id = &chain.workflow_id;
+        let id = chain.workflow_id.as_str().escape_debug();
         let is_missing = error.is_not_found();
         let error = Error::from(error);
         if !is_missing {
@@ -148,8 +149,10 @@ impl Span {
     }
 
     pub(super) fn resumed<S>(mut self, checkpoint: &Checkpoint<S>, age: Duration) {
-        let (id, phase) = (&checkpoint.key.workflow_id, checkpoint.phase.as_str());
+        let id = checkpoint.key.workflow_id.as_str().escape_debug();
+        let phase = checkpoint.phase.as_str();
         self.0.in_scope(|| {
+            let phase = phase.escape_debug();
             tracing::info!(target: LOG_TARGET, "Resuming workflow {id} from phase {phase}");
         });
         self.0.end(outcome::SUCCESS, |span| {

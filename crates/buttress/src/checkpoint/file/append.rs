@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    folder::{Folder, failed},
+    folder::{Folder, Reading, failed},
     format::{Entry, Kind, Record, Trail},
     names, writers,
 };
@@ -37,6 +37,9 @@ enum Published {
     Taken,
 }
 
+/// How a chain is read before it is appended to.
+pub(super) type Read = fn(&Folder, &CheckpointKey) -> Result<Reading, StoreError>;
+
 /// A record that is in its place.
 pub(super) struct Appended {
     pub(super) record: Record,
@@ -48,19 +51,20 @@ pub(super) struct Appended {
 impl Folder {
     /// Appends what `decide` makes of the chain: the entry, and the chain with it.
     ///
-    /// `decide` is asked again where somebody else was faster, and what it refuses it refuses by
-    /// the chain on disk.
+    /// `read` says what the chain is. `decide` is asked again where somebody else was faster, and
+    /// what it refuses it refuses by the chain on disk.
     pub(super) fn append(
         &self,
         key: &CheckpointKey,
         known: &mut Known,
+        read: Read,
         mut decide: impl FnMut(ChainState, SystemTime) -> Result<(Entry, ChainState), StoreError>,
     ) -> Result<Appended, StoreError> {
         for _ in 0..ATTEMPTS {
             let ((state, trail), is_fresh) = match known.state.take() {
                 Some(state) => (state, false),
                 None => {
-                    let reading = self.read_chain(key)?;
+                    let reading = read(self, key)?;
                     ((reading.state, reading.trail), true)
                 }
             };
@@ -125,14 +129,20 @@ impl Folder {
             drop(self.disk.remove(&place));
             error
         };
-        self.disk.sync_folder(&folder).map_err(at(&folder)).map_err(withdraw)?;
+        self.disk.sync_folder(&folder).map_err(at(&folder)).map_err(&withdraw)?;
         if !known.synced {
-            for above in folder.ancestors().skip(1).take(3) {
-                self.disk.sync_folder(above).map_err(at(above)).map_err(withdraw)?;
-            }
+            self.sync_above(key, &folder).map_err(withdraw)?;
             known.synced = true;
         }
         Ok(Published::Yes(sequences))
+    }
+
+    /// Syncs the names of the folders that a chain's own is in.
+    pub(super) fn sync_above(&self, key: &CheckpointKey, folder: &Path) -> Result<(), StoreError> {
+        for above in folder.ancestors().skip(1).take(3) {
+            self.disk.sync_folder(above).map_err(|error| failed(key, above, error))?;
+        }
+        Ok(())
     }
 
     /// Writes bytes to the disk under a name that nobody reads.
@@ -241,7 +251,7 @@ impl Folder {
                 .disk
                 .look_at(&path)
                 .ok()
-                .and_then(|(changed, _)| SystemTime::now().duration_since(changed).ok());
+                .and_then(|stamp| SystemTime::now().duration_since(stamp.changed).ok());
             if writers::is_dead(name, age) {
                 drop(self.disk.remove(&path));
             }

@@ -24,8 +24,17 @@ pub(super) trait Disk: Send + Sync + 'static {
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// Returns when a file was changed, and its length.
-    fn look_at(&self, path: &Path) -> io::Result<(SystemTime, u64)>;
+    /// Returns what tells whether somebody has written a file since.
+    fn look_at(&self, path: &Path) -> io::Result<Stamp>;
+}
+
+/// What tells whether somebody has written a file since; another name leaves it as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) changed: SystemTime,
+    length: u64,
+    /// 0 where the system has none.
+    inode: u64,
 }
 
 /// The file system of the machine.
@@ -95,9 +104,13 @@ impl Disk for Local {
         fs::read(path)
     }
 
-    fn look_at(&self, path: &Path) -> io::Result<(SystemTime, u64)> {
+    fn look_at(&self, path: &Path) -> io::Result<Stamp> {
         let metadata = fs::metadata(path)?;
-        Ok((metadata.modified()?, metadata.len()))
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        Ok(Stamp { changed: metadata.modified()?, length: metadata.len(), inode })
     }
 }
 

@@ -47,12 +47,10 @@ impl Folder {
     /// Makes the folder ready.
     pub(super) fn open(&self) -> Result<(), StoreError> {
         match self.disk.create_folder(&self.root) {
-            Ok(()) => {
-                let above = self.root.parent().filter(|above| !above.as_os_str().is_empty());
-                let above = above.unwrap_or(Path::new("."));
-                self.disk.sync_folder(above).map_err(|error| lost(above, error))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Ok(()) => self.sync_root()?,
+            // Whoever created it may have ended before its name was synced; where the folder above
+            // is not ours to open, that is not ours to do.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => drop(self.sync_root()),
             // One that is there can be read where none can be created.
             Err(error) => {
                 self.disk.look_at(&self.root).map_err(|_| lost(&self.root, error))?;
@@ -61,6 +59,13 @@ impl Folder {
         self.disk.list(&self.root).map_err(|error| lost(&self.root, error))?;
         self.sweep(&self.root);
         self.try_to_publish()
+    }
+
+    /// Syncs the name of the folder.
+    fn sync_root(&self) -> Result<(), StoreError> {
+        let above = self.root.parent().filter(|above| !above.as_os_str().is_empty());
+        let above = above.unwrap_or(Path::new("."));
+        self.disk.sync_folder(above).map_err(|error| lost(above, error))
     }
 
     /// Finds out at once whether the file system can publish a file under a name that is free.
@@ -180,6 +185,20 @@ impl Folder {
         Err(self.away(key, "its records are pruned faster than they can be read"))
     }
 
+    /// Reads what a chain is that is to be deleted, also where none of its records can be read.
+    pub(super) fn read_any_chain(&self, key: &CheckpointKey) -> Result<Reading, StoreError> {
+        match self.read_chain(key) {
+            Err(error) if is_corrupt(&error) => {
+                warn(&error);
+                let last = self.sequences(key)?.last().copied().unwrap_or_default();
+                // Each token took a sequence, so none was larger.
+                let state = ChainState { last, token: last, ..ChainState::default() };
+                Ok(Reading { state, ..Reading::default() })
+            }
+            read => read,
+        }
+    }
+
     /// Reads from the newest record down to the head; none where a record went meanwhile.
     fn read_down(
         &self,
@@ -253,6 +272,7 @@ impl Folder {
                 {
                     // Its writer may have ended between publishing and syncing.
                     self.disk.sync_folder(&folder).map_err(|error| lost(&folder, error))?;
+                    self.sync_above(&put.key, &folder)?;
                     return Ok(Some(sequence));
                 }
                 Ok(_) => {}
@@ -326,7 +346,8 @@ impl Folder {
         StoreError::unavailable(why).in_chain(key).at_place(place.display().to_string())
     }
 
-    /// Returns the key of the chain in a folder; none where none of its records can be read.
+    /// Returns the key of the chain in a folder; none where it has no record that can be read, and
+    /// a name so long that it is cut.
     pub(super) fn key_of(&self, folder: &Path) -> Result<Option<CheckpointKey>, StoreError> {
         for sequence in self.sequences_in(folder).map_err(|error| lost(folder, error))? {
             let path = folder.join(names::record(sequence));

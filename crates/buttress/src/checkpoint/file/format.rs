@@ -237,7 +237,7 @@ impl Record {
             return Err(Unreadable::TooNew(format));
         }
         let file: File<'_> = serde_json::from_slice(&body)
-            .map_err(|error| Unreadable::corrupt(format!("not a record: {error}")))?;
+            .map_err(|error| Unreadable::corrupt(format!("not a record: {}", fault(&error))))?;
         if file.sequence != sequence {
             return Err(Unreadable::corrupt("the record of another place"));
         }
@@ -361,15 +361,25 @@ pub(super) fn decode_foreign(
     key: &CheckpointKey,
 ) -> Result<Option<Foreign>, Unreadable> {
     let file: SeedFile<'_> = serde_json::from_slice(bytes)
-        .map_err(|error| Unreadable::corrupt(format!("not a checkpoint: {error}")))?;
+        .map_err(|error| Unreadable::corrupt(format!("not a checkpoint: {}", fault(&error))))?;
     if file.sequence.is_some() || file.workflow_id != key.workflow_id.as_str() {
         return Ok(None);
     }
-    let timestamp = of_local(&file.timestamp)
-        .ok_or_else(|| Unreadable::corrupt(format!("{:?} is not a time", file.timestamp)))?;
+    let timestamp =
+        of_local(&file.timestamp).ok_or_else(|| Unreadable::corrupt("its timestamp is no time"))?;
     let state = Payload::from(file.state.get().as_bytes());
     let checksum = format!("{:032x}", XxHash3_128::oneshot(bytes)).into();
     Ok(Some(Foreign { phase: file.phase.into_owned(), timestamp, state, checksum }))
+}
+
+/// Says what is wrong with JSON, and where; what serde says may show a value.
+fn fault(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Eof => "it ends too soon",
+        serde_json::error::Category::Data => "a key or value is not what it should be",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "it is no JSON",
+    };
+    format!("{what} at line {}, column {}", error.line(), error.column())
 }
 
 /// Puts a state into a record that was written without it: a large one is copied once and never

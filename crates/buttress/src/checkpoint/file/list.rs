@@ -6,7 +6,9 @@ use super::{
     folder::{Folder, is_corrupt, lost, warn},
     names,
 };
-use crate::checkpoint::{Checkpoint, CheckpointKey, Query, StoreError, WorkflowId};
+use crate::checkpoint::{
+    Checkpoint, CheckpointKey, Namespace, Query, StoreError, StoreErrorKind, WorkflowId,
+};
 
 impl Folder {
     /// Returns heads of chains, in the order of their folders.
@@ -41,7 +43,8 @@ impl Folder {
         let Some(key) = self.key_of(folder)? else { return Ok(None) };
         match self.read_chain(&key) {
             Ok(reading) => Ok(reading.head),
-            Err(error) if is_corrupt(&error) => {
+            // One chain must not hide all others.
+            Err(error) if is_corrupt(&error) || is_too_new(&error) => {
                 warn(&error);
                 Ok(None)
             }
@@ -53,7 +56,11 @@ impl Folder {
     pub(super) fn chains_of(&self, id: &WorkflowId) -> Result<Vec<CheckpointKey>, StoreError> {
         let mut keys = Vec::new();
         for folder in self.folders(&names::workflow_folder(&self.root, id), "n-")? {
-            if let Some(key) = self.key_of(&folder)? {
+            let named = || {
+                let namespace = Namespace::from_path_segment(folder.file_name()?.to_str()?)?;
+                Some(CheckpointKey::new(id.clone()).in_namespace(namespace))
+            };
+            if let Some(key) = self.key_of(&folder)?.or_else(named) {
                 keys.push(key);
             } else if !self.sequences_in(&folder).map_err(|error| lost(&folder, error))?.is_empty()
             {
@@ -65,21 +72,14 @@ impl Folder {
         Ok(keys)
     }
 
-    /// Returns the workflows whose seed's file Python has written.
-    pub(super) fn foreign_chains(&self) -> Result<Vec<CheckpointKey>, StoreError> {
+    /// Returns the workflows that have a seed's file.
+    pub(super) fn seed_chains(&self) -> Result<Vec<CheckpointKey>, StoreError> {
         if !self.seed_file {
             return Ok(Vec::new());
         }
         let names = self.names(&self.root, |name| names::seed_workflow(name).is_some())?;
-        let keys = names.iter().filter_map(|name| names::seed_workflow(name));
-        let keys: Vec<_> = keys.map(CheckpointKey::new).collect();
-        let mut foreign = Vec::new();
-        for key in keys {
-            if self.read_seed(&key)?.is_some() {
-                foreign.push(key);
-            }
-        }
-        Ok(foreign)
+        let ids = names.iter().filter_map(|name| names::seed_workflow(name));
+        Ok(ids.map(CheckpointKey::new).collect())
     }
 
     fn folders(
@@ -93,7 +93,7 @@ impl Folder {
     }
 
     /// Returns the names in a folder that are wanted, in order; none where it is not there.
-    fn names(
+    pub(super) fn names(
         &self,
         folder: &Path,
         is_wanted: impl Fn(&str) -> bool,
@@ -114,4 +114,8 @@ impl Folder {
 
 fn is_shard(name: &str) -> bool {
     name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+const fn is_too_new(error: &StoreError) -> bool {
+    matches!(error.kind(), StoreErrorKind::TooNew { .. })
 }

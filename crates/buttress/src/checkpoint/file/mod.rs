@@ -27,11 +27,11 @@ use tokio::{
 };
 
 use self::{
-    append::{Appended, Known},
-    disk::{Disk, Local},
-    folder::Folder,
+    append::{Appended, Known, Read},
+    disk::{Disk, Local, Stamp},
+    folder::{Folder, warn},
     format::Entry,
-    seed::Stamp,
+    seed::{SeedFile, Seen},
 };
 use super::{
     Capabilities, ChainState, Checkpoint, CheckpointKey, CheckpointStore, Clock, Durable, Lease,
@@ -51,7 +51,9 @@ const LOCKS: usize = 1024;
 /// answer.
 ///
 /// Beside the records stands the seed's file, `{workflow_id}_latest.json`, for people and for the
-/// seed's Python, which may write it too: what it writes becomes the next checkpoint.
+/// seed's Python, which may write it too: what it writes becomes the next checkpoint. What Python
+/// has written and nobody can read (half of a file, NaN, a state over `max_state`) stays where it
+/// is for a minute; then the next put keeps it as `{workflow_id}_latest.json.unreadable-{sequence}`.
 ///
 /// Clones share the store. Files are read and written on tokio's blocking threads.
 ///
@@ -71,6 +73,9 @@ const LOCKS: usize = 1024;
 /// Every error of the file system names the path. `Setup`: a missing right, a read-only file
 /// system, a file where a folder should be. `Unavailable`: a full disk, a folder that has vanished,
 /// a runtime of tokio that is not there.
+///
+/// Where Python's file cannot be taken up, a put fails, since it may go behind the wrong
+/// checkpoint; reading warns, and answers what is there.
 ///
 /// # Examples
 ///
@@ -118,7 +123,7 @@ struct Chain {
     /// Whoever holds it is the only writer of this process.
     writer: Arc<AsyncMutex<Known>>,
     /// The seed's file as it was when it was last looked into.
-    seed: Mutex<Option<Stamp>>,
+    seed: Mutex<Seen>,
 }
 
 // ===== impl FileStore =====
@@ -170,7 +175,22 @@ impl FileStore {
     /// Appends to a chain as its only writer in this process and returns the chain with it.
     ///
     /// The answer comes before the cleaning up, which the next writer of the chain waits for.
-    async fn append<D>(&self, key: &CheckpointKey, mut decide: D) -> Result<ChainState, StoreError>
+    async fn append<D>(&self, key: &CheckpointKey, decide: D) -> Result<ChainState, StoreError>
+    where
+        D: FnMut(&Folder, ChainState, SystemTime) -> Result<(Entry, ChainState), StoreError>
+            + Send
+            + 'static,
+    {
+        self.append_to(key, Folder::read_chain, decide).await
+    }
+
+    /// As [`append`](Self::append), to a chain that is read so.
+    async fn append_to<D>(
+        &self,
+        key: &CheckpointKey,
+        read: Read,
+        mut decide: D,
+    ) -> Result<ChainState, StoreError>
     where
         D: FnMut(&Folder, ChainState, SystemTime) -> Result<(Entry, ChainState), StoreError>
             + Send
@@ -183,7 +203,7 @@ impl FileStore {
         let (answer, answered) = oneshot::channel();
         let work = runtime.spawn_blocking(move || {
             let decide = |chain, now| decide(&folder, chain, now);
-            match folder.append(&key, &mut known, decide) {
+            match folder.append(&key, &mut known, read, decide) {
                 Ok(appended) => {
                     // Whoever asked may be gone; the record is there all the same.
                     drop(answer.send(Ok(appended.record.chain.clone())));
@@ -211,10 +231,11 @@ impl FileStore {
         key: &CheckpointKey,
         decide: impl Fn(&ChainState, SystemTime) -> Result<Lease, StoreError> + Send + 'static,
     ) -> Result<Lease, StoreError> {
+        let at = key.clone();
         let chain = self
             .append(key, move |_, mut chain, now| {
                 let lease = decide(&chain, now)?;
-                chain.last += 1;
+                chain.last = chain.next(&at)?;
                 chain.token = lease.token;
                 chain.holder = Some((lease.owner, lease.until));
                 Ok((Entry::Lease, chain))
@@ -231,7 +252,7 @@ impl FileStore {
             .blocking(move |folder| {
                 let keys = folder.chains_of(&at)?;
                 for key in &keys {
-                    let chain = folder.read_chain(key)?.state;
+                    let chain = folder.read_any_chain(key)?.state;
                     chain.delete(key, own.as_ref(), folder.clock.now())?;
                 }
                 Ok(keys)
@@ -243,9 +264,9 @@ impl FileStore {
         self.blocking(move |folder| folder.remove_seed(&at)).await?;
         for key in keys {
             let (own, at) = (lease.clone(), key.clone());
-            self.append(&key, move |_, mut chain, now| {
+            self.append_to(&key, Folder::read_any_chain, move |_, mut chain, now| {
                 chain.delete(&at, own.as_ref(), now)?;
-                chain.last += 1;
+                chain.last = chain.next(&at)?;
                 chain.head = None;
                 chain.deleted = chain.last;
                 chain.holder = None;
@@ -263,30 +284,46 @@ impl FileStore {
         }
         let chain = self.chain(key);
         let (own, at) = (Arc::clone(&chain), key.clone());
-        let is_foreign = self
-            .blocking(move |folder| {
-                let stamp = folder.seed_stamp(&at);
-                if stamp == own.stamp() {
-                    return Ok(false);
-                }
-                if folder.read_seed(&at)?.is_some() {
-                    return Ok(true);
-                }
-                own.set_stamp(stamp);
-                Ok(false)
-            })
-            .await?;
-        if !is_foreign {
+        if !self.blocking(move |folder| own.has_news(folder, &at)).await? {
             return Ok(());
         }
         let mut known = Arc::clone(&chain.writer).lock_owned().await;
         let key = key.clone();
         self.blocking(move |folder| {
-            folder.import_seed(&key, &mut known)?;
-            chain.set_stamp(folder.seed_stamp(&key));
+            let stamp = folder.seed_stamp(&key);
+            let is_readable = folder.import_seed(&key, &mut known, stamp)?;
+            chain.has_seen(stamp, is_readable);
             Ok(())
         })
         .await
+    }
+
+    /// As [`import_seed`](Self::import_seed), for a reader: what cannot be taken up must not hide
+    /// what is there.
+    async fn try_to_import_seed(&self, key: &CheckpointKey) {
+        if let Err(error) = self.import_seed(key).await {
+            warn(&error);
+        }
+    }
+
+    /// Takes up what Python has written of any workflow.
+    async fn import_seeds(&self) -> Result<(), StoreError> {
+        let store = self.clone();
+        let news = self.blocking(move |folder| {
+            let mut keys = folder.seed_chains()?;
+            keys.retain(|key| {
+                let has_news = store.chain(key).has_news(folder, key);
+                has_news.unwrap_or_else(|error| {
+                    warn(&error);
+                    false
+                })
+            });
+            Ok(keys)
+        });
+        for key in news.await? {
+            self.try_to_import_seed(&key).await;
+        }
+        Ok(())
     }
 }
 
@@ -322,7 +359,7 @@ impl CheckpointStore for FileStore {
     }
 
     async fn latest(&self, key: &CheckpointKey) -> Result<Option<Checkpoint>, StoreError> {
-        self.import_seed(key).await?;
+        self.try_to_import_seed(key).await;
         let key = key.clone();
         self.blocking(move |folder| Ok(folder.read_chain(&key)?.head)).await
     }
@@ -341,7 +378,7 @@ impl CheckpointStore for FileStore {
         key: &CheckpointKey,
         page: Page,
     ) -> Result<Vec<Checkpoint>, StoreError> {
-        self.import_seed(key).await?;
+        self.try_to_import_seed(key).await;
         let key = key.clone();
         let below = page.before.unwrap_or(u64::MAX);
         self.blocking(move |folder| folder.history(&key, below, page.limit)).await
@@ -350,9 +387,7 @@ impl CheckpointStore for FileStore {
     async fn list(&self, query: Query) -> Result<Vec<Checkpoint>, StoreError> {
         // Later pages go on with what the first has found.
         if query.after.is_none() {
-            for key in self.blocking(Folder::foreign_chains).await? {
-                self.import_seed(&key).await?;
-            }
+            self.import_seeds().await?;
         }
         self.blocking(move |folder| folder.heads(&query)).await
     }
@@ -365,7 +400,7 @@ impl CheckpointStore for FileStore {
         self.append(&key, move |folder, mut chain, now| {
             let exists = || matches!(folder.get(&writes.key, writes.sequence), Ok(Some(_)));
             chain.admit_writes(&writes, exists, now)?;
-            chain.last += 1;
+            chain.last = chain.next(&writes.key)?;
             Ok((Entry::Writes(writes.sequence, writes.writes.clone()), chain))
         })
         .await?;
@@ -391,7 +426,7 @@ impl CheckpointStore for FileStore {
         let own = lease.clone();
         self.append(&lease.key, move |_, mut chain, _| {
             chain.release(&own)?;
-            chain.last += 1;
+            chain.last = chain.next(&own.key)?;
             chain.holder = None;
             Ok((Entry::Lease, chain))
         })
@@ -432,12 +467,30 @@ impl CheckpointStore for FileStore {
 // ===== impl Chain =====
 
 impl Chain {
-    fn stamp(&self) -> Option<Stamp> {
+    /// Returns whether Python has written something that was not looked into yet.
+    fn has_news(&self, folder: &Folder, key: &CheckpointKey) -> Result<bool, StoreError> {
+        let stamp = folder.seed_stamp(key);
+        if self.seen().is(stamp) {
+            return Ok(false);
+        }
+        match folder.read_seed(key)? {
+            SeedFile::Foreign(_) => return Ok(true),
+            SeedFile::Ours => self.has_seen(stamp, true),
+            SeedFile::Unreadable => self.has_seen(stamp, false),
+        }
+        Ok(false)
+    }
+
+    fn has_seen(&self, stamp: Option<Stamp>, is_readable: bool) {
+        self.set_seen(if is_readable { Seen::Taken(stamp) } else { Seen::Unreadable(stamp) });
+    }
+
+    fn seen(&self) -> Seen {
         *self.seed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_stamp(&self, stamp: Option<Stamp>) {
-        *self.seed.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+    fn set_seen(&self, seen: Seen) {
+        *self.seed.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 }
 
@@ -509,5 +562,5 @@ fn clean_up(
 ) {
     let keep = folder.capabilities.kept.map_or(u32::MAX, NonZeroU32::get);
     folder.prune(key, known, &appended.sequences, keep);
-    chain.set_stamp(folder.write_seed(key, appended, chain.stamp()));
+    chain.set_seen(folder.write_seed(key, appended, chain.seen()));
 }

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::{CheckpointKey, WorkflowId};
+use super::super::{ChainState, CheckpointKey, WorkflowId};
 
 /// What the names of files begin with that are not published yet.
 pub(super) const TEMPORARY: &str = ".tmp-";
 /// What the seed puts behind the id.
 const SEED: &str = "_latest.json";
+/// What is put behind the name of a seed's file that nobody can read.
+const UNREADABLE: &str = ".unreadable-";
 const SEQUENCE_DIGITS: usize = 20;
 
 /// Returns the folder of a workflow.
@@ -35,8 +37,7 @@ pub(super) fn record(sequence: u64) -> String {
 pub(super) fn sequence(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
     let sequence = (digits.len() == SEQUENCE_DIGITS).then(|| digits.parse().ok())?;
-    // One behind which there is no other is none of ours.
-    sequence.filter(|sequence| *sequence < u64::MAX)
+    sequence.filter(|sequence| *sequence <= ChainState::LAST)
 }
 
 /// Returns the name of the seed's file, where the id is a file name on every system.
@@ -46,6 +47,18 @@ pub(super) fn seed_file(id: &WorkflowId) -> Option<String> {
     let is_ours = id.starts_with(TEMPORARY);
     (!is_ours && id.chars().all(is_safe) && id.len() + SEED.len() <= 255)
         .then(|| format!("{id}{SEED}"))
+}
+
+/// Returns the name that a seed's file gets which nobody can read.
+pub(super) fn unreadable(seed_file: &str, sequence: u64) -> String {
+    format!("{seed_file}{UNREADABLE}{sequence}")
+}
+
+/// Returns whether a name is one of a seed's file that nobody could read.
+pub(super) fn is_unreadable(name: &str, seed_file: &str) -> bool {
+    name.strip_prefix(seed_file)
+        .and_then(|name| name.strip_prefix(UNREADABLE))
+        .is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// Returns the id in the name of one of the seed's files.

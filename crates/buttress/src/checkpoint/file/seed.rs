@@ -1,26 +1,48 @@
 //! The seed's file, `{workflow_id}_latest.json`, beside the records.
 //!
-//! It is for people and for the seed's Python. What Python writes there is imported.
+//! It is for people and for the seed's Python. What Python writes there is imported. Nothing can
+//! keep Python from writing in the very moment in which we replace the file: then the later one
+//! stays, as between two of Python's own.
 
 use std::{
     io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{
     append::{ATTEMPTS, Appended, Known},
+    disk::Stamp,
     folder::{Folder, failed, warn},
     format::{self, Entry, Foreign, Kind, Unreadable},
     names, writers,
 };
-use crate::checkpoint::{Checkpoint, CheckpointKey, Put, StoreError};
+use crate::checkpoint::{Checkpoint, CheckpointKey, Put, StoreError, record::to_millis};
 
 /// The metadata of an imported checkpoint that tells which file it was.
 const IMPORTED: &str = "imported_checksum";
 
-/// What tells whether somebody has written a file since.
-pub(super) type Stamp = (SystemTime, u64);
+/// After how long an unreadable file is taken for one that nobody is writing: Python writes in
+/// place, so that it may be half of one.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// What the seed's file is.
+#[derive(Debug)]
+pub(super) enum SeedFile {
+    /// One of us has written it, or there is none.
+    Ours,
+    Foreign(Foreign),
+    /// Somebody wrote it, and we cannot take it.
+    Unreadable,
+}
+
+/// The seed's file as it was when this process last looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Nothing was left in it to take.
+    Taken(Option<Stamp>),
+    Unreadable(Option<Stamp>),
+}
 
 impl Folder {
     /// Returns the seed's file of a chain: of the workflow's own where the id is a file name.
@@ -36,37 +58,43 @@ impl Folder {
         self.disk.look_at(&self.seed_path(key)?).ok()
     }
 
-    /// Reads what Python has written; none where there is nothing of the kind.
-    ///
-    /// A file that cannot be read is left alone, with a warning: Python writes in place, so it may
-    /// be half of one.
-    pub(super) fn read_seed(&self, key: &CheckpointKey) -> Result<Option<Foreign>, StoreError> {
-        let Some(path) = self.seed_path(key) else { return Ok(None) };
+    /// Reads what Python has written; what cannot be taken is told in a warning.
+    pub(super) fn read_seed(&self, key: &CheckpointKey) -> Result<SeedFile, StoreError> {
+        let Some(path) = self.seed_path(key) else { return Ok(SeedFile::Ours) };
         let bytes = match self.disk.read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SeedFile::Ours),
             Err(error) => return Err(failed(key, &path, error)),
         };
-        match format::decode_foreign(&bytes, key) {
-            Ok(foreign) => Ok(foreign),
+        let refused = match format::decode_foreign(&bytes, key) {
+            Ok(None) | Err(Unreadable::TooNew(_)) => return Ok(SeedFile::Ours),
+            Ok(Some(foreign)) => match self.capabilities.admit(key, &foreign.state) {
+                Ok(()) => return Ok(SeedFile::Foreign(foreign)),
+                Err(error) => error.at_place(path.display().to_string()),
+            },
             Err(Unreadable::Corrupt(what)) => {
-                warn(&StoreError::corrupt(what, path.display().to_string()).in_chain(key));
-                Ok(None)
+                StoreError::corrupt(what, path.display().to_string()).in_chain(key)
             }
-            Err(Unreadable::TooNew(_)) => Ok(None),
-        }
+        };
+        warn(&refused);
+        Ok(SeedFile::Unreadable)
     }
 
-    /// Makes what Python has written the next checkpoint, where it is newer than the head.
+    /// Makes what Python has written the next checkpoint, where it is newer than the head; returns
+    /// whether it could be read.
+    ///
+    /// It is newer by its own time or by that of its file (`stamp`): its own is naive, so that
+    /// another zone or the end of summer time makes it seem old.
     ///
     /// No lease keeps Python out, so none keeps its checkpoint out.
     pub(super) fn import_seed(
         &self,
         key: &CheckpointKey,
         known: &mut Known,
-    ) -> Result<(), StoreError> {
+        stamp: Option<Stamp>,
+    ) -> Result<bool, StoreError> {
         for _ in 0..ATTEMPTS {
-            match self.import_seed_behind_head(key, known) {
+            match self.import_seed_behind_head(key, known, stamp) {
                 // Somebody was faster, perhaps with the same file.
                 Err(error) if error.is_conflict() => {}
                 done => return done,
@@ -79,16 +107,23 @@ impl Folder {
         &self,
         key: &CheckpointKey,
         known: &mut Known,
-    ) -> Result<(), StoreError> {
-        let Some(foreign) = self.read_seed(key)? else { return Ok(()) };
+        stamp: Option<Stamp>,
+    ) -> Result<bool, StoreError> {
+        let foreign = match self.read_seed(key)? {
+            SeedFile::Foreign(foreign) => foreign,
+            SeedFile::Ours => return Ok(true),
+            SeedFile::Unreadable => return Ok(false),
+        };
         let head = self.read_chain(key)?.head;
-        if head.as_ref().is_some_and(|head| head.timestamp >= foreign.timestamp) {
-            return Ok(());
+        let written = stamp.map_or(foreign.timestamp, |stamp| to_millis(stamp.changed));
+        let is_older = |head: &Checkpoint| head.timestamp >= foreign.timestamp.max(written);
+        if head.as_ref().is_some_and(is_older) {
+            return Ok(true);
         }
         // Its writer's clock may be ahead of ours: what has been imported is told by its content.
         let is_it = |found: &Checkpoint| found.metadata.get(IMPORTED) == Some(&foreign.checksum);
         if self.history(key, u64::MAX, usize::MAX)?.iter().any(is_it) {
-            return Ok(());
+            return Ok(true);
         }
         known.forget();
         let parent = head.map(|head| head.sequence);
@@ -98,11 +133,11 @@ impl Folder {
             .timestamp(foreign.timestamp)
             .metadata("imported_from", file.clone())
             .metadata(IMPORTED, foreign.checksum);
-        let appended = self.append(key, known, |mut chain, _| {
+        let appended = self.append(key, known, Self::read_chain, |mut chain, _| {
             if chain.head != parent {
                 return Err(StoreError::conflict(parent, chain.head).in_chain(key));
             }
-            chain.last += 1;
+            chain.last = chain.next(key)?;
             chain.head = Some(chain.last);
             let checkpoint = put.clone().into_checkpoint(chain.last);
             Ok((Entry::Checkpoint(put.write_id, Box::new(checkpoint)), chain))
@@ -110,27 +145,22 @@ impl Folder {
         let sequence = appended.record.sequence;
         tracing::warn!(
             target: crate::telemetry::LOG_TARGET,
-            "Imported {file}, which another program has written, as checkpoint {sequence}"
+            "Imported {file:?}, which another program has written, as checkpoint {sequence}"
         );
-        Ok(())
+        Ok(true)
     }
 
     /// Replaces the seed's file by the head, for people and for Python; what fails is only logged,
     /// since the checkpoint itself is safe.
     ///
-    /// Returns what the file is then known by; none where it has to be looked at again.
-    pub(super) fn write_seed(
-        &self,
-        key: &CheckpointKey,
-        appended: &Appended,
-        seen: Option<Stamp>,
-    ) -> Option<Stamp> {
-        let path = self.seed_path(key)?;
+    /// Returns what the file is then known by.
+    pub(super) fn write_seed(&self, key: &CheckpointKey, appended: &Appended, seen: Seen) -> Seen {
+        let Some(path) = self.seed_path(key) else { return seen };
         if appended.record.kind() != Kind::Checkpoint || !self.is_head(key, appended) {
             return seen;
         }
-        // Another of us may have shown an older head; what Python has written is imported first.
-        if self.seed_stamp(key) != seen && !self.seed_is_ours(key, &path) {
+        let stamp = self.seed_stamp(key);
+        if seen != Seen::Taken(stamp) && !self.may_replace(key, &path, stamp, appended) {
             return seen;
         }
         let temporary = self.root.join(writers::temporary_name());
@@ -138,13 +168,62 @@ impl Folder {
             .disk
             .create(&temporary)
             .and_then(|mut file| self.disk.write(&mut file, &appended.bytes))
-            .and_then(|()| self.disk.replace(&temporary, &path));
-        if let Err(error) = written {
-            drop(self.disk.remove(&temporary));
-            warn(&failed(key, &path, error));
-            return None;
+            // Before it has its name: from then on Python may write to it.
+            .and_then(|()| self.disk.look_at(&temporary))
+            .and_then(|stamp| self.disk.replace(&temporary, &path).map(|()| stamp));
+        match written {
+            Ok(stamp) => Seen::Taken(Some(stamp)),
+            Err(error) => {
+                drop(self.disk.remove(&temporary));
+                warn(&failed(key, &path, error));
+                // It has to be looked at again.
+                Seen::default()
+            }
         }
-        self.seed_stamp(key)
+    }
+
+    /// Returns whether nothing is lost with the seed's file; one that nobody can read is kept
+    /// under another name.
+    fn may_replace(
+        &self,
+        key: &CheckpointKey,
+        path: &Path,
+        stamp: Option<Stamp>,
+        appended: &Appended,
+    ) -> bool {
+        match self.read_seed(key) {
+            // Another of us may have shown an older head.
+            Ok(SeedFile::Ours) => true,
+            // It is imported first.
+            Ok(SeedFile::Foreign(_)) => false,
+            Ok(SeedFile::Unreadable) => {
+                let age =
+                    stamp.and_then(|stamp| SystemTime::now().duration_since(stamp.changed).ok());
+                age.is_some_and(|age| age > SETTLED) && self.keep_aside(key, path, appended)
+            }
+            Err(error) => {
+                warn(&error);
+                false
+            }
+        }
+    }
+
+    fn keep_aside(&self, key: &CheckpointKey, path: &Path, appended: &Appended) -> bool {
+        let Some(name) = names::seed_file(&key.workflow_id) else { return false };
+        let aside = self.root.join(names::unreadable(&name, appended.record.sequence));
+        match self.disk.replace(path, &aside) {
+            Ok(()) => {
+                tracing::warn!(
+                    target: crate::telemetry::LOG_TARGET,
+                    "{path:?}, which cannot be read, is kept as {aside:?}"
+                );
+                true
+            }
+            Err(error) => {
+                warn(&failed(key, path, error));
+                false
+            }
+        }
     }
 
     /// Returns whether a checkpoint is still the head: a newer one is for its own writer to show.
@@ -157,20 +236,37 @@ impl Folder {
         }
     }
 
-    /// Returns whether the seed's file may be replaced: there is none, or one of us has written it.
-    fn seed_is_ours(&self, key: &CheckpointKey, path: &Path) -> bool {
-        match self.disk.read(path) {
-            Ok(bytes) => matches!(format::decode_foreign(&bytes, key), Ok(None)),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        }
-    }
-
-    /// Removes the seed's file of a workflow that is deleted.
+    /// Removes the seed's file of a workflow that is deleted, and what was kept of it.
     pub(super) fn remove_seed(&self, key: &CheckpointKey) -> Result<(), StoreError> {
-        let Some(path) = self.seed_path(key) else { return Ok(()) };
-        match self.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(key, &path, error)),
-            _ => Ok(()),
+        let (Some(path), Some(file)) = (self.seed_path(key), names::seed_file(&key.workflow_id))
+        else {
+            return Ok(());
+        };
+        let kept = self.names(&self.root, |name| names::is_unreadable(name, &file))?;
+        for path in kept.into_iter().map(|name| self.root.join(name)).chain([path]) {
+            match self.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(key, &path, error));
+                }
+                _ => {}
+            }
         }
+        Ok(())
+    }
+}
+
+// ===== impl Seen =====
+
+impl Seen {
+    /// Returns whether the file is as it was then.
+    pub(super) fn is(self, stamp: Option<Stamp>) -> bool {
+        let (Self::Taken(seen) | Self::Unreadable(seen)) = self;
+        seen == stamp
+    }
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self::Taken(None)
     }
 }

@@ -1,6 +1,8 @@
 //! The disk fails at every step, and what is damaged is passed over.
 
 mod disks;
+mod ends;
+mod seed;
 
 use std::{fs, io, path::Path, sync::atomic::Ordering};
 
@@ -311,11 +313,11 @@ async fn a_record_that_others_follow_before_it_is_looked_behind_is_stored() {
     for others in [1, 2, 3, 7, 15] {
         let scratch = Scratch::new();
         others_put(&scratch.0, 2);
-        let disk = Arc::new(Meddling(Mutex::new(None)));
+        let disk = Arc::new(Meddling::default());
         let disk_of_store: Arc<dyn Disk> = Arc::clone(&disk) as _;
         let store = FileStore::open(&scratch.0).keep(3).open_on(disk_of_store).await.unwrap();
         let root = scratch.0.clone();
-        *disk.0.lock().unwrap() = Some(Box::new(move || others_put(&root, others)));
+        *disk.behind_publish.lock().unwrap() = Some(Box::new(move || others_put(&root, others)));
         let own = put(Some(2), "\"own\"");
         assert_eq!(store.put(own.clone()).await.unwrap(), 3, "{others} others");
         settle(&store).await;
@@ -410,7 +412,7 @@ async fn the_seeds_file_shows_the_head_though_others_of_us_write_it_late() {
     for is_python in [false, true] {
         let scratch = Scratch::new();
         others_put(&scratch.0, 1);
-        let disk = Arc::new(Meddling(Mutex::new(None)));
+        let disk = Arc::new(Meddling::default());
         let disk_of_store: Arc<dyn Disk> = Arc::clone(&disk) as _;
         let store = FileStore::open(&scratch.0).open_on(disk_of_store).await.unwrap();
         let path = store.seed_file(&key().workflow_id).unwrap();
@@ -420,7 +422,8 @@ async fn the_seeds_file_shows_the_head_though_others_of_us_write_it_late() {
         }
         let (late, text) = (path.clone(), text + "\n");
         let written = text.clone();
-        *disk.0.lock().unwrap() = Some(Box::new(move || fs::write(late, text).unwrap()));
+        *disk.behind_publish.lock().unwrap() =
+            Some(Box::new(move || fs::write(late, text).unwrap()));
         store.put(put(Some(1), "\"own\"")).await.unwrap();
         settle(&store).await;
         let shown = fs::read_to_string(&path).unwrap();

@@ -9,10 +9,9 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::SystemTime,
 };
 
-use super::super::disk::{Disk, Local};
+use super::super::disk::{Disk, Local, Stamp};
 
 /// A disk that fails at one call, or at each from one on, as if its process were dead.
 pub(super) struct Faulty {
@@ -108,14 +107,20 @@ impl Disk for Faulty {
         Local.read(path)
     }
 
-    fn look_at(&self, path: &Path) -> io::Result<(SystemTime, u64)> {
+    fn look_at(&self, path: &Path) -> io::Result<Stamp> {
         self.step()?;
         Local.look_at(path)
     }
 }
 
-/// A disk on which something happens between the publishing of a record and the look behind it.
-pub(super) struct Meddling(pub(super) Mutex<Option<Box<dyn FnOnce() + Send>>>);
+/// A disk on which something happens once, between two steps of ours.
+#[derive(Default)]
+pub(super) struct Meddling {
+    /// Between the publishing of a record and the look behind it.
+    pub(super) behind_publish: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// Right behind the replacing of the seed's file.
+    pub(super) behind_replace: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
 
 impl Disk for Meddling {
     fn create(&self, path: &Path) -> io::Result<File> {
@@ -132,14 +137,18 @@ impl Disk for Meddling {
 
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
         Local.publish(from, to)?;
-        if let Some(meddle) = self.0.lock().unwrap().take() {
+        if let Some(meddle) = self.behind_publish.lock().unwrap().take() {
             meddle();
         }
         Ok(())
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        Local.replace(from, to)
+        Local.replace(from, to)?;
+        if let Some(meddle) = self.behind_replace.lock().unwrap().take() {
+            meddle();
+        }
+        Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -162,7 +171,7 @@ impl Disk for Meddling {
         Local.read(path)
     }
 
-    fn look_at(&self, path: &Path) -> io::Result<(SystemTime, u64)> {
+    fn look_at(&self, path: &Path) -> io::Result<Stamp> {
         Local.look_at(path)
     }
 }
