@@ -1,6 +1,7 @@
 //! Checkpoint stores for buttress.
 //!
-//! `MemoryStore` and `FileStore` are in `buttress` itself.
+//! `MemoryStore` and `FileStore` are in `buttress` itself. Which store keeps which promise is listed
+//! case by case in `CONFORMANCE.md`, beside this crate's manifest.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

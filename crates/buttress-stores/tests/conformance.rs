@@ -1,6 +1,8 @@
 //! The conformance suite passes a store that keeps its promises, and no other.
 
 mod broken;
+#[path = "support/documented.rs"]
+mod documented;
 
 use buttress::MemoryStore;
 use buttress_stores::conformance::{self, Harness, Options, Rounds};
@@ -34,6 +36,7 @@ async fn memory_store_keeps_every_promise() {
     let report = conformance::run(&Memory, Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+    documented::compare("memory", &report);
 }
 
 /// Which cases have to see which fault.

@@ -2,6 +2,8 @@
 //! the system for things in the right order.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/documented.rs"]
+mod documented;
 mod support;
 
 use std::{
@@ -50,6 +52,7 @@ async fn file_store_keeps_every_promise() {
         conformance::run(&Files(TempDir::new().expect("a folder")), Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+    documented::compare("file", &report);
 }
 
 // ===== SIGKILL =====

@@ -1,6 +1,8 @@
 //! `SqliteStore`: the conformance suite, and what only a file on a disk can meet.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/documented.rs"]
+mod documented;
 mod support;
 
 use std::{
@@ -72,6 +74,7 @@ async fn sqlite_store_keeps_every_promise() {
     let report = conformance::run(&InFolder::new(), Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+    documented::compare("SQLite", &report);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,6 +61,7 @@ async fn a_store_in_memory_keeps_every_promise() {
     let report = conformance::run(&On::new(InMemory::new()), Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+    crate::documented::compare("object store", &report);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,4 +71,5 @@ async fn a_store_in_a_folder_keeps_every_promise() {
     let report = conformance::run(&On::new(backend), Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+    crate::documented::compare("object store", &report);
 }

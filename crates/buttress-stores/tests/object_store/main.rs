@@ -7,6 +7,8 @@
 
 mod conformance;
 mod damage;
+#[path = "../support/documented.rs"]
+mod documented;
 mod faults;
 mod faulty;
 mod processes;

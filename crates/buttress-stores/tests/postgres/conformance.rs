@@ -64,6 +64,9 @@ async fn passes(url: String, injected: bool) {
     let report = conformance::run(&server, Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+    if injected {
+        crate::documented::compare("Postgres", &report);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

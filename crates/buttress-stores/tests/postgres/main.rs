@@ -6,6 +6,8 @@
 )]
 
 mod conformance;
+#[path = "../support/documented.rs"]
+mod documented;
 mod faults;
 mod processes;
 mod proxy;

@@ -66,6 +66,9 @@ async fn passes(injected: bool) {
     let report = conformance::run(&server, Rounds::from_env()).await;
     println!("{report}");
     report.assert_passed();
+    if injected {
+        crate::documented::compare("Redis", &report);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
