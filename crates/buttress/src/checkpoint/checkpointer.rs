@@ -15,7 +15,10 @@ const RACES: usize = 64;
 /// Saves, loads and resumes the state of workflows as a serde type.
 ///
 /// The seed's `CheckpointManager`. The state is written as JSON, before the future is first
-/// pending, so that changes afterwards are not in it.
+/// pending, so that changes afterwards are not in it. Writing and reading JSON is work of the
+/// caller's thread, as that of an HTTP body is; only the store's own work is done elsewhere. Where a
+/// state of many megabytes must not hold up a runtime of few threads, save it from one of
+/// `spawn_blocking`.
 ///
 /// Clones share their settings.
 ///
