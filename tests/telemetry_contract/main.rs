@@ -9,6 +9,7 @@
 mod checkpoints;
 mod layers;
 mod seen;
+mod swarms;
 
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ const EVERYWHERE: [&str; 6] =
     ["agent_id", "outcome", "failure_kind", "error", "error_type", "ticker"];
 
 /// The rows: a span, its type in Langfuse, and the keys of its own.
-const TABLE: [(&str, &str, &[&str]); 13] = [
+const TABLE: [(&str, &str, &[&str]); 15] = [
     (
         "agent_research",
         "AGENT",
@@ -75,13 +76,31 @@ const TABLE: [(&str, &str, &[&str]); 13] = [
     ("save_checkpoint", "SPAN", &["workflow_id", "phase", "checkpoint_file", "checkpoint_uri"]),
     ("load_checkpoint", "SPAN", &["workflow_id", "checkpoint_phase", "checkpoint_timestamp"]),
     ("resume_from_checkpoint", "SPAN", &["workflow_id", "resume_phase", "checkpoint_age_seconds"]),
+    (
+        "research_swarm_with_degradation",
+        "CHAIN",
+        &[
+            "required_agents_count",
+            "optional_agents_count",
+            "total_agents",
+            "degradation_level",
+            "success_rate",
+            "successful_agents",
+            "failed_agents",
+            "failure_rate",
+            "threshold",
+        ],
+    ),
+    ("swarm_agent", "AGENT", &["required"]),
     ("circuit_breaker.closed", "EVENT", &["circuit_key", "state_transition", "reason"]),
 ];
 
 #[test]
 fn every_key_of_the_table_is_recorded_by_some_scenario() {
     let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
-    for scenario in layers::SCENARIOS.iter().chain(&checkpoints::SCENARIOS) {
+    for scenario in
+        layers::SCENARIOS.iter().chain(&checkpoints::SCENARIOS).chain(&swarms::SCENARIOS)
+    {
         let observations = scenario().observations;
         check_rows(&observations);
         for one in observations {

@@ -57,6 +57,8 @@ fn is_contract_name(name: &str) -> bool {
         span::TIMEOUT,
         span::FALLBACK,
         span::FALLBACK_ATTEMPT,
+        span::SWARM,
+        span::SWARM_AGENT,
         span::LLM_CALL,
     ]
     .contains(&name)

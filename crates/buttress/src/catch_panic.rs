@@ -214,8 +214,9 @@ impl fmt::Debug for Panic {
 
 impl std::error::Error for Panic {}
 
+/// Makes an error of what somebody panicked with.
 #[cold]
-fn panicked(payload: Box<dyn Any + Send>) -> Error {
+pub(crate) fn panicked(payload: Box<dyn Any + Send>) -> Error {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

@@ -27,7 +27,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    #[cfg(any(feature = "config", feature = "circuit-breaker"))]
+    #[cfg(any(feature = "config", feature = "circuit-breaker", feature = "swarm"))]
     pub(crate) fn new(field: &'static str, message: impl Into<String>) -> Self {
         Self { field, message: message.into() }
     }

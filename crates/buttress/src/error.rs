@@ -81,6 +81,20 @@ pub enum ErrorKind {
     /// A checkpoint could not be kept or read; the source is the [`StoreError`](crate::StoreError).
     #[cfg(feature = "checkpoint")]
     Checkpoint,
+    /// More of a swarm's required agents failed than it tolerates.
+    #[cfg(feature = "swarm")]
+    #[non_exhaustive]
+    CriticalDegradation {
+        /// The swarm's name.
+        swarm: Arc<str>,
+        /// The failures that were known then, of required and optional agents, in the order in
+        /// which those were added.
+        failures: Vec<crate::SwarmFailure>,
+        /// The share of the required agents that had failed.
+        failure_rate: f64,
+        /// The share that may fail.
+        threshold: f64,
+    },
     /// The agent's own error, which is the source.
     Service,
 }
@@ -177,7 +191,9 @@ impl ErrorKind {
                     None => failure,
                 }
             }
-            Self::FallbackExhausted { failures } => failure_of_chain(failures),
+            Self::FallbackExhausted { failures } => {
+                failure_of_all(&failures.iter().map(|failed| &failed.failure))
+            }
             Self::BudgetExhausted { limit: BudgetLimit::Deadline } => {
                 Failure::new(FailureKind::Timeout).with_retryable(false).with_trips(false)
             }
@@ -191,6 +207,12 @@ impl ErrorKind {
             #[cfg(feature = "checkpoint")]
             Self::CheckpointNotFound { .. } | Self::Checkpoint => {
                 Failure::new(FailureKind::Permanent).with_trips(false)
+            }
+            #[cfg(feature = "swarm")]
+            Self::CriticalDegradation { failures, .. } => {
+                let required = failures.iter().filter(|failed| failed.is_required());
+                // Other agents may have got the request.
+                failure_of_all(&required.map(crate::SwarmFailure::failure)).with_unprocessed(false)
             }
             Self::Service => Failure::new(FailureKind::Transient),
         }
@@ -224,18 +246,39 @@ impl fmt::Display for ErrorKind {
             }
             #[cfg(feature = "checkpoint")]
             Self::Checkpoint => f.write_str("the checkpoint failed"),
+            #[cfg(feature = "swarm")]
+            Self::CriticalDegradation { swarm, failures, .. } => {
+                write!(f, "swarm {swarm:?}: too many required agents failed: ")?;
+                list_required(failures, f)
+            }
             Self::Service => f.write_str("the agent failed"),
         }
     }
 }
 
-/// Returns what the failures of a chain come to.
+/// Names the required agents that failed, as long as they fit into a line.
+#[cfg(feature = "swarm")]
+fn list_required(failures: &[crate::SwarmFailure], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const MOST: usize = 10;
+    let required = || failures.iter().filter(|failed| failed.is_required());
+    for (place, failed) in required().take(MOST).enumerate() {
+        write!(f, "{}{}", if place == 0 { "" } else { ", " }, failed.agent())?;
+    }
+    match required().count().saturating_sub(MOST) {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
+    }
+}
+
+/// Returns what the failures of a chain, or of the required agents of a swarm, come to.
 ///
-/// A retry of the whole chain helps when it may help one of its agents, so the last failure that
+/// A retry of the whole helps when it may help one of its agents, so the last failure that
 /// is retryable stands for it. It may be repeated where no agent has got the request, and not once
 /// one has handed on part of an answer.
-fn failure_of_chain(failures: &[AgentFailure]) -> Failure {
-    let all = || failures.iter().map(|failed| &failed.failure);
+fn failure_of_all<'a>(
+    failures: &(impl DoubleEndedIterator<Item = &'a Failure> + Clone),
+) -> Failure {
+    let all = || failures.clone();
     let retryable = all().rev().find(|failure| failure.is_retryable());
     let Some(chosen) = retryable.or_else(|| all().next_back()) else {
         return Failure::new(FailureKind::Permanent);
@@ -362,9 +405,18 @@ impl Error {
         self.any_kind(|kind| matches!(kind, ErrorKind::CheckpointNotFound { .. }))
     }
 
+    /// Returns whether this error, or one of ours below it, says that too many of a swarm's
+    /// required agents failed.
+    #[cfg(feature = "swarm")]
+    #[must_use]
+    pub fn is_critical_degradation(&self) -> bool {
+        self.any_kind(|kind| matches!(kind, ErrorKind::CriticalDegradation { .. }))
+    }
+
     /// Finds an error of type `E` among the errors that caused this one.
     ///
-    /// Of an exhausted chain every agent's error is searched, the last agent's first.
+    /// Of an exhausted chain, and of a swarm, every agent's error is searched, the last agent's
+    /// first.
     #[must_use]
     pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
         let here = self.0.source.as_deref().and_then(|source| find::<E>(source));
@@ -380,6 +432,10 @@ impl Error {
                     },
                 )
             }
+            #[cfg(feature = "swarm")]
+            ErrorKind::CriticalDegradation { failures, .. } => {
+                failures.iter().rev().find_map(|failed| failed.error().downcast_ref::<E>())
+            }
             _ => None,
         }
     }
@@ -392,6 +448,10 @@ impl Error {
             || match &self.0.kind {
                 ErrorKind::FallbackExhausted { failures } => {
                     failures.iter().filter_map(|failed| failed.error.as_ref()).any(below)
+                }
+                #[cfg(feature = "swarm")]
+                ErrorKind::CriticalDegradation { failures, .. } => {
+                    failures.iter().any(|failed| failed.error().any_kind(test))
                 }
                 _ => false,
             }
@@ -454,6 +514,12 @@ impl StdError for Error {
                 .iter()
                 .rev()
                 .find_map(|failed| failed.error.as_deref().map(|error| error as _)),
+            #[cfg(feature = "swarm")]
+            ErrorKind::CriticalDegradation { failures, .. } => failures
+                .iter()
+                .rev()
+                .find(|failed| failed.is_required())
+                .map(|failed| failed.error() as _),
             _ => None,
         }
     }

@@ -43,7 +43,8 @@ impl Error {
     /// | panic | 500 | a fault of ours |
     /// | everything else, a wrong key of ours included | 502 | the agent failed |
     ///
-    /// The status of an exhausted chain is that of its failure.
+    /// The status of an exhausted chain, and of a swarm that is critically degraded, is that of its
+    /// failure: the last one of a required agent that a retry may help, else the last one.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.kind() {
@@ -81,6 +82,8 @@ impl Error {
         let kind = match self.kind() {
             ErrorKind::BudgetExhausted { .. } => "budget_exhausted",
             ErrorKind::FallbackExhausted { .. } => "fallback_exhausted",
+            #[cfg(feature = "swarm")]
+            ErrorKind::CriticalDegradation { .. } => "critical_degradation",
             _ => self.failure().kind().as_str(),
         };
         let reason = status.canonical_reason().unwrap_or("error");

@@ -2,7 +2,8 @@
 //!
 //! Each pattern is a [`tower::Layer`] around any [`tower::Service`]: circuit breaker, retry,
 //! timeout, fallback. All answer one flat [`Error`], classify failures by [`Classify`], and allocate
-//! nothing when all is well. [`FaultTolerantAgent`] stacks them in an order that works.
+//! nothing when all is well. [`FaultTolerantAgent`] stacks them in an order that works, and a
+//! [`Swarm`] asks many agents at once.
 //!
 //! | feature | adds | further crates | default |
 //! |---|---|---|---|
@@ -12,6 +13,7 @@
 //! | `fallback` | [`FallbackLayer`], [`FallbackService`] | | yes |
 //! | `agent` | [`AgentLayer`], [`FaultTolerantAgent`] | | yes |
 //! | `chaos` | [`ChaosLayer`] | | |
+//! | `swarm` | [`Swarm`] | futures-util, which tower brings | |
 //! | `checkpoint` | [`checkpoint`] | serde, serde_json | |
 //! | `config` | settings from files and variables | serde, humantime | |
 //! | `http` | [`HttpClassifier`], [`ErrorBodyLayer`], [`Error::status`] | http, http-body, http-body-util, bytes, httpdate | |
@@ -59,6 +61,8 @@ pub mod chaos;
 pub mod fallback;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "swarm")]
+pub mod swarm;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 #[cfg(feature = "timeout")]
@@ -92,6 +96,8 @@ pub use self::retry::{
     Backoff, ExponentialBackoff, Jitter, OverCap, Retry, RetryBudget, RetryLayer, RetryReport, Stop,
 };
 pub use self::service_builder_ext::ServiceBuilderExt;
+#[cfg(feature = "swarm")]
+pub use self::swarm::{DegradationLevel, Finding, Swarm, SwarmBuilder, SwarmFailure, SwarmReport};
 #[cfg(all(feature = "timeout", feature = "config"))]
 pub use self::timeout::TimeoutConfig;
 #[cfg(feature = "timeout")]

@@ -35,6 +35,10 @@ pub mod span {
     pub const FALLBACK: &str = "fallback_chain";
     /// One agent of a chain.
     pub const FALLBACK_ATTEMPT: &str = "fallback_attempt";
+    /// One call of a swarm; its `otel.name` is `{swarm}_with_degradation`.
+    pub const SWARM: &str = "swarm_with_degradation";
+    /// One agent of a swarm.
+    pub const SWARM_AGENT: &str = "swarm_agent";
     /// A state is saved.
     pub const SAVE_CHECKPOINT: &str = "save_checkpoint";
     /// A state is loaded.
@@ -424,6 +428,16 @@ mod internal {
                 }
                 Ok(())
             }
+            #[cfg(feature = "swarm")]
+            (ErrorKind::CriticalDegradation { failures, .. }, _) => {
+                f.write_str("too many required agents failed")?;
+                for (place, failed) in failures.iter().filter(|one| one.is_required()).enumerate() {
+                    f.write_str(if place == 0 { ": " } else { "; " })?;
+                    write!(f, "{}: ", failed.agent())?;
+                    tell(failed.error(), f)?;
+                }
+                Ok(())
+            }
             // What it panicked with may show the request.
             (kind @ ErrorKind::Panicked, _) | (kind, None) => write!(f, "{kind}"),
             (kind, Some(source)) => {
@@ -466,6 +480,19 @@ mod internal {
         /// A JSON array of objects, written as it grows.
         #[derive(Debug, Clone)]
         pub(crate) struct List(String);
+
+        /// Returns a JSON array of texts.
+        #[cfg(feature = "swarm")]
+        pub(crate) fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+            let mut list = String::from("[");
+            for text in texts {
+                list.push_str(if list.len() == 1 { "\"" } else { ",\"" });
+                _ = Escaped(&mut list).write_str(text);
+                list.push('"');
+            }
+            list.push(']');
+            list
+        }
 
         /// One object of a [`List`].
         #[derive(Debug)]
