@@ -2,6 +2,7 @@
 
 mod disks;
 mod ends;
+mod power;
 mod seed;
 
 use std::{fs, io, path::Path, sync::atomic::Ordering};
