@@ -84,7 +84,8 @@ impl Folder {
     /// whether it could be read.
     ///
     /// It is newer by its own time or by that of its file (`stamp`): its own is naive, so that
-    /// another zone or the end of summer time makes it seem old.
+    /// another zone or the end of summer time makes it seem old. Behind an import it is newer
+    /// always, where it is not what was imported.
     ///
     /// No lease keeps Python out, so none keeps its checkpoint out.
     pub(super) fn import_seed(
@@ -116,7 +117,11 @@ impl Folder {
         };
         let head = self.read_chain(key)?.head;
         let written = stamp.map_or(foreign.timestamp, |stamp| to_millis(stamp.changed));
-        let is_older = |head: &Checkpoint| head.timestamp >= foreign.timestamp.max(written);
+        let is_older = |head: &Checkpoint| {
+            // What was in the file before is the head: whatever the clocks say, it is newer.
+            let is_behind = head.metadata.contains_key(IMPORTED);
+            !is_behind && head.timestamp >= foreign.timestamp.max(written)
+        };
         if head.as_ref().is_some_and(is_older) {
             return Ok(true);
         }
