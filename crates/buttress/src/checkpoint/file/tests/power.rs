@@ -461,3 +461,24 @@ async fn a_store_that_forgets_a_sync_does_not_outlive_a_power_failure() {
         assert!(failed.is_err(), "nobody misses the sync of {what}");
     }
 }
+
+/// A writer ended between publishing its record and syncing any folder, the root's too.
+#[tokio::test]
+async fn whoever_opens_and_repeats_syncs_what_a_dead_writer_did_not() {
+    let scratch = Scratch::new();
+    let root = scratch.0.join("root");
+    let own = put(None, "{}");
+    let dead = FileStore::open(&root).await.unwrap();
+    let first = dead.put(own.clone()).await.unwrap();
+    settle(&dead).await;
+
+    let disk = Arc::new(Recorder::default());
+    let store = open_recorded(&root, &disk, Clock::SYSTEM).await;
+    assert_eq!(store.put(own).await.unwrap(), first);
+    settle(&store).await;
+    let chain = names::chain_folder(&root, &key());
+    for folder in chain.ancestors().take_while(|above| above.starts_with(&scratch.0)) {
+        let is_sync = |op: &Op| matches!(op, Op::SyncFolder(path) if path == folder);
+        assert!(disk.0.lock().unwrap().ops.iter().any(is_sync), "{}", folder.display());
+    }
+}
