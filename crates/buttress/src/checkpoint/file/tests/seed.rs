@@ -168,6 +168,31 @@ async fn a_list_reads_only_the_seeds_files_that_were_written_since() {
     assert_eq!(states().await, expected("1", "2"));
 }
 
+/// However many workflows there are, more than there are locks too.
+#[tokio::test]
+async fn a_list_of_many_workflows_reads_no_file_twice() {
+    let scratch = Scratch::new();
+    let store = open(&scratch.0).await;
+    let changed = SystemTime::now();
+    let write = |n: usize, text: &str| {
+        let path = scratch.0.join(format!("{n}_latest.json"));
+        fs::write(&path, format!("{text:200}")).unwrap();
+        fs::File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
+    };
+    let ours = python("1").replace('}', ", \"sequence\": 1}");
+    for n in 0..LOCKS + 2 {
+        write(n, &ours);
+    }
+    assert_eq!(store.list(Query::first(9)).await.unwrap(), []);
+    // It seems to be what it was: whoever reads it again takes it up.
+    for n in 0..LOCKS + 2 {
+        write(n, &python("2").replace("Trade 7", &n.to_string()));
+    }
+    assert_eq!(store.list(Query::first(9)).await.unwrap(), []);
+    let other = open(&scratch.0).await;
+    assert!(other.latest(&WorkflowId::new("7").unwrap().into()).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_warning_shows_no_value() {
     let wrong = br#"{"workflow_id": "Trade 7", "timestamp": {"secret": 1}, "phase": "p"}"#;
