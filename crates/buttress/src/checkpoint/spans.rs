@@ -168,3 +168,48 @@ impl Span {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fmt,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing::field::{Field, Visit};
+    use tracing_subscriber::{Layer, Registry, layer::Context, layer::SubscriberExt as _};
+
+    use crate::checkpoint::{Checkpointer, MemoryStore, WorkflowId};
+
+    /// The text of every log line.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Lines {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            event.record(&mut self.clone());
+        }
+    }
+
+    impl Visit for Lines {
+        fn record_debug(&mut self, _: &Field, value: &dyn fmt::Debug) {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_id_and_no_phase_forges_a_log_line() {
+        let lines = Lines::default();
+        let subscriber = Registry::default().with(lines.clone());
+        let _default = tracing::subscriber::set_default(subscriber);
+        let checkpointer = Checkpointer::<u32>::new(MemoryStore::new());
+        let id = WorkflowId::new("a\nERROR forged").unwrap();
+        drop(checkpointer.save(&id, "p\rERROR forged", &1).await.unwrap());
+        checkpointer.load(&id).await.unwrap();
+        checkpointer.resume(&id).await.unwrap();
+        let lines = lines.0.lock().unwrap();
+        assert!(lines.len() >= 3, "{lines:?}");
+        let is_forged = |line: &String| line.contains(['\n', '\r']);
+        assert!(!lines.iter().any(is_forged), "{lines:#?}");
+    }
+}

@@ -14,7 +14,9 @@ use std::{
 use super::{
     disk::Disk,
     format::{Entry, Record, Trail, Unreadable},
-    names, writers,
+    names,
+    seed::SeenFiles,
+    writers,
 };
 use crate::checkpoint::{
     Capabilities, ChainState, Checkpoint, CheckpointKey, Clock, Put, StoreError, TaskWrite,
@@ -31,6 +33,7 @@ pub(super) struct Folder {
     pub(super) capabilities: Capabilities,
     /// Whether the seed's file is kept beside the records.
     pub(super) seed_file: bool,
+    pub(super) seen: SeenFiles,
 }
 
 /// A chain as it was read.

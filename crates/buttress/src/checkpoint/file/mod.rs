@@ -28,10 +28,10 @@ use tokio::{
 
 use self::{
     append::{Appended, Known, Read},
-    disk::{Disk, Local, Stamp},
+    disk::{Disk, Local},
     folder::{Folder, warn},
     format::Entry,
-    seed::{SeedFile, Seen},
+    seed::SeenFiles,
 };
 use super::{
     Capabilities, ChainState, Checkpoint, CheckpointKey, CheckpointStore, Clock, Durable, Lease,
@@ -96,7 +96,7 @@ const LOCKS: usize = 1024;
 #[derive(Clone)]
 pub struct FileStore {
     folder: Arc<Folder>,
-    chains: Arc<Mutex<HashMap<CheckpointKey, Arc<Chain>>>>,
+    writers: Arc<Mutex<HashMap<CheckpointKey, Writer>>>,
 }
 
 /// A [`FileStore`] that is to be opened, by `.await`; made by [`FileStore::open`].
@@ -117,14 +117,8 @@ pub struct OpenFileStore {
     clock: Clock,
 }
 
-/// One chain in this process.
-#[derive(Debug, Default)]
-struct Chain {
-    /// Whoever holds it is the only writer of this process.
-    writer: Arc<AsyncMutex<Known>>,
-    /// The seed's file as it was when it was last looked into.
-    seed: Mutex<Seen>,
-}
+/// Whoever holds it is the only writer of a chain in this process.
+type Writer = Arc<AsyncMutex<Known>>;
 
 // ===== impl FileStore =====
 
@@ -148,15 +142,13 @@ impl FileStore {
         self.folder.seed_path(&CheckpointKey::new(id.clone()))
     }
 
-    fn chain(&self, key: &CheckpointKey) -> Arc<Chain> {
-        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
-        if chains.len() >= LOCKS && !chains.contains_key(key) {
-            // A chain in use is held by its users too, or by its writer.
-            chains.retain(|_, chain| {
-                Arc::strong_count(chain) > 1 || Arc::strong_count(&chain.writer) > 1
-            });
+    fn writer(&self, key: &CheckpointKey) -> Writer {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        if writers.len() >= LOCKS && !writers.contains_key(key) {
+            // One in use is held by its users too.
+            writers.retain(|_, writer| Arc::strong_count(writer) > 1);
         }
-        Arc::clone(chains.entry(key.clone()).or_default())
+        Arc::clone(writers.entry(key.clone()).or_default())
     }
 
     /// Runs blocking work on tokio's threads for it.
@@ -197,8 +189,7 @@ impl FileStore {
             + 'static,
     {
         let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-        let chain = self.chain(key);
-        let mut known = Arc::clone(&chain.writer).lock_owned().await;
+        let mut known = self.writer(key).lock_owned().await;
         let (folder, key) = (Arc::clone(&self.folder), key.clone());
         let (answer, answered) = oneshot::channel();
         let work = runtime.spawn_blocking(move || {
@@ -207,7 +198,7 @@ impl FileStore {
                 Ok(appended) => {
                     // Whoever asked may be gone; the record is there all the same.
                     drop(answer.send(Ok(appended.record.chain.clone())));
-                    clean_up(&folder, &key, &chain, &mut known, &appended);
+                    clean_up(&folder, &key, &mut known, &appended);
                 }
                 Err(error) => {
                     known.forget();
@@ -282,17 +273,16 @@ impl FileStore {
         if self.folder.seed_path(key).is_none() {
             return Ok(());
         }
-        let chain = self.chain(key);
-        let (own, at) = (Arc::clone(&chain), key.clone());
-        if !self.blocking(move |folder| own.has_news(folder, &at)).await? {
+        let at = key.clone();
+        if !self.blocking(move |folder| folder.has_news(&at)).await? {
             return Ok(());
         }
-        let mut known = Arc::clone(&chain.writer).lock_owned().await;
+        let mut known = self.writer(key).lock_owned().await;
         let key = key.clone();
         self.blocking(move |folder| {
             let stamp = folder.seed_stamp(&key);
             let is_readable = folder.import_seed(&key, &mut known, stamp)?;
-            chain.has_seen(stamp, is_readable);
+            folder.has_seen(&key, stamp, is_readable);
             Ok(())
         })
         .await
@@ -308,12 +298,10 @@ impl FileStore {
 
     /// Takes up what Python has written of any workflow.
     async fn import_seeds(&self) -> Result<(), StoreError> {
-        let store = self.clone();
-        let news = self.blocking(move |folder| {
+        let news = self.blocking(|folder| {
             let mut keys = folder.seed_chains()?;
             keys.retain(|key| {
-                let has_news = store.chain(key).has_news(folder, key);
-                has_news.unwrap_or_else(|error| {
+                folder.has_news(key).unwrap_or_else(|error| {
                     warn(&error);
                     false
                 })
@@ -445,8 +433,7 @@ impl CheckpointStore for FileStore {
     }
 
     async fn prune(&self, key: &CheckpointKey, keep: NonZeroU32) -> Result<u64, StoreError> {
-        let chain = self.chain(key);
-        let mut known = Arc::clone(&chain.writer).lock_owned().await;
+        let mut known = self.writer(key).lock_owned().await;
         let key = key.clone();
         self.blocking(move |folder| {
             let sequences = folder.sequences(&key)?;
@@ -461,36 +448,6 @@ impl CheckpointStore for FileStore {
 
     fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
         Place::File(names::chain_folder(&self.folder.root, key).join(names::record(sequence)))
-    }
-}
-
-// ===== impl Chain =====
-
-impl Chain {
-    /// Returns whether Python has written something that was not looked into yet.
-    fn has_news(&self, folder: &Folder, key: &CheckpointKey) -> Result<bool, StoreError> {
-        let stamp = folder.seed_stamp(key);
-        if self.seen().is(stamp) {
-            return Ok(false);
-        }
-        match folder.read_seed(key)? {
-            SeedFile::Foreign(_) => return Ok(true),
-            SeedFile::Ours => self.has_seen(stamp, true),
-            SeedFile::Unreadable => self.has_seen(stamp, false),
-        }
-        Ok(false)
-    }
-
-    fn has_seen(&self, stamp: Option<Stamp>, is_readable: bool) {
-        self.set_seen(if is_readable { Seen::Taken(stamp) } else { Seen::Unreadable(stamp) });
-    }
-
-    fn seen(&self) -> Seen {
-        *self.seed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_seen(&self, seen: Seen) {
-        *self.seed.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 }
 
@@ -535,8 +492,9 @@ impl OpenFileStore {
             clock: self.clock,
             capabilities: self.capabilities,
             seed_file: self.seed_file,
+            seen: SeenFiles::default(),
         };
-        let store = FileStore { folder: Arc::new(folder), chains: Arc::default() };
+        let store = FileStore { folder: Arc::new(folder), writers: Arc::default() };
         store.blocking(Folder::open).await?;
         Ok(store)
     }
@@ -553,14 +511,8 @@ impl IntoFuture for OpenFileStore {
 }
 
 /// Removes what is not needed any more and shows the new head to people.
-fn clean_up(
-    folder: &Folder,
-    key: &CheckpointKey,
-    chain: &Chain,
-    known: &mut Known,
-    appended: &Appended,
-) {
+fn clean_up(folder: &Folder, key: &CheckpointKey, known: &mut Known, appended: &Appended) {
     let keep = folder.capabilities.kept.map_or(u32::MAX, NonZeroU32::get);
     folder.prune(key, known, &appended.sequences, keep);
-    chain.set_seen(folder.write_seed(key, appended, chain.seen()));
+    folder.write_seed(key, appended);
 }

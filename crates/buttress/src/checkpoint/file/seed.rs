@@ -5,8 +5,10 @@
 //! stays, as between two of Python's own.
 
 use std::{
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -28,7 +30,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 
 /// What the seed's file is.
 #[derive(Debug)]
-pub(super) enum SeedFile {
+enum SeedFile {
     /// One of us has written it, or there is none.
     Ours,
     Foreign(Foreign),
@@ -38,11 +40,18 @@ pub(super) enum SeedFile {
 
 /// The seed's file as it was when this process last looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+enum Seen {
     /// Nothing was left in it to take.
     Taken(Option<Stamp>),
     Unreadable(Option<Stamp>),
 }
+
+/// The seed's files that this process has looked into.
+#[derive(Debug, Default)]
+pub(super) struct SeenFiles(Mutex<HashMap<CheckpointKey, Seen>>);
+
+/// How many are known before all are forgotten and looked into again.
+const SEEN: usize = 1 << 16;
 
 impl Folder {
     /// Returns the seed's file of a chain: of the workflow's own where the id is a file name.
@@ -58,8 +67,28 @@ impl Folder {
         self.disk.look_at(&self.seed_path(key)?).ok()
     }
 
+    /// Returns whether Python has written something that was not looked into yet.
+    pub(super) fn has_news(&self, key: &CheckpointKey) -> Result<bool, StoreError> {
+        let stamp = self.seed_stamp(key);
+        if self.seen.get(key).is(stamp) {
+            return Ok(false);
+        }
+        match self.read_seed(key)? {
+            SeedFile::Foreign(_) => return Ok(true),
+            SeedFile::Ours => self.has_seen(key, stamp, true),
+            SeedFile::Unreadable => self.has_seen(key, stamp, false),
+        }
+        Ok(false)
+    }
+
+    /// Notes what the seed's file was known by before it was looked into.
+    pub(super) fn has_seen(&self, key: &CheckpointKey, stamp: Option<Stamp>, is_readable: bool) {
+        let seen = if is_readable { Seen::Taken(stamp) } else { Seen::Unreadable(stamp) };
+        self.seen.set(key, seen);
+    }
+
     /// Reads what Python has written; what cannot be taken is told in a warning.
-    pub(super) fn read_seed(&self, key: &CheckpointKey) -> Result<SeedFile, StoreError> {
+    fn read_seed(&self, key: &CheckpointKey) -> Result<SeedFile, StoreError> {
         let Some(path) = self.seed_path(key) else { return Ok(SeedFile::Ours) };
         let bytes = match self.disk.read(&path) {
             Ok(bytes) => bytes,
@@ -84,7 +113,8 @@ impl Folder {
     /// whether it could be read.
     ///
     /// It is newer by its own time or by that of its file (`stamp`): its own is naive, so that
-    /// another zone or the end of summer time makes it seem old.
+    /// another zone or the end of summer time makes it seem old. Behind an import it is newer
+    /// always, where it is not what was imported.
     ///
     /// No lease keeps Python out, so none keeps its checkpoint out.
     pub(super) fn import_seed(
@@ -116,7 +146,11 @@ impl Folder {
         };
         let head = self.read_chain(key)?.head;
         let written = stamp.map_or(foreign.timestamp, |stamp| to_millis(stamp.changed));
-        let is_older = |head: &Checkpoint| head.timestamp >= foreign.timestamp.max(written);
+        let is_older = |head: &Checkpoint| {
+            // What was in the file before is the head: whatever the clocks say, it is newer.
+            let is_behind = head.metadata.contains_key(IMPORTED);
+            !is_behind && head.timestamp >= foreign.timestamp.max(written)
+        };
         if head.as_ref().is_some_and(is_older) {
             return Ok(true);
         }
@@ -152,16 +186,15 @@ impl Folder {
 
     /// Replaces the seed's file by the head, for people and for Python; what fails is only logged,
     /// since the checkpoint itself is safe.
-    ///
-    /// Returns what the file is then known by.
-    pub(super) fn write_seed(&self, key: &CheckpointKey, appended: &Appended, seen: Seen) -> Seen {
-        let Some(path) = self.seed_path(key) else { return seen };
+    pub(super) fn write_seed(&self, key: &CheckpointKey, appended: &Appended) {
+        let Some(path) = self.seed_path(key) else { return };
         if appended.record.kind() != Kind::Checkpoint || !self.is_head(key, appended) {
-            return seen;
+            return;
         }
         let stamp = self.seed_stamp(key);
-        if seen != Seen::Taken(stamp) && !self.may_replace(key, &path, stamp, appended) {
-            return seen;
+        let is_taken = self.seen.get(key) == Seen::Taken(stamp);
+        if !is_taken && !self.may_replace(key, &path, stamp, appended) {
+            return;
         }
         let temporary = self.root.join(writers::temporary_name());
         let written = self
@@ -171,7 +204,7 @@ impl Folder {
             // Before it has its name: from then on Python may write to it.
             .and_then(|()| self.disk.look_at(&temporary))
             .and_then(|stamp| self.disk.replace(&temporary, &path).map(|()| stamp));
-        match written {
+        let seen = match written {
             Ok(stamp) => Seen::Taken(Some(stamp)),
             Err(error) => {
                 drop(self.disk.remove(&temporary));
@@ -179,7 +212,8 @@ impl Folder {
                 // It has to be looked at again.
                 Seen::default()
             }
-        }
+        };
+        self.seen.set(key, seen);
     }
 
     /// Returns whether nothing is lost with the seed's file; one that nobody can read is kept
@@ -259,7 +293,7 @@ impl Folder {
 
 impl Seen {
     /// Returns whether the file is as it was then.
-    pub(super) fn is(self, stamp: Option<Stamp>) -> bool {
+    fn is(self, stamp: Option<Stamp>) -> bool {
         let (Self::Taken(seen) | Self::Unreadable(seen)) = self;
         seen == stamp
     }
@@ -268,5 +302,25 @@ impl Seen {
 impl Default for Seen {
     fn default() -> Self {
         Self::Taken(None)
+    }
+}
+
+// ===== impl SeenFiles =====
+
+impl SeenFiles {
+    fn get(&self, key: &CheckpointKey) -> Seen {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(key).copied().unwrap_or_default()
+    }
+
+    fn set(&self, key: &CheckpointKey, file: Seen) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= SEEN && !seen.contains_key(key) {
+            seen.clear();
+        }
+        match file {
+            Seen::Taken(None) => seen.remove(key),
+            _ => seen.insert(key.clone(), file),
+        };
     }
 }

@@ -2,6 +2,7 @@
 
 mod disks;
 mod ends;
+mod power;
 mod seed;
 
 use std::{fs, io, path::Path, sync::atomic::Ordering};
@@ -73,7 +74,7 @@ async fn open_on(root: &Path, disk: &Arc<Faulty>) -> FileStore {
 
 /// Waits until the cleaning up after the last put is over.
 async fn settle(store: &FileStore) {
-    drop(Arc::clone(&store.chain(&key()).writer).lock_owned().await);
+    drop(store.writer(&key()).lock_owned().await);
 }
 
 /// Counts the calls of a put after others, with the cleaning up that follows it.
@@ -560,7 +561,7 @@ async fn nobody_else_may_read_what_is_stored() {
     let store = FileStore::open(&root).await.unwrap();
     let id = WorkflowId::new("7").unwrap();
     store.put(Put::new(id.clone(), None, *b"{}")).await.unwrap();
-    drop(Arc::clone(&store.chain(&CheckpointKey::new(id.clone())).writer).lock_owned().await);
+    drop(store.writer(&CheckpointKey::new(id.clone())).lock_owned().await);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let mut seen = 0;
     let mut folders = vec![root];

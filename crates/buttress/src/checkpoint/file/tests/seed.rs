@@ -81,6 +81,20 @@ async fn what_seems_old_by_its_own_time_is_newer_by_its_file() {
     assert_eq!(head(&open(&scratch.0).await).await.0, first + 1, "imported once");
 }
 
+/// A clock that is ahead and is set right, or a zone: what is in the file was written later.
+#[tokio::test]
+async fn what_python_saves_behind_an_import_is_newer_whatever_its_clock_says() {
+    let scratch = Scratch::new();
+    let store = open(&scratch.0).await;
+    let path = store.seed_file(&key().workflow_id).unwrap();
+    fs::write(&path, python("1")).unwrap();
+    assert_eq!(head(&store).await, (1, "1".to_owned()));
+    fs::write(&path, python_at("\"later\"", "2020-01-02T03:04:05")).unwrap();
+    for store in [store, open(&scratch.0).await] {
+        assert_eq!(head(&store).await, (2, "\"later\"".to_owned()));
+    }
+}
+
 /// Saves of Python's between our rename and the end of our put.
 #[tokio::test]
 async fn what_python_writes_right_behind_a_put_is_taken_up() {
@@ -124,6 +138,59 @@ async fn a_reader_is_answered_where_nothing_can_be_taken_up_and_a_writer_is_not(
     let odd = CheckpointKey::new(WorkflowId::new("odd").unwrap());
     assert_eq!(store.latest(&odd).await.unwrap(), None);
     assert_eq!(store.list(Query::first(9)).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_reads_only_the_seeds_files_that_were_written_since() {
+    let scratch = Scratch::new();
+    let store = open(&scratch.0).await;
+    let write = |id: &str, state: &str, changed: SystemTime| {
+        let path = scratch.0.join(format!("{id}_latest.json"));
+        let text = python_at(state, "2020-01-02T03:04:05").replace("Trade 7", id);
+        fs::write(&path, text).unwrap();
+        fs::File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
+    };
+    let states = async || {
+        let heads = store.list(Query::first(9)).await.unwrap();
+        let states = heads.iter().map(|head| (head.key.workflow_id.to_string(), text(head)));
+        states.map(|(id, state)| (id, state.to_owned())).collect::<HashMap<_, _>>()
+    };
+    let expected = |a: &str, b: &str| {
+        HashMap::from([("a".to_owned(), a.to_owned()), ("b".to_owned(), b.to_owned())])
+    };
+    let changed = SystemTime::now();
+    write("a", "1", changed);
+    write("b", "1", changed);
+    assert_eq!(states().await, expected("1", "1"));
+    // Both have another text now, and one of them seems to be what it was.
+    write("a", "2", changed);
+    write("b", "2", changed + Duration::from_secs(1));
+    assert_eq!(states().await, expected("1", "2"));
+}
+
+/// However many workflows there are, more than there are locks too.
+#[tokio::test]
+async fn a_list_of_many_workflows_reads_no_file_twice() {
+    let scratch = Scratch::new();
+    let store = open(&scratch.0).await;
+    let changed = SystemTime::now();
+    let write = |n: usize, text: &str| {
+        let path = scratch.0.join(format!("{n}_latest.json"));
+        fs::write(&path, format!("{text:200}")).unwrap();
+        fs::File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
+    };
+    let ours = python("1").replace('}', ", \"sequence\": 1}");
+    for n in 0..LOCKS + 2 {
+        write(n, &ours);
+    }
+    assert_eq!(store.list(Query::first(9)).await.unwrap(), []);
+    // It seems to be what it was: whoever reads it again takes it up.
+    for n in 0..LOCKS + 2 {
+        write(n, &python("2").replace("Trade 7", &n.to_string()));
+    }
+    assert_eq!(store.list(Query::first(9)).await.unwrap(), []);
+    let other = open(&scratch.0).await;
+    assert!(other.latest(&WorkflowId::new("7").unwrap().into()).await.unwrap().is_some());
 }
 
 #[tokio::test]
