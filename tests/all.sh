@@ -61,7 +61,7 @@ tests() {
 # Lints every crate alone with its smallest set of features, and each of its features alone.
 minimal_features() {
     local package feature
-    for package in buttress buttress-langfuse buttress-stores; do
+    for package in buttress buttress-graph buttress-langfuse buttress-stores; do
         echo "$package, no features"
         cargo clippy --quiet -p "$package" --lib --no-default-features -- -D warnings || return 1
         for feature in $(features_of "$package"); do

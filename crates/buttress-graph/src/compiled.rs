@@ -1,0 +1,283 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::SystemTime,
+};
+
+use buttress::{
+    CheckpointKey, CheckpointStore, Checkpointer, WorkflowId,
+    checkpoint::{Page, Payload, Put},
+};
+use serde_json::Value;
+use tower::Service;
+
+use crate::{
+    GraphError, GraphErrorKind, State, Status,
+    engine::{Begin, Run},
+    graph::{Branch, Compiled, Settings},
+    record::Record,
+};
+
+/// A graph that is ready to run; made by [`StateGraph::compile`](crate::StateGraph::compile).
+///
+/// Clones share the nodes' circuit breakers. As a [`Service`] it runs a workflow with a fresh id
+/// for each call, so that a timeout, a retry or another graph can stand around it.
+///
+/// # Cancellation
+///
+/// A run whose future is dropped stops where it is; with a store it can be resumed, by another
+/// process once its lease has run out.
+pub struct CompiledGraph<S: State>(Arc<Inner<S>>);
+
+struct Inner<S: State> {
+    name: Arc<str>,
+    span_name: String,
+    nodes: Vec<Compiled<S>>,
+    places: HashMap<Arc<str>, usize>,
+    entry: (Vec<String>, Vec<Branch<S>>),
+    settings: Settings,
+    drained: AtomicBool,
+}
+
+/// A workflow as one of its checkpoints has it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot<S> {
+    /// The checkpoint.
+    pub sequence: u64,
+    /// When it was saved.
+    pub timestamp: SystemTime,
+    /// The state.
+    pub state: S,
+    /// How the workflow stands.
+    pub status: Status,
+    /// How many supersteps are done.
+    pub step: u64,
+    /// The nodes that run next.
+    pub next: Vec<String>,
+}
+
+/// The answer of a [`CompiledGraph`] as a service.
+///
+/// It is boxed: nodes are, and what they wait for takes longer.
+pub struct ResponseFuture<S>(Pin<Box<dyn Future<Output = Result<S, GraphError>> + Send>>);
+
+// ===== impl CompiledGraph =====
+
+impl<S: State> CompiledGraph<S> {
+    pub(crate) fn new(
+        name: Arc<str>,
+        nodes: Vec<Compiled<S>>,
+        entry: (Vec<String>, Vec<Branch<S>>),
+        settings: Settings,
+    ) -> Self {
+        let places = nodes.iter().enumerate().map(|(place, node)| (Arc::clone(&node.name), place));
+        Self(Arc::new(Inner {
+            span_name: format!("graph_{name}"),
+            name,
+            places: places.collect(),
+            nodes,
+            entry,
+            settings,
+            drained: AtomicBool::new(false),
+        }))
+    }
+
+    /// Returns the graph's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Runs a workflow from the beginning and returns its last state.
+    ///
+    /// A workflow that has finished before begins anew, behind what is saved of it.
+    ///
+    /// # Errors
+    ///
+    /// Each [`GraphErrorKind`] but `Invalid`; with a store, `Unfinished` where a run of the
+    /// workflow has not ended, and `Store` where another process holds its lease.
+    pub async fn run(&self, id: &WorkflowId, state: S) -> Result<S, GraphError> {
+        Run::go(self, id, Begin::Anew(state)).await
+    }
+
+    /// Goes on with a workflow from its newest checkpoint; one that has finished answers its state
+    /// and runs nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); `NotFound`; `NodeFailed` where a node has failed for good, which
+    /// [`retry_failed`](Self::retry_failed) runs again; `Dead` after too many.
+    pub async fn resume(&self, id: &WorkflowId) -> Result<S, GraphError> {
+        Run::go(self, id, Begin::Resume).await
+    }
+
+    /// Goes on with a workflow one of whose nodes has failed for good, and runs that again.
+    ///
+    /// # Errors
+    ///
+    /// As [`resume`](Self::resume).
+    pub async fn retry_failed(&self, id: &WorkflowId) -> Result<S, GraphError> {
+        Run::go(self, id, Begin::RetryFailed).await
+    }
+
+    /// Answers a question and goes on: the node that asked is run again, with the answer.
+    ///
+    /// Other nodes that asked in the same superstep wait on, and the answer to one is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`resume`](Self::resume); `NoInterrupt` where nobody asks under this id; `Interrupted`
+    /// where other questions are open.
+    pub async fn resume_with(
+        &self,
+        id: &WorkflowId,
+        interrupt: &str,
+        answer: impl Into<Value>,
+    ) -> Result<S, GraphError> {
+        Run::go(self, id, Begin::Answer(interrupt.to_owned(), answer.into())).await
+    }
+
+    /// Returns what is saved of a workflow, newest first.
+    ///
+    /// # Errors
+    ///
+    /// `NoStore`, `Store`, `State`.
+    pub async fn history(
+        &self,
+        id: &WorkflowId,
+        page: Page,
+    ) -> Result<Vec<Snapshot<S>>, GraphError> {
+        let store = self.checkpointer()?.store().clone();
+        let found = store.history(&CheckpointKey::new(id.clone()), page).await?;
+        let read = found.into_iter().map(|checkpoint| {
+            let record: Record<S> =
+                serde_json::from_slice(&checkpoint.state).map_err(GraphError::state)?;
+            Ok(Snapshot {
+                sequence: checkpoint.sequence,
+                timestamp: checkpoint.timestamp,
+                state: record.state,
+                status: record.status,
+                step: record.step,
+                next: record.next.into_iter().map(|task| task.node).collect(),
+            })
+        });
+        read.collect()
+    }
+
+    /// Begins a new workflow with what a checkpoint of another one has; resume it then.
+    ///
+    /// # Errors
+    ///
+    /// `NoStore`, `Store`; `NotFound` where there is no such checkpoint; a `Conflict` of the store
+    /// where the new workflow is there.
+    pub async fn fork(
+        &self,
+        id: &WorkflowId,
+        sequence: u64,
+        new: &WorkflowId,
+    ) -> Result<u64, GraphError> {
+        let store = self.checkpointer()?.store().clone();
+        let found = store.get(&CheckpointKey::new(id.clone()), sequence).await?;
+        let found = found.ok_or(GraphErrorKind::NotFound)?;
+        let put = Put::new(new.clone(), None, Payload::from(found.state.to_vec()))
+            .phase(found.phase)
+            .schema_version(found.schema_version)
+            .metadata("forked_from", id.as_str())
+            .metadata("forked_at", sequence);
+        Ok(store.put(put).await?)
+    }
+
+    /// Stops every run of this graph and its clones at the end of its superstep, with `Drained`;
+    /// no new one begins.
+    pub fn drain(&self) {
+        self.0.drained.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.0.drained.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn checkpointer(&self) -> Result<Checkpointer<Record<S>>, GraphError> {
+        let store = self.settings().store.clone().ok_or(GraphErrorKind::NoStore)?;
+        Ok(Checkpointer::new(store).agent_id(Arc::clone(&self.0.name)))
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(crate) fn span_name(&self) -> &str {
+        &self.0.span_name
+    }
+
+    pub(crate) fn nodes(&self) -> &[Compiled<S>] {
+        &self.0.nodes
+    }
+
+    pub(crate) fn place(&self, node: &str) -> Option<usize> {
+        self.0.places.get(node).copied()
+    }
+
+    pub(crate) fn entry(&self) -> (&[String], &[Branch<S>]) {
+        (&self.0.entry.0, &self.0.entry.1)
+    }
+}
+
+impl<S: State> Service<S> for CompiledGraph<S> {
+    type Response = S;
+    type Error = GraphError;
+    type Future = ResponseFuture<S>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), GraphError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, state: S) -> Self::Future {
+        let graph = self.clone();
+        ResponseFuture(Box::pin(async move {
+            let id =
+                format!("{}-{:016x}{:016x}", graph.name(), fastrand::u64(..), fastrand::u64(..));
+            let id = WorkflowId::new(id)?;
+            graph.run(&id, state).await
+        }))
+    }
+}
+
+impl<S: State> Clone for CompiledGraph<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: State> fmt::Debug for CompiledGraph<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<_> = self.nodes().iter().map(|node| &*node.name).collect();
+        f.debug_struct("CompiledGraph")
+            .field("name", &self.name())
+            .field("nodes", &nodes)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl ResponseFuture =====
+
+impl<S> Future for ResponseFuture<S> {
+    type Output = Result<S, GraphError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<S> fmt::Debug for ResponseFuture<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,327 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use buttress::{
+    AnyError, Backoff, BoxError, CatchPanicLayer, CircuitBreakerLayer, Classify, Error, Failure,
+    FailureKind, HasState, HasWorkflow, Outcome, RetryLayer, TimeoutLayer, WorkflowId,
+};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+
+use crate::{Command, IntoCommand, State};
+
+/// What a node is called with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NodeRequest<S> {
+    /// The state as it was when the superstep began.
+    pub state: S,
+    /// The workflow.
+    pub workflow_id: WorkflowId,
+    /// The node.
+    pub node: Arc<str>,
+    /// The superstep, from 1.
+    pub step: u64,
+    /// The attempt, from 1, in this process.
+    pub attempt: u32,
+    /// What is the same for every attempt of this call, also after a crash, and for no other call.
+    pub idempotency_key: String,
+    /// The answers to this call's interrupts, the oldest first.
+    pub resume: Vec<Value>,
+    /// Counts the attempts, which share it.
+    attempts: Arc<AtomicU32>,
+}
+
+/// What stands around a node, as the seed's `wrap_with_fault_tolerance` does.
+///
+/// # Defaults
+///
+/// - `timeout`: 300 s for each attempt
+/// - `max_attempts`: 3
+/// - `backoff`: exponential, from 1 s
+/// - `circuit_breaker`: 5 failures in a row; it lives as long as the compiled graph and its clones
+/// - `on_error`: none
+pub struct NodeOptions<S: State> {
+    timeout: Option<Duration>,
+    max_attempts: usize,
+    backoff: Arc<dyn Fn(RetryLayer) -> ErasedRetry<S> + Send + Sync>,
+    circuit_breaker: Option<CircuitBreakerLayer<AnyError>>,
+    pub(crate) on_error: Option<Handler<S>>,
+}
+
+/// Runs when a node's attempts are spent; what it answers is the node's answer then.
+pub(crate) type Handler<S> = Arc<
+    dyn Fn(NodeRequest<S>, Failure) -> BoxFuture<'static, Result<Command<S>, Error>> + Send + Sync,
+>;
+
+/// A node's service. Erased, since the nodes of one graph differ in type.
+pub(crate) type NodeService<S> = BoxCloneSyncService<NodeRequest<S>, Command<S>, Error>;
+
+type ErasedRetry<S> = Box<dyn Fn(NodeService<S>) -> NodeService<S> + Send + Sync>;
+
+/// A node with layers of its own around it; what [`StateGraph::add_node`] takes may be one.
+///
+/// [`StateGraph::add_node`]: crate::StateGraph::add_node
+#[must_use]
+pub struct Node<S: State>(NodeService<S>);
+
+/// What can be a node: a [`Node`], or an asynchronous function of the state.
+///
+/// `M` tells the two apart and is inferred.
+pub trait IntoNode<S: State, M> {
+    /// Makes it one.
+    fn into_node(self) -> Node<S>;
+}
+
+// ===== impl NodeRequest =====
+
+impl<S> NodeRequest<S> {
+    pub(crate) fn new(
+        state: S,
+        workflow_id: WorkflowId,
+        node: Arc<str>,
+        step: u64,
+        task: &str,
+        resume: Vec<Value>,
+    ) -> Self {
+        let idempotency_key = format!("{workflow_id}/{task}");
+        let attempts = Arc::default();
+        Self { state, workflow_id, node, step, attempt: 1, idempotency_key, resume, attempts }
+    }
+}
+
+impl<S> HasWorkflow for NodeRequest<S> {
+    fn workflow_id(&self) -> &WorkflowId {
+        &self.workflow_id
+    }
+
+    fn idempotency_key(&self) -> Option<&str> {
+        Some(&self.idempotency_key)
+    }
+}
+
+impl<S: State> HasState for NodeRequest<S> {
+    type State = S;
+
+    fn state(&self) -> &S {
+        &self.state
+    }
+}
+
+// ===== impl Node =====
+
+impl<S: State> Node<S> {
+    /// Creates a node of a service of requests.
+    pub fn service<T, M: 'static>(service: T) -> Self
+    where
+        T: Service<NodeRequest<S>> + Clone + Send + Sync + 'static,
+        T::Response: IntoCommand<S, M>,
+        T::Error: Into<BoxError> + 'static,
+        T::Future: Send + 'static,
+    {
+        let service = service.map_response(IntoCommand::into_command).map_err(into_error);
+        Self(BoxCloneSyncService::new(service))
+    }
+
+    /// Creates a node of a service of states, such as an agent or another graph.
+    pub fn state_service<T, M: 'static>(service: T) -> Self
+    where
+        T: Service<S> + Clone + Send + Sync + 'static,
+        T::Response: IntoCommand<S, M>,
+        T::Error: Into<BoxError> + 'static,
+        T::Future: Send + 'static,
+    {
+        Self::service::<_, M>(service.map_request(|request: NodeRequest<S>| request.state))
+    }
+
+    /// Creates a node of an asynchronous function of requests.
+    pub fn request_fn<F, Fut, C, E, M: 'static>(function: F) -> Self
+    where
+        F: Fn(NodeRequest<S>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<C, E>> + Send + 'static,
+        C: IntoCommand<S, M>,
+        E: Into<BoxError> + 'static,
+    {
+        Self::service(service_fn(function))
+    }
+
+    /// Puts any tower layer around the node, inside of what [`NodeOptions`] sets.
+    pub fn layer<L, M: 'static>(self, layer: L) -> Self
+    where
+        L: Layer<BoxCloneSyncService<NodeRequest<S>, Command<S>, Error>>,
+        L::Service: Service<NodeRequest<S>> + Clone + Send + Sync + 'static,
+        <L::Service as Service<NodeRequest<S>>>::Response: IntoCommand<S, M>,
+        <L::Service as Service<NodeRequest<S>>>::Error: Into<BoxError> + 'static,
+        <L::Service as Service<NodeRequest<S>>>::Future: Send + 'static,
+    {
+        Self::service(layer.layer(self.0))
+    }
+
+    /// Puts everything around the node that the options say.
+    pub(crate) fn guarded(self, name: &str, options: &NodeOptions<S>) -> NodeService<S> {
+        let counted = self.0.map_request(|mut request: NodeRequest<S>| {
+            request.attempt = request.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+            request
+        });
+        let mut service = BoxCloneSyncService::new(CatchPanicLayer::new().layer(counted));
+        if let Some(after) = options.timeout {
+            service = BoxCloneSyncService::new(TimeoutLayer::new(after).layer(service));
+        }
+        if let Some(breaker) = &options.circuit_breaker {
+            service = BoxCloneSyncService::new(breaker.renamed(name).layer(service));
+        }
+        if options.max_attempts < 2 {
+            return service;
+        }
+        (options.backoff)(RetryLayer::new(options.max_attempts).agent_id(name))(service)
+    }
+}
+
+impl<S: State> fmt::Debug for Node<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").finish_non_exhaustive()
+    }
+}
+
+impl<S: State> IntoNode<S, ()> for Node<S> {
+    fn into_node(self) -> Self {
+        self
+    }
+}
+
+impl<S, F, Fut, C, E, M> IntoNode<S, (fn() -> Fut, M)> for F
+where
+    S: State,
+    F: Fn(S) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<C, E>> + Send + 'static,
+    C: IntoCommand<S, M>,
+    E: Into<BoxError> + 'static,
+    M: 'static,
+{
+    fn into_node(self) -> Node<S> {
+        Node::service(service_fn(move |request: NodeRequest<S>| self(request.state)))
+    }
+}
+
+// ===== impl NodeOptions =====
+
+impl<S: State> NodeOptions<S> {
+    /// Creates the seed's options.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            timeout: Some(Duration::from_secs(300)),
+            max_attempts: 3,
+            backoff: Arc::new(|retry| around(retry)),
+            circuit_breaker: Some(CircuitBreakerLayer::new("node").consecutive_failures(5)),
+            on_error: None,
+        }
+    }
+
+    /// Creates options that put nothing around the node but the catching of panics.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { timeout: None, max_attempts: 1, circuit_breaker: None, ..Self::new() }
+    }
+
+    /// Sets how long an attempt may take.
+    #[must_use]
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.timeout = Some(after);
+        self
+    }
+
+    /// Sets how often the node is tried, while its failure is retryable.
+    ///
+    /// # Panics
+    ///
+    /// If it is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn max_attempts(mut self, attempts: usize) -> Self {
+        assert!(attempts > 0, "a node is tried at least once");
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// Sets how long to wait between attempts.
+    #[must_use]
+    pub fn backoff<B>(mut self, backoff: B) -> Self
+    where
+        B: Backoff + Clone + Send + Sync + 'static,
+    {
+        self.backoff = Arc::new(move |retry| around(retry.backoff(backoff.clone())));
+        self
+    }
+
+    /// Sets the circuit breaker, which is named as the node.
+    #[must_use]
+    pub fn circuit_breaker(mut self, layer: CircuitBreakerLayer<AnyError>) -> Self {
+        self.circuit_breaker = Some(layer);
+        self
+    }
+
+    /// Leaves the circuit breaker out.
+    #[must_use]
+    pub fn no_circuit_breaker(mut self) -> Self {
+        self.circuit_breaker = None;
+        self
+    }
+
+    /// Sets what runs when the attempts are spent: its answer is the node's then, and is saved as
+    /// such, so that it does not run again.
+    #[must_use]
+    pub fn on_error<F, Fut, C, E, M: 'static>(mut self, handler: F) -> Self
+    where
+        F: Fn(NodeRequest<S>, Failure) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<C, E>> + Send + 'static,
+        C: IntoCommand<S, M>,
+        E: Into<BoxError> + 'static,
+    {
+        self.on_error = Some(Arc::new(move |request, failure| {
+            let answer = handler(request, failure);
+            Box::pin(async move {
+                answer.await.map(IntoCommand::into_command).map_err(|error| into_error(error))
+            })
+        }));
+        self
+    }
+}
+
+impl<S: State> Default for NodeOptions<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: State> fmt::Debug for NodeOptions<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeOptions")
+            .field("timeout", &self.timeout)
+            .field("max_attempts", &self.max_attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+fn around<S, B>(retry: RetryLayer<AnyError, B>) -> ErasedRetry<S>
+where
+    S: State,
+    B: Backoff + Clone + Send + Sync + 'static,
+{
+    Box::new(move |service| BoxCloneSyncService::new(retry.clone().layer(service)))
+}
+
+/// Classifies an error of a node, and passes on one of buttress.
+fn into_error<E: Into<BoxError> + 'static>(error: E) -> Error {
+    Error::from_service(error, |error| match Classify::<(), E>::classify(&AnyError, Err(error)) {
+        Outcome::Failure(failure) => failure,
+        _ => Failure::new(FailureKind::Cancelled),
+    })
+}

@@ -1,0 +1,137 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{GraphError, error::GraphErrorKind};
+
+/// What a graph works on: any serde type, and how an update of a node changes it.
+///
+/// `apply` is the reducer: it may add to a list what an update holds, or replace it. In the simple
+/// case the update is the whole state:
+///
+/// ```
+/// use buttress_graph::State;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, Serialize, Deserialize)]
+/// struct Trade {
+///     ticker: String,
+///     price: u32,
+/// }
+///
+/// impl State for Trade {
+///     type Update = Self;
+///
+///     fn apply(&mut self, update: Self) {
+///         *self = update;
+///     }
+/// }
+/// ```
+///
+/// # Branches
+///
+/// Nodes that run side by side each start from the same state, and their updates are applied in
+/// the order of the nodes. A field (of the state as JSON) that one of them has changed is taken
+/// from it. One that several have changed goes through `apply`; where `apply` only keeps the last
+/// of two different values, that is [`GraphErrorKind::FieldConflict`], which names the field.
+pub trait State: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What a node answers.
+    type Update: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Changes the state by an update.
+    fn apply(&mut self, update: Self::Update);
+}
+
+/// The name under which a state is known that is no JSON object.
+const WHOLE: &str = "state";
+
+type Fields = Map<String, Value>;
+
+/// Applies the updates of one superstep, in their order.
+pub(crate) fn merge<S: State>(
+    base: &S,
+    updates: &[(Arc<str>, S::Update)],
+) -> Result<S, GraphError> {
+    match updates {
+        [] => Ok(base.clone()),
+        [(_, update)] => Ok(applied(base, [update])),
+        _ => merge_branches(base, updates),
+    }
+}
+
+fn merge_branches<S: State>(base: &S, updates: &[(Arc<str>, S::Update)]) -> Result<S, GraphError> {
+    let before = fields(base)?;
+    let mut merged = fields(&applied(base, updates.iter().map(|(_, update)| update)))?;
+    let alone = updates.iter().map(|(_, update)| fields(&applied(base, [update])));
+    let alone: Vec<Fields> = alone.collect::<Result<_, _>>()?;
+    for (field, writers) in written(&before, &alone) {
+        if let [writer] = writers[..] {
+            put(&mut merged, &field, alone[writer].get(&field));
+            continue;
+        }
+        for pair in writers.windows(2) {
+            if is_lost(base, &field, [pair[0], pair[1]], updates, &alone)? {
+                let nodes = [&updates[pair[0]].0, &updates[pair[1]].0].map(ToString::to_string);
+                return Err(GraphErrorKind::FieldConflict { field, nodes }.into());
+            }
+        }
+    }
+    let is_object = serde_json::to_value(base).map_err(GraphError::state)?.is_object();
+    let value = match merged.remove(WHOLE) {
+        Some(whole) if !is_object => whole,
+        Some(field) => {
+            put(&mut merged, WHOLE, Some(&field));
+            Value::Object(merged)
+        }
+        None => Value::Object(merged),
+    };
+    serde_json::from_value(value).map_err(GraphError::state)
+}
+
+/// Returns which fields were changed by which updates.
+fn written(before: &Fields, alone: &[Fields]) -> BTreeMap<String, Vec<usize>> {
+    let mut written: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (writer, after) in alone.iter().enumerate() {
+        let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
+        for name in names.filter(|name| before.get(*name) != after.get(*name)) {
+            written.entry(name.clone()).or_default().push(writer);
+        }
+    }
+    written
+}
+
+/// Returns whether of two values for a field the first is gone without a trace, whichever is first.
+fn is_lost<S: State>(
+    base: &S,
+    field: &str,
+    [one, other]: [usize; 2],
+    updates: &[(Arc<str>, S::Update)],
+    alone: &[Fields],
+) -> Result<bool, GraphError> {
+    let both = |order: [usize; 2]| fields(&applied(base, order.map(|place| &updates[place].1)));
+    let (own, others) = (alone[one].get(field), alone[other].get(field));
+    Ok(own != others
+        && both([one, other])?.get(field) == others
+        && both([other, one])?.get(field) == own)
+}
+
+fn applied<'a, S: State>(base: &S, updates: impl IntoIterator<Item = &'a S::Update>) -> S {
+    let mut state = base.clone();
+    updates.into_iter().for_each(|update| state.apply(update.clone()));
+    state
+}
+
+fn fields<S: State>(state: &S) -> Result<Fields, GraphError> {
+    match serde_json::to_value(state).map_err(GraphError::state)? {
+        Value::Object(fields) => Ok(fields),
+        whole => Ok(Fields::from_iter([(WHOLE.to_owned(), whole)])),
+    }
+}
+
+fn put(fields: &mut Fields, name: &str, value: Option<&Value>) {
+    match value {
+        Some(value) => drop(fields.insert(name.to_owned(), value.clone())),
+        None => drop(fields.remove(name)),
+    }
+}

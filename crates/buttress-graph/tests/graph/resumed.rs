@@ -1,0 +1,341 @@
+//! Runs that stop and go on, each in a process that has not seen the one before.
+
+use std::sync::Mutex;
+
+use buttress::{
+    CheckpointKey, CheckpointStore, FileStore, StoreError,
+    checkpoint::{Page, Put},
+};
+use buttress_graph::Status;
+
+use super::*;
+
+/// Counts the calls of nodes, by name.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<String>>>);
+
+impl Calls {
+    fn node(&self, name: &'static str) -> Node<Log> {
+        let calls = self.clone();
+        Node::request_fn(move |_| {
+            calls.0.lock().unwrap().push(name.to_owned());
+            async move { Ok::<_, io::Error>(visit(name)) }
+        })
+    }
+
+    fn of(&self, name: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|call| *call == name).count()
+    }
+}
+
+fn fork_and_join(store: &MemoryStore, calls: &Calls, second: Node<Log>) -> CompiledGraph<Log> {
+    StateGraph::new("fork")
+        .add_node("first", calls.node("first"))
+        .add_node_with("second", second, NodeOptions::none())
+        .add_node("join", calls.node("join"))
+        .add_edge(START, "first")
+        .add_edge(START, "second")
+        .add_edge("first", "join")
+        .add_edge("second", "join")
+        .add_edge("join", END)
+        .store(store.clone())
+        .lease("worker", Duration::from_secs(30))
+        .compile()
+        .unwrap()
+}
+
+/// langgraph#8115: results of the nodes beside the one that failed are not lost.
+#[tokio::test]
+async fn what_had_answered_in_the_broken_superstep_does_not_run_again() {
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let hangs = Node::request_fn(|_| std::future::pending::<Result<Visit, io::Error>>());
+    let graph = fork_and_join(&store, &calls, hangs);
+    // Dropped, as by a crash, while the second node runs.
+    let done = tokio::time::timeout(Duration::from_millis(50), run(&graph)).await;
+    assert!(done.is_err());
+    assert_eq!(calls.of("first"), 1);
+    let graph = fork_and_join(&store, &calls, calls.node("second"));
+    let error = run(&graph).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Unfinished);
+    let log = graph.resume(&id()).await.unwrap();
+    assert_eq!(log.visits, ["first", "second", "join"]);
+    assert_eq!((calls.of("first"), calls.of("second")), (1, 1));
+    // Finished is a state: resumed again it answers, and runs nothing.
+    assert_eq!(graph.resume(&id()).await.unwrap(), log);
+    assert_eq!(calls.of("join"), 1);
+    let error = graph.resume(&WorkflowId::new("other").unwrap()).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::NotFound);
+}
+
+/// lionagi#3235: a failed node is not taken for one that is done.
+#[tokio::test]
+async fn a_failed_workflow_is_not_resumed_unless_it_is_asked_for() {
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let fails = Node::request_fn(|_| async { Err::<Visit, _>(io::Error::other("no quota")) });
+    let graph = fork_and_join(&store, &calls, fails);
+    let error = run(&graph).await.unwrap_err();
+    let failed = GraphErrorKind::NodeFailed { node: "second".to_owned() };
+    assert_eq!(*error.kind(), failed);
+    let graph = fork_and_join(&store, &calls, calls.node("second"));
+    let error = graph.resume(&id()).await.unwrap_err();
+    assert_eq!(*error.kind(), failed);
+    assert_eq!(calls.of("second"), 0);
+    assert_eq!(graph.retry_failed(&id()).await.unwrap().visits, ["first", "second", "join"]);
+    assert_eq!((calls.of("first"), calls.of("second")), (1, 1));
+}
+
+/// langgraph#8834: a router that raises is asked again, and its node does not run again.
+#[tokio::test]
+async fn a_router_that_panicked_is_asked_again() {
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let graph = |panics: bool| {
+        StateGraph::new("router")
+            .add_node("node", calls.node("node"))
+            .add_node("next", calls.node("next"))
+            .add_edge(START, "node")
+            .add_conditional_edges(
+                "node",
+                move |_, _| if panics { panic!("no") } else { "on".into() },
+                [("on", "next")],
+            )
+            .add_edge("next", END)
+            .store(store.clone())
+            .compile()
+            .unwrap()
+    };
+    let error = run(&graph(true)).await.unwrap_err();
+    assert!(matches!(error.kind(), GraphErrorKind::Routing { .. }), "{error:?}");
+    assert_eq!(graph(false).resume(&id()).await.unwrap().visits, ["node", "next"]);
+    assert_eq!((calls.of("node"), calls.of("next")), (1, 1));
+}
+
+/// langgraph#9002: a handler whose answer was saved does not run again.
+#[tokio::test]
+async fn a_handler_runs_once() {
+    let (store, handled) = (MemoryStore::new(), Arc::new(AtomicU32::new(0)));
+    let graph = |hangs: bool| {
+        let counted = Arc::clone(&handled);
+        let options = NodeOptions::none().on_error(move |_, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { Ok::<_, Error>(visit("handled")) }
+        });
+        let fails = Node::request_fn(|_| async { Err::<Visit, _>(io::Error::other("no")) });
+        let other = Node::request_fn(move |_| async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, io::Error>(visit("other"))
+        });
+        StateGraph::new("handler")
+            .add_node_with("fails", fails, options)
+            .add_node("other", other)
+            .add_edge(START, "fails")
+            .add_edge(START, "other")
+            .add_edge("fails", END)
+            .add_edge("other", END)
+            .store(store.clone())
+            .lease("worker", Duration::from_secs(30))
+            .compile()
+            .unwrap()
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(50), run(&graph(true))).await.is_err());
+    assert_eq!(graph(false).resume(&id()).await.unwrap().visits, ["handled", "other"]);
+    assert_eq!(handled.load(Ordering::SeqCst), 1);
+}
+
+/// langgraph#8796: of two resumers one runs.
+#[tokio::test]
+async fn of_two_resumers_one_runs() {
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let graph = |node: Node<Log>| {
+        StateGraph::new("one")
+            .add_node("node", node)
+            .add_edge(START, "node")
+            .add_edge("node", END)
+            .store(store.clone())
+            .compile()
+            .unwrap()
+    };
+    let hangs = graph(Node::request_fn(|_| std::future::pending::<Result<Visit, io::Error>>()));
+    let first = tokio::spawn(async move { run(&hangs).await });
+    while store.latest(&id().into()).await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let second = graph(calls.node("node"));
+    let error = second.resume(&id()).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Store, "{error:?}");
+    assert!(error.is_retryable(), "the lease runs out: {error:?}");
+    assert_eq!(calls.of("node"), 0);
+    first.abort();
+}
+
+/// langgraph#8764: the run is saved before its first node starts.
+#[tokio::test]
+async fn a_run_is_there_before_its_first_node() {
+    let store = MemoryStore::new();
+    let seen = store.clone();
+    let looks = Node::request_fn(move |request: NodeRequest<Log>| {
+        let store = seen.clone();
+        async move {
+            let head = store.latest(&request.workflow_id.clone().into()).await?.unwrap();
+            Ok::<_, StoreError>(visit(&head.phase))
+        }
+    });
+    let graph = StateGraph::new("admitted")
+        .add_node("looks", looks)
+        .add_edge(START, "looks")
+        .add_edge("looks", END)
+        .store(store)
+        .compile()
+        .unwrap();
+    assert_eq!(run(&graph).await.unwrap().visits, ["looks"]);
+}
+
+/// DBOS's poison pill: what never gets on is left alone.
+#[tokio::test]
+async fn a_workflow_that_kills_its_process_is_left_alone() {
+    let store = MemoryStore::new();
+    let graph = StateGraph::new("pill")
+        .add_node("pill", Node::request_fn(|_| std::future::pending::<Result<Visit, io::Error>>()))
+        .add_edge(START, "pill")
+        .add_edge("pill", END)
+        .store(store)
+        .lease("worker", Duration::from_secs(30))
+        .max_recoveries(2)
+        .compile()
+        .unwrap();
+    let moment = Duration::from_millis(20);
+    assert!(tokio::time::timeout(moment, run(&graph)).await.is_err());
+    for _ in 0..2 {
+        assert!(tokio::time::timeout(moment, graph.resume(&id())).await.is_err());
+    }
+    let error = graph.resume(&id()).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Dead { recoveries: 2 });
+}
+
+#[tokio::test]
+async fn nodes_ask_people_and_go_on_with_their_answers() {
+    let store = MemoryStore::new();
+    let asks = |question: &'static str| {
+        Node::request_fn(move |request: NodeRequest<Log>| async move {
+            Ok::<_, io::Error>(match &request.resume[..] {
+                [] => Command::interrupt(question),
+                [answer] => Command::update(visit(&format!("{question} {answer}"))),
+                more => panic!("{more:?}"),
+            })
+        })
+    };
+    let graph = StateGraph::new("asks")
+        .add_node("buy", asks("buy?"))
+        .add_node("sell", asks("sell?"))
+        .add_edge(START, "buy")
+        .add_edge(START, "sell")
+        .add_edge("buy", END)
+        .add_edge("sell", END)
+        .store(store)
+        .compile()
+        .unwrap();
+    let error = run(&graph).await.unwrap_err();
+    let asked = error.interrupts().to_vec();
+    assert_eq!(asked.iter().map(|ask| &*ask.node).collect::<Vec<_>>(), ["buy", "sell"]);
+    // Resumed without an answer they wait on.
+    assert_eq!(graph.resume(&id()).await.unwrap_err().interrupts(), asked);
+    let error = graph.resume_with(&id(), "1:1:buy:1#7", "yes").await.unwrap_err();
+    assert!(matches!(error.kind(), GraphErrorKind::NoInterrupt { .. }), "{error:?}");
+    let error = graph.resume_with(&id(), &asked[0].id, "yes").await.unwrap_err();
+    assert_eq!(error.interrupts(), &asked[1..]);
+    let log = graph.resume_with(&id(), &asked[1].id, "no").await.unwrap();
+    assert_eq!(log.visits, [r#"buy? "yes""#, r#"sell? "no""#]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_the_past_is_a_new_workflow() {
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let graph = fork_and_join(&store, &calls, calls.node("second"));
+    let log = run(&graph).await.unwrap();
+    let history = graph.history(&id(), Page::newest(9)).await.unwrap();
+    let steps: Vec<_> = history.iter().map(|snapshot| (snapshot.step, snapshot.status)).collect();
+    assert_eq!(steps, [(2, Status::Finished), (1, Status::Running), (0, Status::Running)]);
+    assert_eq!(history[1].next, ["join"]);
+    let other = WorkflowId::new("other").unwrap();
+    graph.fork(&id(), history[1].sequence, &other).await.unwrap();
+    assert_eq!(graph.resume(&other).await.unwrap(), log);
+    assert_eq!((calls.of("first"), calls.of("join")), (1, 2));
+    let error = graph.fork(&id(), 99, &WorkflowId::new("third").unwrap()).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::NotFound);
+    // Run again, a finished workflow begins anew behind what is saved.
+    assert_eq!(run(&graph).await.unwrap(), log);
+    assert_eq!(graph.history(&id(), Page::newest(9)).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn a_drained_graph_stops_between_two_steps() {
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let graph = Arc::new(Mutex::new(None::<CompiledGraph<Log>>));
+    let own = Arc::clone(&graph);
+    let drains = Node::request_fn(move |_| {
+        own.lock().unwrap().as_ref().unwrap().drain();
+        async { Ok::<_, io::Error>(visit("second")) }
+    });
+    let compiled = fork_and_join(&store, &calls, drains);
+    *graph.lock().unwrap() = Some(compiled.clone());
+    let error = run(&compiled).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Drained);
+    let graph = fork_and_join(&store, &calls, calls.node("second"));
+    assert_eq!(graph.resume(&id()).await.unwrap().visits, ["first", "second", "join"]);
+    assert_eq!(calls.of("second"), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_stops_the_run_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let store = FileStore::open(&path).await.unwrap();
+    let calls = Calls::default();
+    let graph = |node: Node<Log>| {
+        StateGraph::new("away")
+            .add_node("first", calls.node("first"))
+            .add_node_with("second", node, NodeOptions::none())
+            .add_edge(START, "first")
+            .add_edge("first", "second")
+            .add_edge("second", END)
+            .store(store.clone())
+            .lease("worker", Duration::from_secs(30))
+            .compile()
+            .unwrap()
+    };
+    let (from, to) = (path.clone(), folder.path().join("away"));
+    let loses = Node::request_fn(move |_| {
+        std::fs::rename(&from, &to).unwrap();
+        async { Ok::<_, io::Error>(visit("lost")) }
+    });
+    let error = run(&graph(loses)).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Store, "{error:?}");
+    // Away before the first node as well.
+    assert_eq!(*run(&graph(calls.node("second"))).await.unwrap_err().kind(), GraphErrorKind::Store);
+    assert_eq!(calls.of("second"), 0);
+    std::fs::rename(folder.path().join("away"), &path).unwrap();
+    let log = graph(calls.node("second")).resume(&id()).await.unwrap();
+    assert_eq!(log.visits, ["first", "second"]);
+    assert_eq!(calls.of("first"), 1);
+}
+
+#[tokio::test]
+async fn a_state_that_is_too_large_is_an_error_and_the_one_before_stays() {
+    let store = MemoryStore::new().max_state(2000);
+    let grows = Node::request_fn(|_| async { Ok::<_, io::Error>(visit(&"x".repeat(3000))) });
+    let graph = StateGraph::new("large")
+        .add_node("grows", grows)
+        .add_edge(START, "grows")
+        .add_edge("grows", END)
+        .store(store.clone())
+        .compile()
+        .unwrap();
+    let error = run(&graph).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Store);
+    let source = error.cause().unwrap().downcast_ref::<StoreError>().unwrap();
+    assert!(source.to_string().contains("bytes, and the store takes 2000"), "{source}");
+    let key = CheckpointKey::new(id());
+    assert_eq!(store.latest(&key).await.unwrap().unwrap().phase, "grows");
+    assert!(store.put(Put::new(key, None, *b"{}")).await.is_err());
+}
