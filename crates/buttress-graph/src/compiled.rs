@@ -18,8 +18,9 @@ use serde_json::Value;
 use tower::Service;
 
 use crate::{
-    GraphError, GraphErrorKind, State, Status,
+    Events, GraphError, GraphErrorKind, State, Status,
     engine::{Begin, Run},
+    events::Listener,
     graph::{Branch, Compiled, Settings},
     record::Record,
 };
@@ -104,7 +105,7 @@ impl<S: State> CompiledGraph<S> {
     /// Each [`GraphErrorKind`] but `Invalid`; with a store, `Unfinished` where a run of the
     /// workflow has not ended, and `Store` where another process holds its lease.
     pub async fn run(&self, id: &WorkflowId, state: S) -> Result<S, GraphError> {
-        Run::go(self, id, Begin::Anew(state)).await
+        Run::go(self, id, Begin::Anew(state), Listener::NOBODY).await
     }
 
     /// Goes on with a workflow from its newest checkpoint; one that has finished answers its state
@@ -115,7 +116,7 @@ impl<S: State> CompiledGraph<S> {
     /// As [`run`](Self::run); `NotFound`; `NodeFailed` where a node has failed for good, which
     /// [`retry_failed`](Self::retry_failed) runs again; `Dead` after too many.
     pub async fn resume(&self, id: &WorkflowId) -> Result<S, GraphError> {
-        Run::go(self, id, Begin::Resume).await
+        Run::go(self, id, Begin::Resume, Listener::NOBODY).await
     }
 
     /// Goes on with a workflow one of whose nodes has failed for good, and runs that again.
@@ -124,7 +125,7 @@ impl<S: State> CompiledGraph<S> {
     ///
     /// As [`resume`](Self::resume).
     pub async fn retry_failed(&self, id: &WorkflowId) -> Result<S, GraphError> {
-        Run::go(self, id, Begin::RetryFailed).await
+        Run::go(self, id, Begin::RetryFailed, Listener::NOBODY).await
     }
 
     /// Answers a question and goes on: the node that asked is run again, with the answer.
@@ -141,7 +142,23 @@ impl<S: State> CompiledGraph<S> {
         interrupt: &str,
         answer: impl Into<Value>,
     ) -> Result<S, GraphError> {
-        Run::go(self, id, Begin::Answer(interrupt.to_owned(), answer.into())).await
+        let begin = Begin::Answer(interrupt.to_owned(), answer.into());
+        Run::go(self, id, begin, Listener::NOBODY).await
+    }
+
+    /// Runs a workflow from the beginning, as [`run`](Self::run), and tells what happens.
+    pub fn stream(&self, id: &WorkflowId, state: S) -> Events<S> {
+        self.events(id, Begin::Anew(state))
+    }
+
+    /// Goes on with a workflow, as [`resume`](Self::resume), and tells what happens.
+    pub fn resume_stream(&self, id: &WorkflowId) -> Events<S> {
+        self.events(id, Begin::Resume)
+    }
+
+    fn events(&self, id: &WorkflowId, begin: Begin<S>) -> Events<S> {
+        let (graph, id) = (self.clone(), id.clone());
+        Events::new(|listener| async move { Run::go(&graph, &id, begin, listener).await })
     }
 
     /// Returns what is saved of a workflow, newest first.

@@ -70,6 +70,7 @@ mod compiled;
 mod draw;
 mod engine;
 mod error;
+mod events;
 mod graph;
 mod node;
 mod record;
@@ -80,6 +81,7 @@ pub use self::{
     command::{Command, IntoCommand, Route, ViaCommand, ViaUpdate},
     compiled::{CompiledGraph, ResponseFuture, Snapshot},
     error::{GraphError, GraphErrorKind, Interrupt},
+    events::{Event, Events},
     graph::StateGraph,
     node::{IntoNode, Node, NodeOptions, NodeRequest},
     record::Status,

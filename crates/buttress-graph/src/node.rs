@@ -15,7 +15,9 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-use crate::{Command, IntoCommand, State};
+use crate::{
+    Command, CompiledGraph, Event, GraphError, GraphErrorKind, IntoCommand, State, events::Listener,
+};
 
 /// What a node is called with.
 #[derive(Debug, Clone)]
@@ -37,6 +39,7 @@ pub struct NodeRequest<S> {
     pub resume: Vec<Value>,
     /// Counts the attempts, which share it.
     attempts: Arc<AtomicU32>,
+    listener: Listener<S>,
 }
 
 /// What stands around a node, as the seed's `wrap_with_fault_tolerance` does.
@@ -93,7 +96,24 @@ impl<S> NodeRequest<S> {
     ) -> Self {
         let idempotency_key = format!("{workflow_id}/{task}");
         let attempts = Arc::default();
-        Self { state, workflow_id, node, step, attempt: 1, idempotency_key, resume, attempts }
+        let listener = Listener::NOBODY;
+        let attempt = 1;
+        Self {
+            state,
+            workflow_id,
+            node,
+            step,
+            attempt,
+            idempotency_key,
+            resume,
+            attempts,
+            listener,
+        }
+    }
+
+    pub(crate) fn listener(mut self, listener: Listener<S>) -> Self {
+        self.listener = listener;
+        self
     }
 }
 
@@ -152,6 +172,29 @@ impl<S: State> Node<S> {
         Self::service(service_fn(function))
     }
 
+    /// Creates a node of another graph: `input` makes its first state, `output` an update of its last.
+    ///
+    /// Where that graph has a store, its run is a workflow of its own, whose id is the call's
+    /// idempotency key: repeated or resumed, the call goes on with it. A question of its nodes to
+    /// people is a failure of this one.
+    pub fn subgraph<T: State>(
+        graph: CompiledGraph<T>,
+        input: impl Fn(&S) -> T + Clone + Send + Sync + 'static,
+        output: impl Fn(T) -> S::Update + Clone + Send + Sync + 'static,
+    ) -> Self {
+        Self::request_fn(move |request: NodeRequest<S>| {
+            let (graph, first, output) = (graph.clone(), input(&request.state), output.clone());
+            async move {
+                let id = WorkflowId::new(request.idempotency_key).map_err(GraphError::from)?;
+                let done = match graph.resume(&id).await {
+                    Err(error) if is_new(error.kind()) => graph.run(&id, first).await,
+                    done => done,
+                };
+                done.map(output)
+            }
+        })
+    }
+
     /// Puts any tower layer around the node, inside of what [`NodeOptions`] sets.
     pub fn layer<L, M: 'static>(self, layer: L) -> Self
     where
@@ -167,7 +210,10 @@ impl<S: State> Node<S> {
     /// Puts everything around the node that the options say.
     pub(crate) fn guarded(self, name: &str, options: &NodeOptions<S>) -> NodeService<S> {
         let counted = self.0.map_request(|mut request: NodeRequest<S>| {
-            request.attempt = request.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+            let attempt = request.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+            request.attempt = attempt;
+            let node = &request.node;
+            request.listener.tell(|| Event::Attempt { node: node.to_string(), attempt });
             request
         });
         let mut service = BoxCloneSyncService::new(CatchPanicLayer::new().layer(counted));
@@ -316,6 +362,11 @@ where
     B: Backoff + Clone + Send + Sync + 'static,
 {
     Box::new(move |service| BoxCloneSyncService::new(retry.clone().layer(service)))
+}
+
+/// Returns whether there is nothing to go on with.
+const fn is_new(kind: &GraphErrorKind) -> bool {
+    matches!(kind, GraphErrorKind::NotFound | GraphErrorKind::NoStore)
 }
 
 /// Classifies an error of a node, and passes on one of buttress.

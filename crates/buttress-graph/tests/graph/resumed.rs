@@ -6,7 +6,7 @@ use buttress::{
     CheckpointKey, CheckpointStore, FileStore, StoreError,
     checkpoint::{Page, Put},
 };
-use buttress_graph::Status;
+use buttress_graph::{Event, Status};
 
 use super::*;
 
@@ -338,4 +338,91 @@ async fn a_state_that_is_too_large_is_an_error_and_the_one_before_stays() {
     let key = CheckpointKey::new(id());
     assert_eq!(store.latest(&key).await.unwrap().unwrap().phase, "grows");
     assert!(store.put(Put::new(key, None, *b"{}")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_subgraph_is_a_workflow_of_its_own_that_goes_on() {
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let graph = |hangs: bool| {
+        let last = if hangs {
+            Node::request_fn(|_| std::future::pending::<Result<Visit, io::Error>>())
+        } else {
+            calls.node("inner last")
+        };
+        let inner = StateGraph::new("inner")
+            .add_node("first", calls.node("inner first"))
+            .add_node("last", last)
+            .add_edge(START, "first")
+            .add_edge("first", "last")
+            .add_edge("last", END)
+            .store(store.clone())
+            .lease("worker", Duration::from_secs(30))
+            .compile()
+            .unwrap();
+        let output = |log: Log| visit(&log.visits.join("+"));
+        StateGraph::new("outer")
+            .add_node("sub", Node::subgraph(inner, |_: &Log| Log::default(), output))
+            .add_edge(START, "sub")
+            .add_edge("sub", END)
+            .store(store.clone())
+            .lease("worker", Duration::from_secs(30))
+            .compile()
+            .unwrap()
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(50), run(&graph(true))).await.is_err());
+    let log = graph(false).resume(&id()).await.unwrap();
+    assert_eq!(log.visits, ["inner first+inner last"]);
+    assert_eq!((calls.of("inner first"), calls.of("inner last")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_stream_tells_what_happens_in_its_order() {
+    use futures_util::StreamExt as _;
+
+    let calls = Arc::new(AtomicU32::new(0));
+    let second = Node::request_fn(move |_| {
+        let call = calls.fetch_add(1, Ordering::SeqCst);
+        async move { if call == 0 { Err(io::Error::other("no")) } else { Ok(visit("second")) } }
+    });
+    let graph = StateGraph::new("told")
+        .add_node("first", node("first"))
+        .add_node_with("second", second, NodeOptions::new().backoff([Duration::ZERO; 2]))
+        .add_edge(START, "first")
+        .add_edge("first", "second")
+        .add_edge("second", END)
+        .store(MemoryStore::new())
+        .compile()
+        .unwrap();
+    let events = graph.stream(&id(), Log::default());
+    let told: Vec<_> = events.map(|event| short(&event)).collect().await;
+    let expected = [
+        "saved 0",
+        "start first",
+        "try first 1",
+        "done first",
+        "first -> second",
+        "saved 1",
+        "start second",
+        "try second 1",
+        "try second 2",
+        "done second",
+        "second -> __end__",
+        "saved 2",
+        "ended first,second",
+    ];
+    assert_eq!(told, expected);
+    let told: Vec<_> = graph.resume_stream(&id()).map(|event| short(&event)).collect().await;
+    assert_eq!(told, ["ended first,second"]);
+}
+
+fn short(event: &Event<Log>) -> String {
+    match event {
+        Event::NodeStarted { node, .. } => format!("start {node}"),
+        Event::Attempt { node, attempt } => format!("try {node} {attempt}"),
+        Event::NodeFinished { node, .. } => format!("done {node}"),
+        Event::RouteTaken { node, to } => format!("{node} -> {}", to.join(",")),
+        Event::CheckpointSaved { step, .. } => format!("saved {step}"),
+        Event::Ended(done) => format!("ended {}", done.as_ref().unwrap().visits.join(",")),
+        other => format!("{other:?}"),
+    }
 }

@@ -1,10 +1,12 @@
 //! One run: superstep by superstep, saved between them and within.
 
+mod saving;
+
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use buttress::{
-    CheckpointKey, CheckpointStore, Checkpointer, Error, Failure, WorkflowId,
-    checkpoint::{Payload, PutWrites, TaskWrite, Workflow, WriteKind},
+    Checkpointer, Error, Failure, WorkflowId,
+    checkpoint::{Payload, TaskWrite, Workflow, WriteKind},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::Value;
@@ -12,8 +14,9 @@ use tower::{Service as _, ServiceExt as _};
 use tracing::Instrument as _;
 
 use crate::{
-    Command, CompiledGraph, END, GraphError, GraphErrorKind, Interrupt, NodeRequest, Route, State,
+    Command, CompiledGraph, END, Event, GraphError, GraphErrorKind, NodeRequest, Route, State,
     Status,
+    events::Listener,
     graph::{Branch, Compiled},
     record::{NodeFailure, Record, Task},
     spans,
@@ -37,6 +40,7 @@ pub(crate) struct Run<'a, S: State> {
     graph: &'a CompiledGraph<S>,
     id: &'a WorkflowId,
     record: Record<S>,
+    listener: Listener<S>,
     saved: Option<Saved<S>>,
 }
 
@@ -62,6 +66,7 @@ impl<S: State> Run<'_, S> {
         graph: &CompiledGraph<S>,
         id: &WorkflowId,
         begin: Begin<S>,
+        listener: Listener<S>,
     ) -> Result<S, GraphError> {
         let span = spans::graph(graph.span_name(), id.as_str());
         let inside = span.span();
@@ -69,7 +74,7 @@ impl<S: State> Run<'_, S> {
             if graph.is_drained() {
                 return Err(GraphErrorKind::Drained.into());
             }
-            let mut run = Run::begin(graph, id, begin).await?;
+            let mut run = Run::begin(graph, id, begin, listener).await?;
             let done = run.drive().await;
             span.record_step("steps", run.record.step);
             if let Some(saved) = &mut run.saved {
@@ -105,6 +110,7 @@ impl<S: State> Run<'_, S> {
         let answers = self.run_tasks().await?;
         let interrupts = self.open_interrupts(&answers)?;
         if !interrupts.is_empty() {
+            self.listener.tell(|| Event::Interrupted(interrupts.clone()));
             return Err(GraphErrorKind::Interrupted { interrupts }.into());
         }
         self.finish_step(answers).await
@@ -139,8 +145,16 @@ impl<S: State> Run<'_, S> {
                     continue;
                 }
             };
-            if let Ok(command) = &answer.result {
-                self.save_answer(&tasks[place].id, command).await?;
+            let (node, step) = (tasks[place].node.clone(), self.record.step + 1);
+            match &answer.result {
+                Ok(command) => {
+                    self.save_answer(&tasks[place].id, command).await?;
+                    self.listener.tell(|| Event::NodeFinished { node, step });
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    self.listener.tell(|| Event::NodeFailed { node, error });
+                }
             }
             answers[place] = Some(answer);
         }
@@ -157,8 +171,10 @@ impl<S: State> Run<'_, S> {
         let step = self.record.step + 1;
         let resume = self.values(&task.id, WriteKind::Resume)?;
         let name = Arc::clone(&node.name);
+        self.listener.tell(|| Event::NodeStarted { node: name.to_string(), step });
         let request =
-            NodeRequest::new(state, self.id.clone(), Arc::clone(&name), step, &task.id, resume);
+            NodeRequest::new(state, self.id.clone(), Arc::clone(&name), step, &task.id, resume)
+                .listener(self.listener.clone());
         let (mut service, on_error) = (node.service.clone(), node.on_error.clone());
         let span = spans::node(&node.span_name, &name, self.id.as_str(), step);
         let inside = span.span();
@@ -217,14 +233,20 @@ impl<S: State> Run<'_, S> {
                 Ok(command) => {
                     record.retries.remove(&task.node);
                     let goes_by_edges = command.goto.is_empty() && command.send.is_empty();
-                    nodes.extend(command.goto);
-                    sent.extend(command.send);
+                    let mut ways = command.goto;
                     if goes_by_edges {
-                        nodes.extend(self.node(&task.node)?.ways(&record.state, Ok(()))?);
+                        ways = self.node(&task.node)?.ways(&record.state, Ok(()))?;
                     }
+                    let sends = command.send.iter().map(|(to, _)| to);
+                    self.took(&task.node, ways.iter().chain(sends));
+                    nodes.extend(ways);
+                    sent.extend(command.send);
                 }
                 Err(error) => match self.after_failure(&mut record, &task, &error)? {
-                    Some(ways) => nodes.extend(ways),
+                    Some(ways) => {
+                        self.took(&task.node, ways.iter());
+                        nodes.extend(ways);
+                    }
                     None => return Err(self.fail(&task, error).await),
                 },
             }
@@ -243,6 +265,11 @@ impl<S: State> Run<'_, S> {
         record.set_next(nodes.into_iter().map(|name| (name, None)).chain(sent));
         self.record = record;
         self.save().await
+    }
+
+    fn took<'b>(&self, node: &str, to: impl Iterator<Item = &'b String>) {
+        self.listener
+            .tell(|| Event::RouteTaken { node: node.to_owned(), to: to.cloned().collect() });
     }
 
     /// Returns where a node that failed leads; none where its failure is the workflow's.
@@ -331,204 +358,5 @@ impl<S: State> Branch<S> {
             })
         });
         chosen.collect()
-    }
-}
-
-// ===== Saving =====
-
-impl<'a, S: State> Run<'a, S> {
-    async fn begin(
-        graph: &'a CompiledGraph<S>,
-        id: &'a WorkflowId,
-        begin: Begin<S>,
-    ) -> Result<Self, GraphError> {
-        let Some(store) = &graph.settings().store else {
-            let Begin::Anew(state) = begin else { return Err(GraphErrorKind::NoStore.into()) };
-            let record = Self::first(graph, 1, state)?;
-            return Ok(Self { graph, id, record, saved: None });
-        };
-        let checkpointer = graph.checkpointer()?;
-        let key = CheckpointKey::new(id.clone());
-        let mut workflow = checkpointer.workflow(id);
-        let random = || format!("{}-{:016x}", graph.name(), fastrand::u64(..));
-        let owner = graph.settings().owner.as_deref().map_or_else(random, str::to_owned);
-        let is_there = store.latest(&key).await?.is_some();
-        if !is_there && !matches!(begin, Begin::Anew(_)) {
-            return Err(GraphErrorKind::NotFound.into());
-        }
-        workflow.acquire(&owner, graph.settings().lease).await?;
-        let head = if is_there { Some(workflow.load().await?) } else { None };
-        let mut saved = Saved { checkpointer, workflow, head: 0, writes: Vec::new() };
-        match (begin, head) {
-            (Begin::Anew(_), Some(head)) if head.state.status == Status::Running => {
-                drop(saved.workflow.release().await);
-                Err(GraphErrorKind::Unfinished.into())
-            }
-            (Begin::Anew(state), head) => {
-                let record = Self::first(graph, head.map_or(1, |head| head.state.run + 1), state)?;
-                let mut run = Self { graph, id, record, saved: Some(saved) };
-                run.save().await?;
-                Ok(run)
-            }
-            (_, None) => Err(GraphErrorKind::NotFound.into()),
-            (begin, Some(head)) => {
-                saved.head = head.sequence;
-                saved.writes = head.writes;
-                let mut run = Self { graph, id, record: head.state, saved: Some(saved) };
-                let admitted = run.admit(begin).await;
-                if let (Err(_), Some(saved)) = (&admitted, &mut run.saved) {
-                    drop(saved.workflow.release().await);
-                }
-                admitted.map(|()| run)
-            }
-        }
-    }
-
-    fn first(graph: &CompiledGraph<S>, run: u64, state: S) -> Result<Record<S>, GraphError> {
-        let (edges, branches) = graph.entry();
-        let mut nodes = edges.to_vec();
-        for branch in branches {
-            let chosen = branch.choose(crate::START, &state, Ok(()))?;
-            nodes.extend(chosen.into_iter().map(|(_, to)| to));
-        }
-        nodes.retain(|name| name != END);
-        nodes.sort_by_key(|name| graph.place(name));
-        nodes.dedup();
-        Ok(Record::first(run, state, nodes))
-    }
-
-    /// Decides whether a workflow may go on, and writes what that takes.
-    async fn admit(&mut self, begin: Begin<S>) -> Result<(), GraphError> {
-        if self.record.status == Status::Finished {
-            return Ok(());
-        }
-        if let Some(saved) = &self.saved {
-            tracing::Span::current().record("resumed_from", i64::try_from(saved.head).ok());
-        }
-        if let Some((task, failure)) = self.failed()? {
-            if !matches!(begin, Begin::RetryFailed) {
-                let error = GraphErrorKind::NodeFailed { node: failure.node };
-                return Err(GraphError::from(error).with_source(failure.error));
-            }
-            let none = Payload::json(&Value::Null)?;
-            self.write(TaskWrite::new(task, WriteKind::Error, 0, none)).await?;
-        }
-        if let Begin::Answer(interrupt, answer) = begin {
-            return self.take_answer(&interrupt, &answer).await;
-        }
-        let asks = |write: &TaskWrite| write.kind == WriteKind::Interrupt;
-        if self.saved.as_ref().is_some_and(|saved| saved.writes.iter().any(asks)) {
-            return Ok(());
-        }
-        let recoveries = self.values(GRAPH, WriteKind::Route)?;
-        let recoveries = recoveries.first().and_then(Value::as_u64).unwrap_or_default();
-        let recoveries = u32::try_from(recoveries).unwrap_or(u32::MAX);
-        if recoveries >= self.graph.settings().max_recoveries {
-            return Err(GraphErrorKind::Dead { recoveries }.into());
-        }
-        let count = Payload::json(&(recoveries + 1))?;
-        self.write(TaskWrite::new(GRAPH, WriteKind::Route, 0, count)).await
-    }
-
-    async fn take_answer(&mut self, interrupt: &str, answer: &Value) -> Result<(), GraphError> {
-        let unknown = || GraphErrorKind::NoInterrupt { id: interrupt.to_owned() };
-        let (task, index) = interrupt.rsplit_once('#').ok_or_else(unknown)?;
-        let index: u32 = index.parse().map_err(|_| unknown())?;
-        let asks = |write: &TaskWrite| {
-            write.kind == WriteKind::Interrupt && write.task == task && write.index == index
-        };
-        if !self.saved.as_ref().is_some_and(|saved| saved.writes.iter().any(asks)) {
-            return Err(unknown().into());
-        }
-        let answer = Payload::json(answer)?;
-        self.write(TaskWrite::new(task, WriteKind::Resume, index, answer)).await
-    }
-
-    /// Saves the record behind the last one.
-    async fn save(&mut self) -> Result<(), GraphError> {
-        let Some(saved) = &mut self.saved else { return Ok(()) };
-        let done = saved.workflow.save(&self.record.phase(), &self.record).await?;
-        saved.head = done.sequence.ok_or(GraphErrorKind::Store)?;
-        saved.writes.clear();
-        Ok(())
-    }
-
-    /// Saves what a node has answered before the superstep is over.
-    async fn save_answer(&mut self, task: &str, command: &Command<S>) -> Result<(), GraphError> {
-        if self.saved.is_none() {
-            return Ok(());
-        }
-        let write = match &command.interrupt {
-            Some(question) => {
-                let asked = self.values(task, WriteKind::Interrupt)?.len();
-                let index = u32::try_from(asked).unwrap_or(u32::MAX);
-                TaskWrite::new(task, WriteKind::Interrupt, index, Payload::json(question)?)
-            }
-            None => TaskWrite::new(task, WriteKind::Result, 0, Payload::json(command)?),
-        };
-        self.write(write).await
-    }
-
-    async fn write(&mut self, write: TaskWrite) -> Result<(), GraphError> {
-        let Some(saved) = &mut self.saved else { return Ok(()) };
-        let key = CheckpointKey::new(self.id.clone());
-        let mut writes = PutWrites::new(key, saved.head, vec![write.clone()]);
-        if let Some(lease) = saved.workflow.lease() {
-            writes = writes.under(lease);
-        }
-        saved.checkpointer.store().put_writes(writes).await?;
-        write.add_to(&mut saved.writes);
-        Ok(())
-    }
-
-    /// Returns what a task has answered before; none where it has to run.
-    fn answered(&self, task: &Task<S>) -> Result<Option<Answer<S>>, GraphError> {
-        let Some(saved) = &self.saved else { return Ok(None) };
-        let own = |kind| move |write: &&TaskWrite| write.task == task.id && write.kind == kind;
-        if let Some(write) = saved.writes.iter().find(own(WriteKind::Result)) {
-            let command = serde_json::from_slice(&write.value).map_err(GraphError::state)?;
-            return Ok(Some(Answer { result: Ok(command), handled: None }));
-        }
-        let asked: Vec<_> = saved.writes.iter().filter(own(WriteKind::Interrupt)).collect();
-        let answered = saved.writes.iter().filter(own(WriteKind::Resume)).count();
-        if asked.len() > answered {
-            let question: Value =
-                serde_json::from_slice(&asked[asked.len() - 1].value).map_err(GraphError::state)?;
-            let command = Command::interrupt(question);
-            return Ok(Some(Answer { result: Ok(command), handled: None }));
-        }
-        Ok(None)
-    }
-
-    /// Returns what a task has written of one kind, in its order.
-    fn values(&self, task: &str, kind: WriteKind) -> Result<Vec<Value>, GraphError> {
-        let Some(saved) = &self.saved else { return Ok(Vec::new()) };
-        let own = saved.writes.iter().filter(|write| write.task == task && write.kind == kind);
-        let read = own.map(|write| serde_json::from_slice(&write.value).map_err(GraphError::state));
-        read.collect()
-    }
-
-    /// Returns which task has failed for good, and how.
-    fn failed(&self) -> Result<Option<(String, NodeFailure)>, GraphError> {
-        let Some(saved) = &self.saved else { return Ok(None) };
-        for write in saved.writes.iter().filter(|write| write.kind == WriteKind::Error) {
-            let failure: Option<NodeFailure> =
-                serde_json::from_slice(&write.value).map_err(GraphError::state)?;
-            if let Some(failure) = failure {
-                return Ok(Some((write.task.clone(), failure)));
-            }
-        }
-        Ok(None)
-    }
-
-    fn open_interrupts(&self, answers: &[Answer<S>]) -> Result<Vec<Interrupt>, GraphError> {
-        let mut open = Vec::new();
-        for (task, answer) in self.record.next.iter().zip(answers) {
-            let Ok(Command { interrupt: Some(value), .. }) = &answer.result else { continue };
-            let asked = self.values(&task.id, WriteKind::Interrupt)?.len();
-            let id = format!("{}#{}", task.id, asked.saturating_sub(1));
-            open.push(Interrupt { id, node: task.node.clone(), value: value.clone() });
-        }
-        Ok(open)
     }
 }
