@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod checkpoints;
+mod graphs;
 mod layers;
 mod seen;
 mod swarms;
@@ -20,7 +21,7 @@ const EVERYWHERE: [&str; 6] =
     ["agent_id", "outcome", "failure_kind", "error", "error_type", "ticker"];
 
 /// The rows: a span, its type in Langfuse, and the keys of its own.
-const TABLE: [(&str, &str, &[&str]); 15] = [
+const TABLE: [(&str, &str, &[&str]); 18] = [
     (
         "agent_research",
         "AGENT",
@@ -92,14 +93,20 @@ const TABLE: [(&str, &str, &[&str]); 15] = [
         ],
     ),
     ("swarm_agent", "AGENT", &["required"]),
+    ("graph_trading", "CHAIN", &["workflow_id", "resumed_from", "steps"]),
+    ("node_research", "CHAIN", &["workflow_id", "phase", "step", "route"]),
+    ("node_gate", "CHAIN", &["workflow_id", "phase", "step", "route"]),
     ("circuit_breaker.closed", "EVENT", &["circuit_key", "state_transition", "reason"]),
 ];
 
 #[test]
 fn every_key_of_the_table_is_recorded_by_some_scenario() {
     let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
-    for scenario in
-        layers::SCENARIOS.iter().chain(&checkpoints::SCENARIOS).chain(&swarms::SCENARIOS)
+    for scenario in layers::SCENARIOS
+        .iter()
+        .chain(&checkpoints::SCENARIOS)
+        .chain(&swarms::SCENARIOS)
+        .chain(&graphs::SCENARIOS)
     {
         let observations = scenario().observations;
         check_rows(&observations);

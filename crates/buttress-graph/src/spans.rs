@@ -1,20 +1,26 @@
 //! The spans of a run and of its nodes.
 
-use std::fmt::Display;
+use std::{error::Error as _, fmt::Display};
 
-use buttress::{Error, Failure, telemetry::TARGET};
+use buttress::{
+    Error, ErrorKind, Failure, FailureKind,
+    telemetry::{TARGET, span},
+};
 use tracing::{Span, field::Empty};
 
 use crate::{GraphError, GraphErrorKind};
 
-/// A span that ends with an outcome; dropped without one, it was cancelled.
+/// A span that has one outcome, and ends when this is dropped; without one, it was cancelled.
 #[derive(Debug)]
-pub(crate) struct Ending(Option<Span>);
+pub(crate) struct Ending {
+    span: Span,
+    has_outcome: bool,
+}
 
 pub(crate) fn graph(span_name: &str, workflow_id: &str) -> Ending {
-    Ending(Some(tracing::info_span!(
+    Ending::new(tracing::info_span!(
         target: TARGET,
-        "graph",
+        span::GRAPH,
         otel.name = span_name,
         observation_type = "chain",
         workflow_id,
@@ -26,13 +32,13 @@ pub(crate) fn graph(span_name: &str, workflow_id: &str) -> Ending {
         error_type = Empty,
         level = Empty,
         status_message = Empty,
-    )))
+    ))
 }
 
 pub(crate) fn node(span_name: &str, name: &str, workflow_id: &str, step: u64) -> Ending {
-    Ending(Some(tracing::info_span!(
+    Ending::new(tracing::info_span!(
         target: TARGET,
-        "node",
+        span::NODE,
         otel.name = span_name,
         observation_type = "chain",
         workflow_id,
@@ -45,58 +51,72 @@ pub(crate) fn node(span_name: &str, name: &str, workflow_id: &str, step: u64) ->
         error_type = Empty,
         level = Empty,
         status_message = Empty,
-    )))
+    ))
 }
 
 // ===== impl Ending =====
 
 impl Ending {
+    const fn new(span: Span) -> Self {
+        Self { span, has_outcome: false }
+    }
+
     /// Returns the span, to run a future in.
     pub(crate) fn span(&self) -> Span {
-        self.0.clone().unwrap_or_else(Span::none)
+        self.span.clone()
     }
 
     pub(crate) fn record_step(&self, name: &str, number: u64) {
-        self.span().record(name, as_i64(number));
+        self.span.record(name, as_i64(number));
     }
 
-    pub(crate) fn succeeded(mut self) {
+    /// Records where a node leads.
+    pub(crate) fn leads<'a>(&self, to: impl Iterator<Item = &'a str>) {
+        if !self.span.is_disabled() {
+            self.span.record("route", to.collect::<Vec<_>>().join(","));
+        }
+    }
+
+    pub(crate) fn succeeded(&mut self) {
         self.end("success");
     }
 
-    /// Ends the span of a node that failed.
-    pub(crate) fn failed(mut self, name: &str, error: &Error) {
-        let message = format!("Node {} failed: {error}", name.escape_debug());
-        self.fails(error.failure(), &message, "ERROR");
+    /// Ends a node that failed.
+    pub(crate) fn failed(&mut self, name: &str, error: &Error) {
+        let text = text(error);
+        let message = format!("Node {} failed: {text}", name.escape_debug());
+        self.fails(error.failure(), &text, &message);
         self.end("failure");
     }
 
-    /// Ends the span of a run that has no result.
-    pub(crate) fn stopped(mut self, error: &GraphError) {
+    /// Ends a run that has no result.
+    pub(crate) fn stopped(&mut self, error: &GraphError) {
         let waits =
             matches!(error.kind(), GraphErrorKind::Interrupted { .. } | GraphErrorKind::Drained);
         if waits {
             self.end("success");
             return;
         }
-        let failure = error.cause().map(|cause| cause.failure().clone());
-        let failure = failure.unwrap_or_else(|| Failure::new(buttress::FailureKind::Permanent));
-        self.fails(&failure, &error.to_string(), "ERROR");
+        let (failure, text) = match error.cause() {
+            Some(cause) => (cause.failure().clone(), format!("{error}: {}", text(cause))),
+            None => (Failure::new(FailureKind::Permanent), error.to_string()),
+        };
+        self.fails(&failure, &text, &text);
         self.end("failure");
     }
 
-    fn fails(&self, failure: &Failure, message: &dyn Display, level: &'static str) {
-        let span = self.span();
-        span.record("failure_kind", failure.kind().as_str());
-        span.record("error", tracing::field::display(message));
-        span.record("error_type", failure.kind().as_str());
-        span.record("level", level);
-        span.record("status_message", tracing::field::display(message));
+    fn fails(&self, failure: &Failure, error: &dyn Display, message: &dyn Display) {
+        let kind = failure.kind().as_str();
+        self.span.record("failure_kind", kind);
+        self.span.record("error", tracing::field::display(error));
+        self.span.record("error_type", kind);
+        self.span.record("level", "ERROR");
+        self.span.record("status_message", tracing::field::display(message));
     }
 
     fn end(&mut self, outcome: &'static str) {
-        if let Some(span) = self.0.take() {
-            span.record("outcome", outcome);
+        if !std::mem::replace(&mut self.has_outcome, true) {
+            self.span.record("outcome", outcome);
         }
     }
 }
@@ -104,6 +124,14 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         self.end(if std::thread::panicking() { "panicked" } else { "cancelled" });
+    }
+}
+
+/// Says what an error is: the node's own where it is one, which stands behind ours.
+fn text(error: &Error) -> String {
+    match (error.kind(), error.source()) {
+        (ErrorKind::Service, Some(own)) => own.to_string(),
+        _ => error.to_string(),
     }
 }
 

@@ -59,6 +59,8 @@ fn is_contract_name(name: &str) -> bool {
         span::FALLBACK_ATTEMPT,
         span::SWARM,
         span::SWARM_AGENT,
+        span::GRAPH,
+        span::NODE,
         span::SAVE_CHECKPOINT,
         span::LOAD_CHECKPOINT,
         span::RESUME_FROM_CHECKPOINT,

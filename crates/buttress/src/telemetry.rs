@@ -45,6 +45,10 @@ pub mod span {
     pub const LOAD_CHECKPOINT: &str = "load_checkpoint";
     /// A workflow goes on from its state.
     pub const RESUME_FROM_CHECKPOINT: &str = "resume_from_checkpoint";
+    /// The run of a graph, which tracing shows as `graph_{name}`.
+    pub const GRAPH: &str = "graph";
+    /// A node of a graph, which tracing shows as `node_{name}`.
+    pub const NODE: &str = "node";
     /// One call of a language model.
     pub const LLM_CALL: &str = "llm_call";
 }

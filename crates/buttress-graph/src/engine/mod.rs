@@ -59,6 +59,8 @@ struct Answer<S: State> {
     result: Result<Command<S>, Error>,
     /// How it had failed before its handler dealt with it.
     handled: Option<Failure>,
+    /// Its span, until it is known where it leads; none where it had answered before.
+    span: Option<spans::Ending>,
 }
 
 impl<S: State> Run<'_, S> {
@@ -68,7 +70,7 @@ impl<S: State> Run<'_, S> {
         begin: Begin<S>,
         listener: Listener<S>,
     ) -> Result<S, GraphError> {
-        let span = spans::graph(graph.span_name(), id.as_str());
+        let mut span = spans::graph(graph.span_name(), id.as_str());
         let inside = span.span();
         let done = async {
             if graph.is_drained() {
@@ -176,7 +178,8 @@ impl<S: State> Run<'_, S> {
             NodeRequest::new(state, self.id.clone(), Arc::clone(&name), step, &task.id, resume)
                 .listener(self.listener.clone());
         let (mut service, on_error) = (node.service.clone(), node.on_error.clone());
-        let span = spans::node(&node.span_name, &name, self.id.as_str(), step);
+        let edges = node.branches.is_empty().then(|| node.edges.clone());
+        let mut span = spans::node(&node.span_name, &name, self.id.as_str(), step);
         let inside = span.span();
         let call = async move {
             let spare = on_error.as_ref().map(|_| request.clone());
@@ -184,21 +187,28 @@ impl<S: State> Run<'_, S> {
                 Ok(ready) => ready.call(request).await,
                 Err(error) => Err(error),
             };
-            let answer = match (result, on_error, spare) {
+            let (result, handled) = match (result, on_error, spare) {
                 (Err(error), Some(handler), Some(request)) => {
                     let failure = error.failure().clone();
-                    Answer {
-                        result: handler(request, failure.clone()).await,
-                        handled: Some(failure),
-                    }
+                    (handler(request, failure.clone()).await, Some(failure))
                 }
-                (result, ..) => Answer { result, handled: None },
+                (result, ..) => (result, None),
             };
-            match &answer.result {
+            match &result {
                 Ok(_) => span.succeeded(),
                 Err(error) => span.failed(&name, error),
             }
-            answer
+            // Where no router is asked it is known already, and the span need not wait.
+            let Some(edges) = edges else { return Answer { result, handled, span: Some(span) } };
+            if let Ok(Command { goto, send, .. }) = &result {
+                match (&goto[..], &send[..]) {
+                    ([], []) => span.leads(edges.iter().map(String::as_str)),
+                    _ => {
+                        span.leads(goto.iter().chain(send.iter().map(|(to, _)| to)).map(|to| &**to))
+                    }
+                }
+            }
+            Answer { result, handled, span: None }
         };
         Ok(call.instrument(inside))
     }
@@ -238,13 +248,13 @@ impl<S: State> Run<'_, S> {
                         ways = self.node(&task.node)?.ways(&record.state, Ok(()))?;
                     }
                     let sends = command.send.iter().map(|(to, _)| to);
-                    self.took(&task.node, ways.iter().chain(sends));
+                    self.took(&task.node, answer.span.as_ref(), ways.iter().chain(sends));
                     nodes.extend(ways);
                     sent.extend(command.send);
                 }
                 Err(error) => match self.after_failure(&mut record, &task, &error)? {
                     Some(ways) => {
-                        self.took(&task.node, ways.iter());
+                        self.took(&task.node, answer.span.as_ref(), ways.iter());
                         nodes.extend(ways);
                     }
                     None => return Err(self.fail(&task, error).await),
@@ -267,7 +277,16 @@ impl<S: State> Run<'_, S> {
         self.save().await
     }
 
-    fn took<'b>(&self, node: &str, to: impl Iterator<Item = &'b String>) {
+    /// Tells where a node leads.
+    fn took<'b>(
+        &self,
+        node: &str,
+        span: Option<&spans::Ending>,
+        to: impl Iterator<Item = &'b String> + Clone,
+    ) {
+        if let Some(span) = span {
+            span.leads(to.clone().map(String::as_str));
+        }
         self.listener
             .tell(|| Event::RouteTaken { node: node.to_owned(), to: to.cloned().collect() });
     }

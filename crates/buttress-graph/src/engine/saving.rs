@@ -171,7 +171,7 @@ impl<'a, S: State> Run<'a, S> {
         let own = |kind| move |write: &&TaskWrite| write.task == task.id && write.kind == kind;
         if let Some(write) = saved.writes.iter().find(own(WriteKind::Result)) {
             let command = serde_json::from_slice(&write.value).map_err(GraphError::state)?;
-            return Ok(Some(Answer { result: Ok(command), handled: None }));
+            return Ok(Some(Answer { result: Ok(command), handled: None, span: None }));
         }
         let asked: Vec<_> = saved.writes.iter().filter(own(WriteKind::Interrupt)).collect();
         let answered = saved.writes.iter().filter(own(WriteKind::Resume)).count();
@@ -179,7 +179,7 @@ impl<'a, S: State> Run<'a, S> {
             let question: Value =
                 serde_json::from_slice(&asked[asked.len() - 1].value).map_err(GraphError::state)?;
             let command = Command::interrupt(question);
-            return Ok(Some(Answer { result: Ok(command), handled: None }));
+            return Ok(Some(Answer { result: Ok(command), handled: None, span: None }));
         }
         Ok(None)
     }
