@@ -14,6 +14,7 @@ use crate::{
 /// - `recursion_limit`: 25 supersteps
 /// - `max_parallelism`: 64 nodes at once
 /// - `store`: none; a run is lost with its process then
+/// - `durability`: [`Durability::Sync`]
 /// - `lease`: 30 s, under a name of the run's own
 /// - `max_recoveries`: 100
 #[must_use = "a graph does nothing until it is compiled"]
@@ -25,8 +26,21 @@ pub struct StateGraph<S: State> {
     settings: Settings,
 }
 
+/// When a superstep is saved: before the next one begins, or while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Before the next superstep begins.
+    #[default]
+    Sync,
+    /// While the nodes of the next superstep run: one save at most is on its way, no answer counts
+    /// before it is done, and its error ends that superstep. A crash repeats one step more.
+    Async,
+}
+
 #[derive(Clone)]
 pub(crate) struct Settings {
+    pub(crate) durability: Durability,
     pub(crate) store: Option<BoxStore>,
     pub(crate) recursion_limit: u64,
     pub(crate) max_parallelism: usize,
@@ -63,6 +77,7 @@ impl<S: State> StateGraph<S> {
     /// Creates a graph without nodes.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         let settings = Settings {
+            durability: Durability::Sync,
             store: None,
             recursion_limit: 25,
             max_parallelism: 64,
@@ -127,6 +142,12 @@ impl<S: State> StateGraph<S> {
     /// Sets where runs are saved.
     pub fn store(mut self, store: impl CheckpointStore) -> Self {
         self.settings.store = Some(BoxStore::new(store));
+        self
+    }
+
+    /// Sets when a superstep is saved.
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.settings.durability = durability;
         self
     }
 

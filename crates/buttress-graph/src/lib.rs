@@ -82,7 +82,7 @@ pub use self::{
     compiled::{CompiledGraph, ResponseFuture, Snapshot},
     error::{GraphError, GraphErrorKind, Interrupt},
     events::{Event, Events},
-    graph::StateGraph,
+    graph::{Durability, StateGraph},
     node::{IntoNode, Node, NodeOptions, NodeRequest},
     record::Status,
     state::State,

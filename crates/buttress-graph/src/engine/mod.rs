@@ -2,7 +2,7 @@
 
 mod saving;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use buttress::{
     Checkpointer, Error, Failure, WorkflowId,
@@ -41,8 +41,15 @@ pub(crate) struct Run<'a, S: State> {
     id: &'a WorkflowId,
     record: Record<S>,
     listener: Listener<S>,
+    /// None without a store, and while a save is on its way.
     saved: Option<Saved<S>>,
+    /// The save that is on its way beside the nodes that run.
+    saving: Option<Saving<S>>,
 }
+
+/// A save on its way, which has what is saved. Boxed, since a future of an async function has no
+/// name.
+type Saving<S> = Pin<Box<dyn Future<Output = (Saved<S>, Result<(), GraphError>)> + Send>>;
 
 /// What is saved of a run.
 struct Saved<S: State> {
@@ -78,6 +85,8 @@ impl<S: State> Run<'_, S> {
             }
             let mut run = Run::begin(graph, id, begin, listener).await?;
             let done = run.drive().await;
+            let last = run.settle().await;
+            let done = done.and(last);
             span.record_step("steps", run.record.step);
             if let Some(saved) = &mut run.saved {
                 // It runs out by itself where it cannot be given back.
@@ -135,18 +144,34 @@ impl<S: State> Run<'_, S> {
                 let call = self.call(&tasks[place])?;
                 running.push(async move { (place, call.await) });
             }
+            let is_saving = self.saving.is_some();
+            let heartbeat = async {
+                match (&mut self.saving, &self.saved) {
+                    (Some(saving), _) => Some(saving.await),
+                    (None, Some(_)) => {
+                        tokio::time::sleep(lease / 3).await;
+                        None
+                    }
+                    (None, None) => std::future::pending().await,
+                }
+            };
             let (place, answer) = tokio::select! {
                 next = running.next() => match next {
                     Some(answer) => answer,
                     None => break,
                 },
-                () = tokio::time::sleep(lease / 3), if self.saved.is_some() => {
-                    if let Some(saved) = &mut self.saved {
+                saved = heartbeat => {
+                    if let Some(done) = saved {
+                        self.has_saved(done)?;
+                    } else if let Some(saved) = &mut self.saved {
                         saved.workflow.renew(lease).await?;
                     }
                     continue;
                 }
             };
+            if is_saving {
+                self.settle().await?;
+            }
             let (node, step) = (tasks[place].node.clone(), self.record.step + 1);
             match &answer.result {
                 Ok(command) => {

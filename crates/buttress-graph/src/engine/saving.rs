@@ -6,10 +6,11 @@ use buttress::{
 };
 use serde_json::Value;
 
-use super::{Answer, Begin, GRAPH, Run, Saved};
+use super::{Answer, Begin, GRAPH, Run, Saved, Saving};
 use crate::{
     Command, CompiledGraph, END, Event, GraphError, GraphErrorKind, Interrupt, State, Status,
     events::Listener,
+    graph::Durability,
     record::{NodeFailure, Record, Task},
 };
 
@@ -23,7 +24,7 @@ impl<'a, S: State> Run<'a, S> {
         let Some(store) = &graph.settings().store else {
             let Begin::Anew(state) = begin else { return Err(GraphErrorKind::NoStore.into()) };
             let record = Self::first(graph, 1, state)?;
-            return Ok(Self { graph, id, record, listener, saved: None });
+            return Ok(Self { graph, id, record, listener, saved: None, saving: None });
         };
         let checkpointer = graph.checkpointer()?;
         let key = CheckpointKey::new(id.clone());
@@ -44,7 +45,8 @@ impl<'a, S: State> Run<'a, S> {
             }
             (Begin::Anew(state), head) => {
                 let record = Self::first(graph, head.map_or(1, |head| head.state.run + 1), state)?;
-                let mut run = Self { graph, id, record, listener, saved: Some(saved) };
+                let mut run =
+                    Self { graph, id, record, listener, saved: Some(saved), saving: None };
                 run.save().await?;
                 Ok(run)
             }
@@ -52,7 +54,14 @@ impl<'a, S: State> Run<'a, S> {
             (begin, Some(head)) => {
                 saved.head = head.sequence;
                 saved.writes = head.writes;
-                let mut run = Self { graph, id, record: head.state, listener, saved: Some(saved) };
+                let mut run = Self {
+                    graph,
+                    id,
+                    record: head.state,
+                    listener,
+                    saved: Some(saved),
+                    saving: None,
+                };
                 let admitted = run.admit(begin).await;
                 if let (Err(_), Some(saved)) = (&admitted, &mut run.saved) {
                     drop(saved.workflow.release().await);
@@ -124,13 +133,38 @@ impl<'a, S: State> Run<'a, S> {
 
     /// Saves the record behind the last one.
     pub(super) async fn save(&mut self) -> Result<(), GraphError> {
-        let Some(saved) = &mut self.saved else { return Ok(()) };
-        let done = saved.workflow.save(&self.record.phase(), &self.record).await?;
-        saved.head = done.sequence.ok_or(GraphErrorKind::Store)?;
-        saved.writes.clear();
-        let (sequence, step) = (saved.head, self.record.step);
-        self.listener.tell(|| Event::CheckpointSaved { sequence, step });
-        Ok(())
+        self.settle().await?;
+        let Some(mut saved) = self.saved.take() else { return Ok(()) };
+        let record = self.record.clone();
+        let listener = self.listener.clone();
+        let mut saving: Saving<S> = Box::pin(async move {
+            let done = saved.save(&record, &listener).await;
+            (saved, done)
+        });
+        // A run is saved before its first node, and its end before it is answered.
+        let is_inner = self.record.step > 0 && self.record.status == Status::Running;
+        if is_inner && self.graph.settings().durability == Durability::Async {
+            self.saving = Some(saving);
+            return Ok(());
+        }
+        let done = saving.as_mut().await;
+        self.has_saved(done)
+    }
+
+    /// Waits for the save that is on its way.
+    pub(super) async fn settle(&mut self) -> Result<(), GraphError> {
+        let Some(saving) = &mut self.saving else { return Ok(()) };
+        let done = saving.await;
+        self.has_saved(done)
+    }
+
+    pub(super) fn has_saved(
+        &mut self,
+        (saved, done): (Saved<S>, Result<(), GraphError>),
+    ) -> Result<(), GraphError> {
+        self.saving = None;
+        self.saved = Some(saved);
+        done
     }
 
     /// Saves what a node has answered before the superstep is over.
@@ -217,5 +251,18 @@ impl<'a, S: State> Run<'a, S> {
             open.push(Interrupt { id, node: task.node.clone(), value: value.clone() });
         }
         Ok(open)
+    }
+}
+
+// ===== impl Saved =====
+
+impl<S: State> Saved<S> {
+    async fn save(&mut self, record: &Record<S>, listener: &Listener<S>) -> Result<(), GraphError> {
+        let done = self.workflow.save(&record.phase(), record).await?;
+        self.head = done.sequence.ok_or(GraphErrorKind::Store)?;
+        self.writes.clear();
+        let (sequence, step) = (self.head, record.step);
+        listener.tell(|| Event::CheckpointSaved { sequence, step });
+        Ok(())
     }
 }

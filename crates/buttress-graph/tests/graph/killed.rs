@@ -9,11 +9,15 @@ use std::{
 };
 
 use buttress::{CheckpointLayer, FileStore};
+use buttress_graph::Durability;
 
 use super::*;
 
 /// The variable that makes a test the child, and says where its folder is.
 const PLACE: &str = "BUTTRESS_GRAPH_PLACE";
+
+/// The variable that makes it save beside its nodes.
+const ASYNC: &str = "BUTTRESS_GRAPH_ASYNC";
 
 /// An effect: a line with its idempotency key, appended and synced.
 async fn effect(folder: String, request: NodeRequest<Log>) -> Result<Visit, io::Error> {
@@ -70,6 +74,10 @@ async fn graph(folder: &str) -> CompiledGraph<Log> {
     graph
         .add_conditional_edges("d", again, [("again", "c"), ("on", "e")])
         .store(store)
+        .durability(match std::env::var_os(ASYNC) {
+            Some(_) => Durability::Async,
+            None => Durability::Sync,
+        })
         .lease("worker", Duration::from_secs(30))
         .compile()
         .unwrap()
@@ -87,8 +95,12 @@ async fn killed_child() {
     fs::write(format!("{folder}/done"), log).unwrap();
 }
 
-fn child(folder: &Path) -> Child {
-    Process::new(std::env::current_exe().unwrap())
+fn child(folder: &Path, durability: Durability) -> Child {
+    let mut process = Process::new(std::env::current_exe().unwrap());
+    if durability == Durability::Async {
+        process.env(ASYNC, "1");
+    }
+    process
         .args(["--exact", "killed::killed_child", "--nocapture"])
         .env(PLACE, folder)
         .stdout(Stdio::null())
@@ -98,10 +110,14 @@ fn child(folder: &Path) -> Child {
 }
 
 /// Kills until a run has come to its end; returns how often, and the effects by their keys.
-async fn until_done(folder: &Path, mut kills: u32) -> (u32, BTreeMap<String, u32>, Log) {
+async fn until_done(
+    folder: &Path,
+    durability: Durability,
+    mut kills: u32,
+) -> (u32, BTreeMap<String, u32>, Log) {
     let mut killed = 0;
     loop {
-        let mut child = child(folder);
+        let mut child = child(folder, durability);
         if kills > 0 {
             // A random moment of the child's.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(5..60))).await;
@@ -122,23 +138,36 @@ async fn until_done(folder: &Path, mut kills: u32) -> (u32, BTreeMap<String, u32
     }
 }
 
-#[tokio::test]
-async fn a_workflow_that_is_killed_ends_as_one_that_is_not() {
+/// Kills runs until there were enough; a kill repeats at most so many calls.
+async fn end_as_undisturbed(durability: Durability, most: u32) {
     let kills = std::env::var("BUTTRESS_KILLS").ok().and_then(|kills| kills.parse().ok());
     let kills: u32 = kills.unwrap_or(20);
     let undisturbed = tempfile::tempdir().unwrap();
-    let (_, expected, log) = until_done(undisturbed.path(), 0).await;
+    let (_, expected, log) = until_done(undisturbed.path(), durability, 0).await;
     assert!(expected.values().all(|times| *times == 1), "{expected:?}");
     let (mut killed, mut repeats, mut runs) = (0, 0, 0);
     while killed < kills {
         let folder = tempfile::tempdir().unwrap();
-        let (own, effects, found) = until_done(folder.path(), kills - killed).await;
+        let (own, effects, found) = until_done(folder.path(), durability, kills - killed).await;
         assert_eq!(found, log);
         assert!(effects.keys().eq(expected.keys()), "{effects:?}");
-        // A kill repeats at most one call of each node that was running: four at most.
         let repeated: u32 = effects.values().map(|times| times - 1).sum();
-        assert!(repeated <= 4 * own, "{repeated} repeats after {own} kills: {effects:?}");
+        assert!(repeated <= most * own, "{repeated} repeats after {own} kills: {effects:?}");
         (killed, repeats, runs) = (killed + own, repeats + repeated, runs + 1);
     }
-    println!("{killed} kills in {runs} runs, {repeats} calls repeated, every end the same");
+    println!(
+        "{durability:?}: {killed} kills in {runs} runs, {repeats} calls repeated, every end the same"
+    );
+}
+
+/// A kill repeats at most one call of each node that was running: four at most.
+#[tokio::test]
+async fn a_workflow_that_is_killed_ends_as_one_that_is_not() {
+    end_as_undisturbed(Durability::Sync, 4).await;
+}
+
+/// Here those of the step before too, whose save was on its way.
+#[tokio::test]
+async fn saved_beside_its_nodes_it_ends_so_too() {
+    end_as_undisturbed(Durability::Async, 8).await;
 }

@@ -6,7 +6,7 @@ use buttress::{
     CheckpointKey, CheckpointStore, FileStore, StoreError,
     checkpoint::{Page, Put},
 };
-use buttress_graph::{Event, Status};
+use buttress_graph::{Durability, Event, Status};
 
 use super::*;
 
@@ -425,4 +425,54 @@ fn short(event: &Event<Log>) -> String {
         Event::Ended(done) => format!("ended {}", done.as_ref().unwrap().visits.join(",")),
         other => format!("{other:?}"),
     }
+}
+
+/// langgraph#7112: in async mode one save at most is on its way, and its error is not dropped.
+#[tokio::test]
+async fn saved_beside_the_nodes_a_run_is_one_step_behind_at_most() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let store = FileStore::open(&path).await.unwrap();
+    let saved = Arc::new(Mutex::new(Vec::new()));
+    let graph = |loses: bool| {
+        let (seen, store, path) = (Arc::clone(&saved), store.clone(), path.clone());
+        let looks = store.clone();
+        let node = Node::request_fn(move |request: NodeRequest<Log>| {
+            let (seen, looks, path) = (Arc::clone(&seen), looks.clone(), path.clone());
+            async move {
+                if loses && request.step == 5 {
+                    std::fs::rename(&path, path.with_extension("away")).unwrap();
+                    return Ok(visit("lost"));
+                }
+                let head = looks.latest(&request.workflow_id.into()).await?.unwrap();
+                let record: serde_json::Value = serde_json::from_slice(&head.state).unwrap();
+                seen.lock().unwrap().push(request.step - record["step"].as_u64().unwrap());
+                Ok::<_, StoreError>(visit("node"))
+            }
+        });
+        StateGraph::new("async")
+            .add_node_with("node", node, NodeOptions::none())
+            .add_edge(START, "node")
+            .add_conditional_edges(
+                "node",
+                |log: &Log, _| if log.visits.len() < 10 { "on".into() } else { "end".into() },
+                [("on", "node"), ("end", END)],
+            )
+            .store(store)
+            .durability(Durability::Async)
+            .lease("worker", Duration::from_secs(30))
+            .compile()
+            .unwrap()
+    };
+    let error = run(&graph(true)).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Store, "{error:?}");
+    std::fs::rename(path.with_extension("away"), &path).unwrap();
+    let log = graph(false).resume(&id()).await.unwrap();
+    assert_eq!(log.visits.len(), 10);
+    assert!(!log.visits.contains(&"lost".to_owned()), "{:?}", log.visits);
+    // How far the store was behind when a node began: one step, or two while it was saved.
+    let saved = saved.lock().unwrap();
+    assert!(saved.iter().all(|behind| (1..=2).contains(behind)), "{saved:?}");
+    let newest = graph(false).history(&id(), Page::newest(1)).await.unwrap();
+    assert_eq!((newest[0].status, newest[0].step), (Status::Finished, 10));
 }
