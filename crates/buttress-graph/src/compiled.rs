@@ -223,7 +223,8 @@ impl<S: State> CompiledGraph<S> {
 
     pub(crate) fn checkpointer(&self) -> Result<Checkpointer<Record<S>>, GraphError> {
         let store = self.settings().store.clone().ok_or(GraphErrorKind::NoStore)?;
-        Ok(Checkpointer::new(store).agent_id(Arc::clone(&self.0.name)))
+        let checkpointer = Checkpointer::new(store).agent_id(Arc::clone(&self.0.name));
+        Ok(checkpointer.when_unavailable(self.settings().when_unavailable))
     }
 
     pub(crate) fn settings(&self) -> &Settings {

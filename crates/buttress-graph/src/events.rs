@@ -4,6 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use buttress::Error;
 use futures_core::Stream;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
@@ -54,6 +55,11 @@ pub enum Event<S> {
         sequence: u64,
         /// The supersteps that are done.
         step: u64,
+    },
+    /// The store was away, and the run goes on without having saved.
+    SaveSkipped {
+        /// The store's error.
+        error: Error,
     },
     /// Nodes wait for people.
     Interrupted(Vec<Interrupt>),

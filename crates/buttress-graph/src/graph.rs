@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use buttress::{BoxStore, CheckpointStore, Failure};
+use buttress::{BoxStore, CheckpointStore, Failure, checkpoint::WhenUnavailable};
 
 use crate::{
     CompiledGraph, END, GraphError, IntoNode, Node, NodeOptions, Route, START, State,
@@ -15,6 +15,7 @@ use crate::{
 /// - `max_parallelism`: 64 nodes at once
 /// - `store`: none; a run is lost with its process then
 /// - `durability`: [`Durability::Sync`]
+/// - `when_unavailable`: [`WhenUnavailable::FAIL`]
 /// - `lease`: 30 s, under a name of the run's own
 /// - `max_recoveries`: 100
 #[must_use = "a graph does nothing until it is compiled"]
@@ -42,6 +43,7 @@ pub enum Durability {
 pub(crate) struct Settings {
     pub(crate) durability: Durability,
     pub(crate) store: Option<BoxStore>,
+    pub(crate) when_unavailable: WhenUnavailable,
     pub(crate) recursion_limit: u64,
     pub(crate) max_parallelism: usize,
     pub(crate) owner: Option<Arc<str>>,
@@ -79,6 +81,7 @@ impl<S: State> StateGraph<S> {
         let settings = Settings {
             durability: Durability::Sync,
             store: None,
+            when_unavailable: WhenUnavailable::FAIL,
             recursion_limit: 25,
             max_parallelism: 64,
             owner: None,
@@ -148,6 +151,17 @@ impl<S: State> StateGraph<S> {
     /// Sets when a superstep is saved.
     pub const fn durability(mut self, durability: Durability) -> Self {
         self.settings.durability = durability;
+        self
+    }
+
+    /// Sets what to do when the store is away while a run is on its way; none begins without it.
+    ///
+    /// A run that goes on without saves again once the store is back. Stopped before, it is resumed
+    /// from what was saved, and what has run since is called again with the same idempotency keys;
+    /// and once its lease has run out another process may take the workflow over, which this run
+    /// learns with its next save.
+    pub const fn when_unavailable(mut self, what: WhenUnavailable) -> Self {
+        self.settings.when_unavailable = what;
         self
     }
 

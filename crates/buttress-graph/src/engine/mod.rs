@@ -2,10 +2,15 @@
 
 mod saving;
 
-use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
+use std::{
+    collections::VecDeque,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use buttress::{
-    Checkpointer, Error, Failure, WorkflowId,
+    Error, Failure, WorkflowId,
     checkpoint::{Payload, TaskWrite, Workflow, WriteKind},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -53,7 +58,6 @@ type Saving<S> = Pin<Box<dyn Future<Output = (Saved<S>, Result<(), GraphError>)>
 
 /// What is saved of a run.
 struct Saved<S: State> {
-    checkpointer: Checkpointer<Record<S>>,
     workflow: Workflow<Record<S>>,
     /// The newest checkpoint.
     head: u64,
@@ -134,9 +138,11 @@ impl<S: State> Run<'_, S> {
         for task in &tasks {
             answers.push(self.answered(task)?);
         }
-        let mut waiting = (0..tasks.len()).filter(|place| answers[*place].is_none());
-        let mut waiting = waiting.by_ref().collect::<Vec<_>>().into_iter();
+        let waiting = (0..tasks.len()).filter(|place| answers[*place].is_none());
+        let mut waiting = waiting.collect::<Vec<_>>().into_iter();
         let mut running = FuturesUnordered::new();
+        // What has answered while the store was waited for.
+        let mut answered = VecDeque::new();
         let lease = self.graph.settings().lease;
         loop {
             while running.len() < self.graph.settings().max_parallelism {
@@ -144,7 +150,6 @@ impl<S: State> Run<'_, S> {
                 let call = self.call(&tasks[place])?;
                 running.push(async move { (place, call.await) });
             }
-            let is_saving = self.saving.is_some();
             let heartbeat = async {
                 match (&mut self.saving, &self.saved) {
                     (Some(saving), _) => Some(saving.await),
@@ -155,8 +160,14 @@ impl<S: State> Run<'_, S> {
                     (None, None) => std::future::pending().await,
                 }
             };
+            let next = async {
+                match answered.pop_front() {
+                    Some(answer) => Some(answer),
+                    None => running.next().await,
+                }
+            };
             let (place, answer) = tokio::select! {
-                next = running.next() => match next {
+                next = next => match next {
                     Some(answer) => answer,
                     None => break,
                 },
@@ -164,18 +175,18 @@ impl<S: State> Run<'_, S> {
                     if let Some(done) = saved {
                         self.has_saved(done)?;
                     } else if let Some(saved) = &mut self.saved {
-                        saved.workflow.renew(lease).await?;
+                        let renewed = saved.renew(self.graph, &self.listener);
+                        beside(&mut running, &mut answered, renewed).await?;
                     }
                     continue;
                 }
             };
-            if is_saving {
-                self.settle().await?;
-            }
+            beside(&mut running, &mut answered, self.settle()).await?;
             let (node, step) = (tasks[place].node.clone(), self.record.step + 1);
             match &answer.result {
                 Ok(command) => {
-                    self.save_answer(&tasks[place].id, command).await?;
+                    let saved = self.save_answer(&tasks[place].id, command);
+                    beside(&mut running, &mut answered, saved).await?;
                     self.listener.tell(|| Event::NodeFinished { node, step });
                 }
                 Err(error) => {
@@ -367,6 +378,22 @@ impl<S: State> Run<'_, S> {
             return error;
         }
         GraphError::from(GraphErrorKind::NodeFailed { node: task.node.clone() }).with_source(error)
+    }
+}
+
+/// Waits for the store while the nodes that run go on; what they answer is kept.
+async fn beside<T, F: Future>(
+    running: &mut FuturesUnordered<F>,
+    answered: &mut VecDeque<F::Output>,
+    store: impl Future<Output = T>,
+) -> T {
+    let mut store = pin!(store);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut store => return done,
+            Some(answer) = running.next() => answered.push_back(answer),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a run saves and reads: its record between supersteps, answers within one.
 
 use buttress::{
-    CheckpointKey, CheckpointStore, WorkflowId,
-    checkpoint::{Payload, PutWrites, TaskWrite, WriteKind},
+    CheckpointKey, CheckpointStore, StoreError, WorkflowId,
+    checkpoint::{Payload, TaskWrite, WriteKind},
 };
 use serde_json::Value;
 
@@ -37,7 +37,7 @@ impl<'a, S: State> Run<'a, S> {
         }
         workflow.acquire(&owner, graph.settings().lease).await?;
         let head = if is_there { Some(workflow.load().await?) } else { None };
-        let mut saved = Saved { checkpointer, workflow, head: 0, writes: Vec::new() };
+        let mut saved = Saved { workflow, head: 0, writes: Vec::new() };
         match (begin, head) {
             (Begin::Anew(_), Some(head)) if head.state.status == Status::Running => {
                 drop(saved.workflow.release().await);
@@ -189,12 +189,11 @@ impl<'a, S: State> Run<'a, S> {
 
     pub(super) async fn write(&mut self, write: TaskWrite) -> Result<(), GraphError> {
         let Some(saved) = &mut self.saved else { return Ok(()) };
-        let key = CheckpointKey::new(self.id.clone());
-        let mut writes = PutWrites::new(key, saved.head, vec![write.clone()]);
-        if let Some(lease) = saved.workflow.lease() {
-            writes = writes.under(lease);
+        let done = saved.workflow.save_writes(vec![write.clone()]).await?;
+        saved.head = done.sequence.unwrap_or(saved.head);
+        if let Some(error) = done.skipped {
+            self.listener.tell(|| Event::SaveSkipped { error: error.into() });
         }
-        saved.checkpointer.store().put_writes(writes).await?;
         write.add_to(&mut saved.writes);
         Ok(())
     }
@@ -259,10 +258,35 @@ impl<'a, S: State> Run<'a, S> {
 impl<S: State> Saved<S> {
     async fn save(&mut self, record: &Record<S>, listener: &Listener<S>) -> Result<(), GraphError> {
         let done = self.workflow.save(&record.phase(), record).await?;
-        self.head = done.sequence.ok_or(GraphErrorKind::Store)?;
-        self.writes.clear();
-        let (sequence, step) = (self.head, record.step);
-        listener.tell(|| Event::CheckpointSaved { sequence, step });
+        match (done.sequence, done.skipped) {
+            (Some(sequence), _) => {
+                self.head = sequence;
+                self.writes.clear();
+                let step = record.step;
+                listener.tell(|| Event::CheckpointSaved { sequence, step });
+            }
+            // A run that is not there before its first node would be lost.
+            (None, Some(error)) if record.step == 0 => return Err(error.into()),
+            (None, Some(error)) => listener.tell(|| Event::SaveSkipped { error: error.into() }),
+            (None, None) => {}
+        }
         Ok(())
+    }
+
+    /// Keeps the lease.
+    pub(super) async fn renew(
+        &mut self,
+        graph: &CompiledGraph<S>,
+        listener: &Listener<S>,
+    ) -> Result<(), GraphError> {
+        let settings = graph.settings();
+        let Err(error) = self.workflow.renew(settings.lease).await else { return Ok(()) };
+        match error.downcast_ref::<StoreError>() {
+            Some(away) if settings.when_unavailable.endures(away) => {
+                listener.tell(|| Event::SaveSkipped { error });
+                Ok(())
+            }
+            _ => Err(error.into()),
+        }
     }
 }

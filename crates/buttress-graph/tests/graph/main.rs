@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "what was counted is to be read")]
 
+mod away;
 mod killed;
 mod random;
 mod resumed;

@@ -346,20 +346,26 @@ impl<S> Checkpointer<S> {
         phase: &str,
         result: Result<u64, StoreError>,
     ) -> Result<Saved, Error> {
-        match result {
-            Ok(sequence) => {
-                span.saved(key, phase, &self.store.place(key, sequence));
-                Ok(Saved { sequence: Some(sequence), skipped: None })
+        let saved = self.went_on(result).map_err(Error::from);
+        match &saved {
+            Ok(Saved { sequence: Some(sequence), .. }) => {
+                span.saved(key, phase, &self.store.place(key, *sequence));
             }
-            Err(error) if error.is_unavailable() && self.settings.when_unavailable.goes_on => {
-                span.skipped(key, &error);
+            Ok(Saved { skipped: Some(error), .. }) => span.skipped(key, error),
+            Ok(_) => {}
+            Err(error) => span.failed(error),
+        }
+        saved
+    }
+
+    /// Makes the result of a save: where the store is away, as the settings say.
+    pub(super) fn went_on(&self, result: Result<u64, StoreError>) -> Result<Saved, StoreError> {
+        match result {
+            Ok(sequence) => Ok(Saved { sequence: Some(sequence), skipped: None }),
+            Err(error) if self.settings.when_unavailable.endures(&error) => {
                 Ok(Saved { sequence: None, skipped: Some(error) })
             }
-            Err(error) => {
-                let error = Error::from(error);
-                span.failed(&error);
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -398,6 +404,12 @@ impl WhenUnavailable {
     pub const fn then_go_on(mut self) -> Self {
         self.goes_on = true;
         self
+    }
+
+    /// Returns whether an error of the store is one to go on without it.
+    #[must_use]
+    pub const fn endures(self, error: &StoreError) -> bool {
+        self.goes_on && error.is_unavailable()
     }
 
     fn delays(self) -> impl Iterator<Item = Duration> {

@@ -3,8 +3,8 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Checkpoint, CheckpointKey, CheckpointStore, Checkpointer, Lease, Put, Resumed, Saved,
-    StoreError, WorkflowId, spans,
+    Checkpoint, CheckpointKey, CheckpointStore, Checkpointer, Lease, Put, PutWrites, Resumed,
+    Saved, StoreError, TaskWrite, WorkflowId, spans,
 };
 use crate::Error;
 
@@ -64,6 +64,21 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
             Err(error) => Err(error),
         };
         self.checkpointer.saved(span, &self.key, phase, saved)
+    }
+
+    /// Saves what tasks of the step behind the head have written; the result's sequence is that
+    /// head.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Self::save); `NotFound` where nothing was saved before.
+    ///
+    /// # Cancellation
+    ///
+    /// All of the writes are stored, or none.
+    pub async fn save_writes(&mut self, writes: Vec<TaskWrite>) -> Result<Saved, Error> {
+        let saved = self.put_writes(writes).await;
+        self.checkpointer.went_on(saved).map_err(Error::from)
     }
 
     /// Loads the newest checkpoint, behind which the next save goes.
@@ -143,16 +158,33 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
         }
     }
 
-    async fn put(&mut self, mut put: Put) -> Result<u64, StoreError> {
+    async fn put_writes(&mut self, writes: Vec<TaskWrite>) -> Result<u64, StoreError> {
+        let head = self.certain_head().await?;
+        let sequence = head.ok_or_else(|| StoreError::not_found().in_chain(&self.key))?;
+        let mut writes = PutWrites::new(self.key.clone(), sequence, writes);
+        writes.token = self.lease.as_ref().map(|lease| lease.token);
+        let store = self.checkpointer.store();
+        self.checkpointer.when_back(|| store.put_writes(writes.clone())).await?;
+        Ok(sequence)
+    }
+
+    /// Finds out what is stored, where that is not known.
+    async fn certain_head(&mut self) -> Result<Option<u64>, StoreError> {
         if let Some(uncertain) = self.uncertain.clone() {
             self.put_certainly(uncertain).await?;
         }
-        if self.head.is_none() {
-            let store = self.checkpointer.store();
-            let head = self.checkpointer.when_back(|| store.latest(&self.key)).await?;
-            self.head = Some(head.map(|head| head.sequence));
+        if let Some(head) = self.head {
+            return Ok(head);
         }
-        put.parent = self.head.flatten();
+        let store = self.checkpointer.store();
+        let head = self.checkpointer.when_back(|| store.latest(&self.key)).await?;
+        let head = head.map(|head| head.sequence);
+        self.head = Some(head);
+        Ok(head)
+    }
+
+    async fn put(&mut self, mut put: Put) -> Result<u64, StoreError> {
+        put.parent = self.certain_head().await?;
         put.token = self.lease.as_ref().map(|lease| lease.token);
         self.put_certainly(put).await
     }
