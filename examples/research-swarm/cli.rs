@@ -5,10 +5,10 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    journal::Asked,
     llm::{Faults, Settings},
     prices::Prices,
     problem::Problem,
+    workflow::{Asked, Step},
 };
 
 /// What follows the options in `--help`.
@@ -35,22 +35,23 @@ Environment:
 Without OPENAI_BASE_URL and OPENAI_API_KEY, or with --faults or --seed, an embedded server on a
 local port plays the language model and fails on purpose. It needs no network.
 
-A run keeps a checkpoint of each phase and of each analyst's answer, for --resume. A password in
-the address of a store is never shown.
+A run keeps a checkpoint of each step and of each analyst's answer, for --resume. A password in the
+address of a store is never shown.
 
 Exit codes:
   0    a report was written, if need be with findings missing
   1    something unexpected went wrong
   2    wrong use: a flag, a ticker, a setting or the id of a workflow
-  3    the model endpoint cannot be used: unreachable, wrong key, or every analyst failed
+  3    the model endpoint cannot be used: unreachable, wrong key, or a required analyst failed
   4    the store cannot be used, or somebody else is working on the workflow
   130  interrupted with Ctrl-C or SIGTERM; a second one does not wait for Langfuse";
 
-/// Four analysts look at a stock and ask a language model to phrase what they found.
+/// Five analysts look at a stock and ask a language model to phrase what they found; a strategy is
+/// made of that, and checked.
 ///
 /// Each is an agent of its own with retries, a timeout, a circuit breaker shared by all who call
-/// the same model, and a weaker model to fall back to. The report says what is missing, the trace
-/// what went wrong on the way.
+/// the same model, and a weaker model to fall back to. Three are required, two may be missing. The
+/// report says what is missing, the trace what went wrong on the way.
 #[derive(Debug, Parser)]
 #[command(name = "research-swarm", after_help = MORE, after_long_help = MORE, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -85,6 +86,10 @@ pub(crate) struct Cli {
     /// What was asked comes from its checkpoint. A finished one prints its report.
     #[arg(long, value_name = "ID")]
     pub(crate) resume: Option<String>,
+
+    /// End the process there with SIGKILL, once the step is saved: to see --resume work.
+    #[arg(long, value_enum, value_name = "NODE")]
+    pub(crate) kill_after: Option<Step>,
 
     /// Print the report, the trace and what went wrong as one JSON document.
     ///

@@ -1,18 +1,24 @@
-//! Why nobody answered, in one sentence.
+//! Why there is no survey, in one sentence.
 
-use buttress::{Error, ErrorKind, Failure, FailureKind, checkpoint::MemoisedFailure};
+use buttress::{Error, ErrorKind, Failure, FailureKind, SwarmFailure, checkpoint::MemoisedFailure};
+use buttress_graph::GraphError;
 
 use crate::{
     analysts::Analyst,
-    llm::Endpoint,
-    swarm::{Missing, Survey},
+    llm::{CallFailure, Endpoint},
+    swarm::Missing,
 };
 
-/// Says what made every call fail.
-pub(crate) fn of_total_failure(survey: &Survey, endpoint: &Endpoint) -> String {
-    let failures = &survey.failures;
+/// Says what made the calls fail.
+pub(crate) fn of_a_failed_swarm(
+    missing: &[Missing],
+    failures: &[CallFailure],
+    endpoint: &Endpoint,
+) -> String {
     let base_url = endpoint.base_url();
-    let all_are = |kind| !failures.is_empty() && failures.iter().all(|f| f.kind == kind);
+    // Calls that were given up say nothing.
+    let answered = failures.iter().filter(|f| f.kind != FailureKind::Cancelled);
+    let all_are = |kind| answered.clone().count() > 0 && answered.clone().all(|f| f.kind == kind);
 
     if all_are(FailureKind::Unauthorized) {
         return if endpoint.authorization().is_some() {
@@ -32,10 +38,11 @@ pub(crate) fn of_total_failure(survey: &Survey, endpoint: &Endpoint) -> String {
     }
     // Where nobody was asked, all had failed before.
     let reasons = match failures.is_empty() {
-        true => counted(survey.missing.iter().map(|missing| missing.reason.as_str())),
+        true => counted(missing.iter().map(|missing| missing.reason.as_str())),
         false => counted(failures.iter().map(|failure| failure.reason.as_str())),
     };
-    format!("no analyst got an answer from {base_url}: {reasons}")
+    let names: Vec<_> = missing.iter().map(|missing| missing.analyst.name()).collect();
+    format!("no answer from {base_url} for {}: {reasons}", names.join(", "))
 }
 
 /// Lists each reason once, with how often it came up.
@@ -60,6 +67,23 @@ fn counted<'a>(failures: impl Iterator<Item = &'a str>) -> String {
 // ===== impl Missing =====
 
 impl Missing {
+    /// Lists what the error of a swarm names.
+    pub(crate) fn of(error: &GraphError) -> Vec<Self> {
+        match error.cause().map(Error::kind) {
+            Some(ErrorKind::CriticalDegradation { failures, .. }) => Self::all(failures),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Lists those that have failed.
+    pub(crate) fn all(failures: &[SwarmFailure]) -> Vec<Self> {
+        let known = |failed: &SwarmFailure| {
+            let analyst = Analyst::ALL.into_iter().find(|known| known.name() == failed.agent())?;
+            Some(Self::new(analyst, failed.error()))
+        };
+        failures.iter().filter_map(known).collect()
+    }
+
     pub(crate) fn new(analyst: Analyst, error: &Error) -> Self {
         let failure_kind = error.failure().kind().as_str().to_owned();
         Self { analyst, failure_kind, reason: reason(error) }
@@ -99,18 +123,21 @@ mod tests {
         Endpoint::new("http://localhost:1/v1", key, "large".into(), Some("small".into())).unwrap()
     }
 
-    fn failures(kinds: &[(FailureKind, &str)]) -> Survey {
+    fn failures(kinds: &[(FailureKind, &str)]) -> Vec<CallFailure> {
         let failure =
             |(kind, reason): &(_, &str)| CallFailure { kind: *kind, reason: (*reason).to_owned() };
-        Survey { failures: kinds.iter().map(failure).collect(), ..Survey::default() }
+        kinds.iter().map(failure).collect()
     }
 
     #[test]
     fn a_refused_key_is_named() {
-        let failures = failures(&[(FailureKind::Unauthorized, "HTTP 401 Unauthorized"); 2]);
-        let refused = of_total_failure(&failures, &endpoint(Some("sk-wrong")));
+        let failures = failures(&[
+            (FailureKind::Unauthorized, "HTTP 401 Unauthorized"),
+            (FailureKind::Cancelled, "no answer"),
+        ]);
+        let refused = of_a_failed_swarm(&[], &failures, &endpoint(Some("sk-wrong")));
         assert_eq!(refused, "http://localhost:1/v1 refuses the key in OPENAI_API_KEY");
-        let none = of_total_failure(&failures, &endpoint(None));
+        let none = of_a_failed_swarm(&[], &failures, &endpoint(None));
         assert_eq!(none, "http://localhost:1/v1 wants a key: set OPENAI_API_KEY");
     }
 
@@ -118,13 +145,16 @@ mod tests {
     fn mixed_failures_are_told_once_each() {
         let failures = failures(&[
             (FailureKind::Unauthorized, "HTTP 401 Unauthorized"),
-            (FailureKind::Timeout, "no answer in time"),
-            (FailureKind::Timeout, "no answer in time"),
+            (FailureKind::Transient, "HTTP 502 Bad Gateway"),
+            (FailureKind::Cancelled, "no answer"),
+            (FailureKind::Cancelled, "no answer"),
         ]);
+        let error = Error::new(ErrorKind::timeout(std::time::Duration::from_secs(1)));
+        let missing = [Analyst::Trend, Analyst::Drawdown].map(|a| Missing::new(a, &error));
         assert_eq!(
-            of_total_failure(&failures, &endpoint(None)),
-            "no analyst got an answer from http://localhost:1/v1: HTTP 401 Unauthorized; \
-             no answer in time (2 times)"
+            of_a_failed_swarm(&missing, &failures, &endpoint(None)),
+            "no answer from http://localhost:1/v1 for trend, drawdown: HTTP 401 Unauthorized; \
+             HTTP 502 Bad Gateway; no answer (2 times)"
         );
     }
 

@@ -1,6 +1,6 @@
 //! What is kept of a run, so that another can go on where it ended.
 //!
-//! A [`Workflow`] saves each phase. Its lease lets one process work on it at a time, and a
+//! The graph saves each step. Its lease lets one process work on a workflow at a time, and a
 //! heartbeat renews the lease: of a process that was killed it runs out within seconds.
 
 use std::{
@@ -9,25 +9,20 @@ use std::{
 };
 
 use buttress::{
-    BoxStore, CheckpointStore as _, Checkpointer, StoreError, StoreErrorKind, WorkflowId,
-    checkpoint::{WhenUnavailable, Workflow},
-    telemetry,
+    BoxStore, CheckpointKey, CheckpointStore as _, StoreError, StoreErrorKind, WorkflowId,
+    checkpoint::Page, telemetry,
 };
-use serde::{Deserialize, Serialize};
+use buttress_graph::{CompiledGraph, Event, Events, GraphError, GraphErrorKind, Snapshot};
+use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use crate::{
-    cli::{Cli, Nesting},
-    llm::{Faults, Source},
+    cli::Cli,
     problem::Problem,
     store::Store,
-    swarm::Survey,
     terminal::tell,
+    workflow::{self, Asked, Case, LEASE, Step},
 };
-
-/// How long a lease lasts, and so how long a killed run keeps others waiting.
-const LEASE: Duration = Duration::from_secs(5);
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How often somebody who waits for a lease looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -35,44 +30,12 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long the end of a run waits for a store that does not answer.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What a run was asked; one that goes on asks the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Asked {
-    pub(crate) ticker: String,
-    /// What the embedded server does, where it plays the model.
-    pub(crate) embedded: Option<Faults>,
-    pub(crate) order: Nesting,
-}
-
-/// What a run came to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Outcome {
-    pub(crate) survey: Survey,
-    pub(crate) source: Source,
-}
-
-/// How far a run has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The analysts are asked.
-    Research,
-    /// All have answered or failed.
-    Report,
-    /// The report was written.
-    Done,
-}
-
-/// What a checkpoint holds.
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    asked: Asked,
-    outcome: Option<Outcome>,
-}
-
 /// The checkpoints of one run; of one that keeps none, only what it is about.
 #[derive(Debug)]
 pub(crate) struct Journal {
     id: WorkflowId,
+    /// Names this process among all that use the store.
+    owner: String,
     kept: Option<Kept>,
     /// The phase that it goes on from.
     resumed_from: Option<String>,
@@ -84,13 +47,12 @@ pub(crate) struct Journal {
 struct Kept {
     place: Store,
     store: BoxStore,
-    workflow: Workflow<State>,
 }
 
 // ===== impl Journal =====
 
 impl Journal {
-    /// Opens the store for a new run and takes the lease.
+    /// Opens the store for a new run.
     ///
     /// A default store that cannot be used is told and gone on without: nobody asked for it.
     pub(crate) async fn start(
@@ -102,47 +64,79 @@ impl Journal {
             Some(id) => workflow_id(id)?,
             None => new_id(&asked.ticker),
         };
-        let is_wanted = cli.workflow.is_some() || store.as_ref().is_some_and(|s| !s.is_default());
-        let kept = match store {
-            Some(store) => match Kept::open(store, &id, false).await {
-                Err(Problem::Store(reason)) if !is_wanted => {
-                    tell(format_args!("no checkpoints: {reason}"));
-                    None
-                }
-                kept => Some(kept?),
-            },
-            None if is_wanted => return Err(no_store("--workflow")),
-            None => None,
+        let needs_it = match (&cli.workflow, cli.kill_after) {
+            (Some(_), _) => Some("--workflow"),
+            (None, Some(_)) => Some("--kill-after"),
+            (None, None) => None,
         };
-        if let Some(kept) = &kept {
-            tell(format_args!("workflow {id}, kept in {}", kept.place));
+        let is_wanted = needs_it.is_some() || store.as_ref().is_some_and(|s| !s.is_default());
+        let mut journal = Self::new(id);
+        match (store, needs_it) {
+            (Some(store), _) => match journal.open_for_a_new_run(store).await {
+                Err(Problem::Store(reason)) if !is_wanted => {
+                    journal.kept = None;
+                    tell(format_args!("no checkpoints: {reason}"));
+                }
+                opened => opened?,
+            },
+            (None, Some(option)) => return Err(no_store(option)),
+            (None, None) => {}
         }
-        Ok(Self { id, kept, resumed_from: None, warnings: Vec::new() })
+        if let Some(kept) = &journal.kept {
+            tell(format_args!("workflow {}, kept in {}", journal.id, kept.place));
+        }
+        Ok(journal)
     }
 
-    /// Opens the store for a run that goes on and takes the lease.
-    pub(crate) async fn reopen(id: &str, store: Option<Store>) -> Result<Self, Problem> {
+    async fn open_for_a_new_run(&mut self, place: Store) -> Result<(), Problem> {
+        let store = self.kept.insert(Kept::open(place).await?).store.clone();
+        if self.newest().await?.is_some() {
+            return Err(self.is_there_already());
+        }
+        // So that it is known whether the store can be written to; the run takes it anew.
+        match store.acquire(&self.key(), &self.owner, LEASE).await {
+            Err(error) if !is_taken(&error) => Err((&error).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the store for a run that goes on, and reads how far it has come.
+    pub(crate) async fn reopen(id: &str, store: Option<Store>) -> Result<(Self, Case), Problem> {
         let store = store.ok_or_else(|| no_store("--resume"))?;
-        let id = workflow_id(id)?;
-        let kept = Some(Kept::open(store, &id, true).await?);
-        Ok(Self { id, kept, resumed_from: None, warnings: Vec::new() })
-    }
-
-    /// Reads what a run that goes on was asked, and what it came to where it did.
-    pub(crate) async fn resume(&mut self) -> Result<(Asked, Option<Outcome>), Problem> {
-        let kept = self.kept.as_mut().expect("a journal without a store is not reopened");
-        let resumed = kept.workflow.resume().await?;
-        let (checkpoint, seconds) = (resumed.checkpoint, resumed.age.as_secs());
-        let (id, phase) = (&self.id, checkpoint.phase);
-        let place = &kept.place;
+        let mut journal = Self::new(workflow_id(id)?);
+        journal.kept = Some(Kept::open(store).await?);
+        let place = journal.place().unwrap_or_default();
+        let id = &journal.id;
+        let Some(newest) = journal.newest().await? else {
+            return Err(Problem::WrongUse(format!("there is no workflow {id} in {place}")));
+        };
+        let phase = match &newest.next[..] {
+            [] => "done".to_owned(),
+            next => next.join(","),
+        };
+        let age = SystemTime::now().duration_since(newest.timestamp).unwrap_or_default();
+        let seconds = age.as_secs();
         tell(format_args!("workflow {id}, kept in {place}, as of {seconds} s ago: phase {phase}"));
-        self.resumed_from = Some(phase);
-        let State { asked, outcome } = checkpoint.state;
-        Ok((asked, outcome))
+        journal.resumed_from = Some(phase);
+        Ok((journal, newest.state))
     }
 
-    pub(crate) const fn id(&self) -> &WorkflowId {
-        &self.id
+    fn new(id: WorkflowId) -> Self {
+        Self { id, owner: owner(), kept: None, resumed_from: None, warnings: Vec::new() }
+    }
+
+    async fn newest(&self) -> Result<Option<Snapshot<Case>>, Problem> {
+        let graph = workflow::graph(None, self.store(), &self.owner);
+        let newest = graph.history(&self.id, Page::newest(1)).await;
+        Ok(newest.map_err(|error| self.problem(error))?.pop())
+    }
+
+    fn key(&self) -> CheckpointKey {
+        CheckpointKey::new(self.id.clone())
+    }
+
+    pub(crate) fn owner(&self) -> &str {
+        &self.owner
     }
 
     /// Returns the store, where checkpoints are kept.
@@ -155,6 +149,11 @@ impl Journal {
         self.kept.as_ref().map(|kept| kept.place.to_string())
     }
 
+    /// Returns what the run is kept under, where it is.
+    pub(crate) fn id(&self) -> Option<&WorkflowId> {
+        self.kept.as_ref().map(|_| &self.id)
+    }
+
     pub(crate) fn resumed_from(&self) -> Option<&str> {
         self.resumed_from.as_deref()
     }
@@ -163,70 +162,140 @@ impl Journal {
         &self.warnings
     }
 
-    /// Saves how far the run has come; goes on without where the store is away.
-    pub(crate) async fn save(
+    /// Runs the graph from its beginning, or from where it is kept, to its end.
+    ///
+    /// Waits for the lease of a run that was killed.
+    pub(crate) async fn run(
         &mut self,
-        phase: Phase,
-        asked: &Asked,
-        outcome: Option<&Outcome>,
-    ) -> Result<(), Problem> {
-        let Some(kept) = &mut self.kept else { return Ok(()) };
-        let state = State { asked: asked.clone(), outcome: outcome.cloned() };
-        let saved = kept.workflow.save(phase.as_str(), &state).await;
-        match saved.map(|saved| saved.skipped) {
-            Ok(None) => Ok(()),
-            Ok(Some(error)) => self.endure(error.into()),
-            Err(error) => self.endure(error),
+        graph: &CompiledGraph<Case>,
+        case: Case,
+        kill_after: Option<Step>,
+    ) -> Result<Result<Case, GraphError>, Problem> {
+        self.wait().await?;
+        let events = match self.resumed_from {
+            None => graph.stream(&self.id, case),
+            Some(_) => graph.retry_failed_stream(&self.id),
+        };
+        let done = self.follow(events, kill_after).await;
+        match done {
+            Err(error) if !matches!(error.kind(), GraphErrorKind::NodeFailed { .. }) => {
+                Err(self.problem(error))
+            }
+            done => Ok(done),
         }
     }
 
-    /// Keeps the lease while something is being done.
-    pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Problem> {
-        tokio::select! {
-            done = work => Ok(done),
-            problem = self.heartbeat() => Err(problem),
-        }
-    }
-
-    /// Returns only when somebody else has taken over.
-    async fn heartbeat(&mut self) -> Problem {
+    /// Waits for the lease of a run that was killed, and not for that of one that goes on; takes
+    /// it, and the run takes it anew.
+    async fn wait(&self) -> Result<(), Problem> {
+        let Some(store) = self.store() else { return Ok(()) };
+        let (id, started, seconds) = (&self.id, Instant::now(), LEASE.as_secs());
+        let mut seen: Option<(String, SystemTime)> = None;
         loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            let Some(kept) = &mut self.kept else { return std::future::pending().await };
-            let renewed = kept.workflow.renew(LEASE).await.map(drop);
-            if let Err(problem) = renewed.or_else(|error| self.endure(error)) {
-                return problem;
+            let Err(error) = store.acquire(&self.key(), &self.owner, LEASE).await else {
+                return Ok(());
+            };
+            let StoreErrorKind::Held { owner, until, .. } = error.kind() else {
+                return Err((&error).into());
+            };
+            let now = (owner.clone(), *until);
+            match &seen {
+                None => tell(format_args!(
+                    "workflow {id} is held by {owner}: waiting at most {seconds} s for a sign of life"
+                )),
+                // It was renewed, or is one that lasts longer than ours do.
+                Some(before) if *before != now || started.elapsed() > 2 * LEASE => {
+                    return Err(Problem::Store(format!(
+                        "{owner} is working on workflow {id}, which is free {seconds} s after its last sign of life"
+                    )));
+                }
+                Some(_) => {}
+            }
+            seen = Some(now);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Sees a run to its end, notes when it could not be saved, and kills it where that was asked.
+    async fn follow(
+        &mut self,
+        mut events: Events<Case>,
+        kill_after: Option<Step>,
+    ) -> Result<Case, GraphError> {
+        let mut is_due = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Event::NodeFinished { node, .. } => {
+                    is_due |= kill_after.is_some_and(|step| step.name() == node);
+                }
+                Event::CheckpointSaved { .. } if is_due => self.kill(),
+                Event::SaveSkipped { error } => {
+                    let reason = Problem::from(error).sentence();
+                    self.warn(&reason);
+                }
+                Event::Ended(done) => return done,
+                _ => {}
             }
         }
+        unreachable!("the last event of a run is its end")
     }
 
-    /// Gives the lease back, so that nobody has to wait for its end.
-    pub(crate) async fn release(&mut self) {
-        if let Some(kept) = &mut self.kept {
-            // Whatever keeps it from being given back, it runs out by itself.
-            tokio::time::timeout(FAREWELL, kept.workflow.release()).await.ok();
-        }
+    /// Ends this process as `kill -9` does: nothing is flushed, dropped or given back.
+    fn kill(&self) {
+        let id = &self.id;
+        tell(format_args!("killed, as --kill-after asks for; --resume {id} goes on"));
+        #[cfg(unix)]
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+            .ok();
+        std::process::abort();
     }
 
-    /// Notes why the run can no longer be gone on with; ends it where somebody else has.
-    fn endure(&mut self, error: buttress::Error) -> Result<(), Problem> {
-        let (is_taken, problem) = match error.downcast_ref::<StoreError>() {
-            Some(store) => (is_taken(store), store.into()),
-            None => (false, Problem::from(error)),
+    /// Gives the lease of an interrupted run back, so that nobody has to wait for its end.
+    pub(crate) async fn release(&self) {
+        let Some(store) = self.store() else { return };
+        let release = async {
+            // Who holds a lease may take it anew.
+            let lease = store.acquire(&self.key(), &self.owner, LEASE).await?;
+            store.release(&lease).await
         };
-        if is_taken {
-            let taken = format!("somebody else has taken over workflow {}", self.id);
-            return Err(Problem::Store(taken));
-        }
-        // What goes wrong after that is mostly the same once more.
+        // Whatever keeps it from being given back, it runs out by itself.
+        drop(tokio::time::timeout(FAREWELL, release).await);
+    }
+
+    /// Notes why the run can no longer be gone on with; what follows is mostly the same once more.
+    fn warn(&mut self, reason: &str) {
         if self.warnings.is_empty() {
-            let reason = problem.sentence();
             let warning = format!("the store was away, a resumed run may ask again: {reason}");
             tracing::warn!(target: telemetry::LOG_TARGET, "{warning}");
             self.warnings.push(warning);
         }
-        Ok(())
     }
+
+    fn problem(&self, error: GraphError) -> Problem {
+        let (id, place) = (&self.id, self.place().unwrap_or_default());
+        match error.kind() {
+            GraphErrorKind::Unfinished => self.is_there_already(),
+            GraphErrorKind::NotFound => {
+                Problem::WrongUse(format!("there is no workflow {id} in {place}"))
+            }
+            _ => match store_error(&error) {
+                Some(store) if is_taken(store) => {
+                    Problem::Store(format!("somebody else has taken over workflow {id}"))
+                }
+                Some(store) => store.into(),
+                None => Problem::Unexpected(error.into()),
+            },
+        }
+    }
+
+    fn is_there_already(&self) -> Problem {
+        let id = &self.id;
+        Problem::WrongUse(format!("workflow {id} is there already; --resume {id} goes on with it"))
+    }
+}
+
+fn store_error(error: &GraphError) -> Option<&StoreError> {
+    error.cause()?.downcast_ref()
 }
 
 fn is_taken(error: &StoreError) -> bool {
@@ -241,75 +310,12 @@ fn is_taken(error: &StoreError) -> bool {
 // ===== impl Kept =====
 
 impl Kept {
-    async fn open(place: Store, id: &WorkflowId, exists: bool) -> Result<Self, Problem> {
+    async fn open(place: Store) -> Result<Self, Problem> {
         let store = place.open().await?;
-        let checkpointer = Checkpointer::new(store.clone());
-        let workflow = checkpointer.when_unavailable(WhenUnavailable::GO_ON).workflow(id);
-        let mut kept = Self { place, store, workflow };
-        // Before, so that nobody waits for what cannot be; and after, since others write too.
-        kept.expect(exists).await?;
-        kept.take().await?;
-        if let Err(problem) = kept.expect(exists).await {
-            tokio::time::timeout(FAREWELL, kept.workflow.release()).await.ok();
-            return Err(problem);
-        }
-        Ok(kept)
-    }
-
-    /// Checks that the workflow is there, or that it is not.
-    async fn expect(&self, exists: bool) -> Result<(), Problem> {
-        let id = self.workflow.id();
-        let head = self.store.latest(&id.clone().into()).await;
-        match (head.map_err(|error| Problem::from(&error))?, exists) {
-            (None, true) => {
-                Err(Problem::WrongUse(format!("there is no workflow {id} in {}", self.place)))
-            }
-            (Some(_), false) => {
-                let go_on =
-                    format!("workflow {id} is there already; --resume {id} goes on with it");
-                Err(Problem::WrongUse(go_on))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes the lease; waits for that of a run that was killed, and not for one that goes on.
-    async fn take(&mut self) -> Result<(), Problem> {
-        let (owner, started) = (owner(), Instant::now());
-        let mut seen: Option<(String, SystemTime)> = None;
-        loop {
-            let Err(error) = self.workflow.acquire(&owner, LEASE).await else { return Ok(()) };
-            let Some((holder, until)) = holder(&error) else { return Err(error.into()) };
-            let (id, seconds) = (self.workflow.id(), LEASE.as_secs());
-            match &seen {
-                None => tell(format_args!(
-                    "workflow {id} is held by {holder}: waiting at most {seconds} s for a sign of life"
-                )),
-                // It was renewed, or is one that lasts longer than ours do.
-                Some(before)
-                    if *before != (holder.clone(), until) || started.elapsed() > 2 * LEASE =>
-                {
-                    return Err(Problem::Store(format!(
-                        "{holder} is working on workflow {id}, which is free {seconds} s after its last sign of life"
-                    )));
-                }
-                Some(_) => {}
-            }
-            seen = Some((holder, until));
-            tokio::time::sleep(LOOK).await;
-        }
+        Ok(Self { place, store })
     }
 }
 
-/// Finds out who has the lease, and until when unless it is renewed.
-fn holder(error: &buttress::Error) -> Option<(String, SystemTime)> {
-    match error.downcast_ref::<StoreError>()?.kind() {
-        StoreErrorKind::Held { owner, until, .. } => Some((owner.clone(), *until)),
-        _ => None,
-    }
-}
-
-/// Names this process among all that use the store.
 fn owner() -> String {
     let host = ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| env::var(name).ok());
     let host = host.map(|host| format!(" on {host}")).unwrap_or_default();
@@ -335,16 +341,4 @@ fn workflow_id(id: &str) -> Result<WorkflowId, Problem> {
 
 fn no_store(option: &str) -> Problem {
     Problem::WrongUse(format!("{option} needs a store: --store file:PATH"))
-}
-
-// ===== impl Phase =====
-
-impl Phase {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Research => "research",
-            Self::Report => "report",
-            Self::Done => "done",
-        }
-    }
 }

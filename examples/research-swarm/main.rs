@@ -1,15 +1,18 @@
-//! Four analysts, each a fault-tolerant agent, ask a language model over HTTP about a stock.
+//! Five analysts, each a fault-tolerant agent, ask a language model over HTTP about a stock; a
+//! strategy is made of what they found, and checked.
 //!
 //! ```sh
 //! cargo run --release --bin research-swarm
 //! cargo run --release --bin research-swarm -- --faults storm --seed 7
-//! cargo run --release --bin research-swarm -- --resume ID
+//! cargo run --release --bin research-swarm -- --kill-after research_swarm --workflow aapl
+//! cargo run --release --bin research-swarm -- --resume aapl
 //! ```
 //!
-//! `swarm.rs` holds what buttress is about: an agent for each analyst with retries, a timeout, a
-//! circuit breaker shared by all who ask the same model, a weaker model to fall back to, and a memo
-//! of its answer. `journal.rs` keeps how far a run has come, so that another goes on where it
-//! ended. `observe.rs` sends what happens to Langfuse and shows it here.
+//! Three files hold what buttress is about. `swarm.rs`: an agent for each analyst with retries, a
+//! timeout, a circuit breaker shared by all who ask the same model, a weaker model to fall back to,
+//! and a memo of its answer; and the swarm that does without some of them. `workflow.rs`: the graph
+//! of nodes, saved after each step, so that another run goes on where one has ended. `observe.rs`
+//! sends what happens to Langfuse and shows it here.
 
 mod analysts;
 mod cli;
@@ -20,24 +23,26 @@ mod observe;
 mod prices;
 mod problem;
 mod progress;
+mod quality;
 mod report;
 mod signals;
 mod store;
+mod strategy;
 mod style;
 mod swarm;
 mod terminal;
 mod text;
+mod workflow;
 
 use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser as _;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use tracing::Instrument as _;
 
 use self::{
     cli::Cli,
-    journal::{Asked, Journal, Outcome, Phase},
+    journal::Journal,
     llm::{EmbeddedServer, Endpoint, Settings, Source},
     observe::Observer,
     prices::Prices,
@@ -47,8 +52,9 @@ use self::{
     signals::Signals,
     store::Store,
     style::Style,
-    swarm::{Patience, RunSpan, Swarm},
+    swarm::{Missing, Patience, Swarm},
     terminal::{print, tell},
+    workflow::{Asked, Case, Team},
 };
 
 /// How long the end of the program waits for Langfuse.
@@ -72,10 +78,9 @@ struct Document {
 /// What a run came to that was not interrupted.
 #[derive(Debug)]
 struct Found {
-    asked: Asked,
-    outcome: Outcome,
-    /// Why nobody answered, where nobody did.
-    failure: Option<String>,
+    case: Case,
+    /// Where the swarm has failed: who has no answer, and why.
+    failure: Option<(Vec<Missing>, String)>,
 }
 
 /// A model to ask.
@@ -127,8 +132,10 @@ fn run(cli: &Cli, document: &mut Document) -> Result<(), Problem> {
             found = investigate(cli, asked, store, &mut journal, observer.progress()) => found,
             () = signals.next() => Err(Problem::Interrupted),
         };
-        if let Some(journal) = &mut journal {
-            journal.release().await;
+        if let Some(journal) = &journal {
+            if matches!(result, Err(Problem::Interrupted)) {
+                journal.release().await;
+            }
             document.note(journal);
         }
         result
@@ -162,80 +169,41 @@ async fn investigate(
     journal: &mut Option<Journal>,
     progress: &Progress,
 ) -> Result<Found, Problem> {
-    let mut model = None;
-    let journal = journal.insert(match (&asked, &cli.resume) {
-        (None, Some(id)) => Journal::reopen(id, store).await?,
+    let (journal, case, mut model) = match (asked, &cli.resume) {
+        (None, Some(id)) => {
+            let (reopened, case) = Journal::reopen(id, store).await?;
+            cli.agrees_with(&case.asked)?;
+            (journal.insert(reopened), case, None)
+        }
         (None, None) => unreachable!("a run is new or goes on"),
         (Some(asked), _) => {
             // First, so that nothing is kept of a run that cannot begin.
-            model = Some(Model::connect(asked).await?);
-            Journal::start(cli, asked, store).await?
+            let model = Model::connect(&asked).await?;
+            let started = Journal::start(cli, &asked, store).await?;
+            (journal.insert(started), Case::new(asked), Some(model))
         }
-    });
-    let run = RunSpan::open();
-    let phases = go_on(cli, asked, model, journal, &run, progress);
-    let result = phases.instrument(run.span().clone()).await;
-    match &result {
-        Ok(found) => run.end(&found.outcome.survey),
-        Err(problem) => run.fail(&problem.sentence()),
+    };
+    // One whose research is done asks nobody.
+    if case.survey.is_none() && model.is_none() {
+        model = Some(Model::connect(&case.asked).await?);
     }
-    result
-}
-
-/// Goes through the phases that are left, and keeps each.
-async fn go_on(
-    cli: &Cli,
-    asked: Option<Asked>,
-    model: Option<Model>,
-    journal: &mut Journal,
-    run: &RunSpan,
-    progress: &Progress,
-) -> Result<Found, Problem> {
-    let (asked, outcome) = match asked {
-        Some(asked) => (asked, None),
-        None => journal.resume().await?,
-    };
-    cli.agrees_with(&asked)?;
-    run.about(&asked.ticker);
-    let found = match outcome {
-        Some(outcome) => Found { asked, outcome, failure: None },
-        None => research(asked, model, journal, progress).await?,
-    };
-    if found.failure.is_none() {
-        if !cli.json {
-            print(&format!(
-                "{}\n",
-                found.report(journal.warnings())?.to_text(Style::of(&io::stdout()))
-            ))?;
+    let team = model.as_ref().map(|model| model.team(&case.asked, journal, progress));
+    let graph = workflow::graph(team.clone(), journal.store(), journal.owner());
+    let found = match (journal.run(&graph, case.clone(), cli.kill_after).await?, team, &model) {
+        (Ok(case), ..) => Found { case, failure: None },
+        (Err(error), Some(team), Some(model)) => {
+            let missing = Missing::of(&error);
+            let failures = team.swarm.failures();
+            let why = diagnosis::of_a_failed_swarm(&missing, &failures, &model.endpoint);
+            Found { case, failure: Some((missing, why)) }
         }
-        journal.save(Phase::Done, &found.asked, Some(&found.outcome)).await?;
+        (Err(error), ..) => return Err(Problem::Unexpected(error.into())),
+    };
+    if found.failure.is_none() && !cli.json {
+        let report = found.report(journal.warnings())?;
+        print(&format!("{}\n", report.to_text(Style::of(&io::stdout()))))?;
     }
     Ok(found)
-}
-
-/// Asks the analysts; where none has an answer, the next run asks again.
-async fn research(
-    asked: Asked,
-    model: Option<Model>,
-    journal: &mut Journal,
-    progress: &Progress,
-) -> Result<Found, Problem> {
-    let prices = Prices::of(&asked.ticker)?;
-    let Model { endpoint, patience, _server } = match model {
-        Some(model) => model,
-        None => Model::connect(&asked).await?,
-    };
-    journal.save(Phase::Research, &asked, None).await?;
-    let swarm = Swarm::new(&endpoint, patience, asked.order.into(), journal.store(), progress);
-    let workflow = journal.id().clone();
-    let survey = journal.during(swarm.run(&prices, &workflow)).await?;
-    let outcome = Outcome { survey, source: Source::from(&*endpoint) };
-    if outcome.survey.findings.is_empty() {
-        let failure = Some(diagnosis::of_total_failure(&outcome.survey, &endpoint));
-        return Ok(Found { asked, outcome, failure });
-    }
-    journal.save(Phase::Report, &asked, Some(&outcome)).await?;
-    Ok(Found { asked, outcome, failure: None })
 }
 
 /// Shows the trace and what there is of a report for programs; people have read theirs.
@@ -249,7 +217,7 @@ fn show(
     if !cli.json {
         print(&observer.to_text())?;
     }
-    found.failure.map_or(Ok(()), |why| Err(Problem::Endpoint(why)))
+    found.failure.map_or(Ok(()), |(_, why)| Err(Problem::Endpoint(why)))
 }
 
 /// Waits for Langfuse, as long as nobody interrupts that too.
@@ -287,6 +255,13 @@ impl Model {
         reach(&endpoint).await?;
         Ok(Self { endpoint: Arc::new(endpoint), patience: Patience::REAL, _server: None })
     }
+
+    fn team(&self, asked: &Asked, journal: &Journal, progress: &Progress) -> Arc<Team> {
+        let (endpoint, order) = (&self.endpoint, asked.order.into());
+        let store = journal.store();
+        let swarm = Swarm::new(endpoint, self.patience, order, &asked.ticker, store, progress);
+        Arc::new(Team { swarm, source: Source::from(&**endpoint) })
+    }
 }
 
 /// Finds out whether anybody listens there, before agents with all their patience do.
@@ -309,9 +284,9 @@ async fn reach(endpoint: &Endpoint) -> Result<(), Problem> {
 
 impl Found {
     fn report<'a>(&'a self, warnings: &'a [String]) -> Result<Report<'a>, Problem> {
-        let Outcome { survey, source } = &self.outcome;
-        let prices = Prices::of(&self.asked.ticker)?;
-        Ok(Report { prices, survey, source, faults: self.asked.embedded, warnings })
+        let prices = Prices::of(&self.case.asked.ticker)?;
+        let missing = self.failure.as_ref().map_or(&[][..], |(missing, _)| missing);
+        Ok(Report { prices, case: &self.case, missing, warnings })
     }
 }
 
@@ -320,7 +295,7 @@ impl Found {
 impl Document {
     fn note(&mut self, journal: &Journal) {
         self.store = journal.place();
-        self.workflow_id = self.store.is_some().then(|| journal.id().to_string());
+        self.workflow_id = journal.id().map(ToString::to_string);
         self.resumed_from = journal.resumed_from().map(str::to_owned);
         self.warnings = journal.warnings().to_vec();
     }

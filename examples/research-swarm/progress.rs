@@ -42,6 +42,8 @@ struct Board {
     /// How wide the terminal is, where that is known.
     width: Option<usize>,
     rows: Vec<Row>,
+    /// The node of the graph that runs.
+    node: String,
     /// Circuits that are not closed, with their state.
     circuits: Vec<(String, String)>,
     /// How many lines are on the terminal from the last time.
@@ -91,6 +93,7 @@ impl Progress {
             in_place: style.is_coloured(),
             width: std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()),
             rows,
+            node: String::new(),
             circuits: Vec::new(),
             drawn: 0,
         })))
@@ -105,6 +108,14 @@ impl Progress {
         if state != "closed" {
             board.circuits.push((name.to_owned(), state));
         }
+        board.draw();
+    }
+
+    /// Shows that a node has begun.
+    fn node(&self, name: &str) {
+        let mut board = self.board();
+        board.say(None, &format!("node {name}"));
+        board.node = printable(name);
         board.draw();
     }
 
@@ -135,6 +146,9 @@ where
         let Some(span) = context.span(id).filter(is_ours) else { return };
         let mut fields = Fields::default();
         attributes.record(&mut fields);
+        if let (telemetry::span::NODE, Some(name)) = (span.name(), &fields.phase) {
+            self.node(name);
+        }
         let place = match span.name() {
             telemetry::span::AGENT => place_of(&fields, true, false),
             telemetry::span::LOAD_CHECKPOINT => place_of(&fields, false, true),
@@ -284,8 +298,12 @@ impl Board {
             self.circuits.iter().map(|(name, state)| format!("{name} {state}")).collect();
         let breaker = if circuits.is_empty() { "closed".to_owned() } else { circuits.join(", ") };
         let paint = if circuits.is_empty() { Paint::Dim } else { Paint::Red };
-        let circuits = cut(&[(paint, format!("circuits: {breaker}"))], self.width, self.style);
-        text.push_str(&format!("\r\x1b[2K{circuits}\n"));
+        let pieces = [
+            (Paint::Plain, format!("node: {}, ", self.node)),
+            (paint, format!("circuits: {breaker}")),
+        ];
+        let last = cut(&pieces, self.width, self.style);
+        text.push_str(&format!("\r\x1b[2K{last}\n"));
         text.push_str("\x1b[?7h");
         self.drawn = self.rows.len() + 1;
         io::stderr().write_all(text.as_bytes()).ok();
@@ -371,6 +389,8 @@ const fn plural(count: u32) -> &'static str {
 #[derive(Debug, Default)]
 struct Fields {
     agent_id: Option<String>,
+    /// The node, on the span of one.
+    phase: Option<String>,
     model: Option<String>,
     outcome: Option<String>,
     message: Option<String>,
@@ -390,6 +410,7 @@ impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         let slot = match field.name() {
             telemetry::key::AGENT_ID => &mut self.agent_id,
+            "phase" => &mut self.phase,
             "gen_ai.request.model" => &mut self.model,
             telemetry::key::OUTCOME => &mut self.outcome,
             "message" => &mut self.message,

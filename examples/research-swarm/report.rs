@@ -5,23 +5,24 @@ use std::fmt::{self, Write as _};
 use serde_json::{Value, json};
 
 use crate::{
-    llm::{Faults, Source},
     prices::Prices,
+    quality::{Check, Verdict},
+    strategy::{Course, Strategy},
     style::{Paint, Style},
-    swarm::{Finding, Missing, Survey},
+    swarm::{Degradation, Finding, Missing},
     text::printable,
+    workflow::Case,
 };
 
 const WIDTH: usize = 88;
 
-/// What the swarm found about a stock.
+/// What the workflow came to.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     pub(crate) prices: Prices,
-    pub(crate) survey: &'a Survey,
-    pub(crate) source: &'a Source,
-    /// What the embedded server did, where it played the model.
-    pub(crate) faults: Option<Faults>,
+    pub(crate) case: &'a Case,
+    /// Where there is no survey, who has no answer.
+    pub(crate) missing: &'a [Missing],
     /// What went wrong beside the analysts.
     pub(crate) warnings: &'a [String],
 }
@@ -41,32 +42,50 @@ impl Report<'_> {
         let months = self.prices.closes().len();
         let title = style.paint(Paint::Bold, self.prices.ticker());
         writeln!(text, "{title}  {months} monthly closes, {first} to {last}\n")?;
-        for finding in &self.survey.findings {
+        for finding in self.findings() {
             write_finding(text, finding, style)?;
         }
-        for missing in &self.survey.missing {
+        for missing in self.missing() {
             write_missing(text, missing, style)?;
         }
-        let (degradation, paint) = self.degradation();
-        writeln!(text, "Degradation: {}", style.paint(paint, degradation))?;
+        if let Some(strategy) = &self.case.strategy {
+            write_strategy(text, strategy, style)?;
+        }
+        for verdict in &self.case.verdicts {
+            write_verdict(text, verdict, style)?;
+        }
+        if let Some(survey) = &self.case.survey {
+            let (degradation, paint) = self.degradation(&survey.degradation);
+            writeln!(text, "Degradation: {}", style.paint(paint, degradation))?;
+        }
         for warning in self.warnings {
             writeln!(text, "Warning: {}", style.paint(Paint::Yellow, warning))?;
         }
         Ok(())
     }
 
-    fn degradation(&self) -> (String, Paint) {
-        let (answered, missing) = (self.survey.findings.len(), self.survey.missing.len());
-        let level = self.survey.degradation();
+    fn findings(&self) -> &[Finding] {
+        self.case.survey.as_ref().map_or(&[], |survey| &survey.findings)
+    }
+
+    fn missing(&self) -> &[Missing] {
+        self.case.survey.as_ref().map_or(self.missing, |survey| &survey.missing)
+    }
+
+    fn degradation(&self, degradation: &Degradation) -> (String, Paint) {
+        let (answered, missing) = (self.findings().len(), self.missing().len());
         let paint = if missing == 0 { Paint::Green } else { Paint::Yellow };
         let total = answered + missing;
-        (format!("{}, {answered} of {total} analysts answered", level.as_str()), paint)
+        (
+            format!("{}, {answered} of {total} analysts answered", printable(&degradation.name)),
+            paint,
+        )
     }
 
     /// Returns the report for programs.
     pub(crate) fn to_json(&self) -> Value {
         let (first, last) = self.prices.period();
-        let level = self.survey.degradation();
+        let case = self.case;
         json!({
             "ticker": self.prices.ticker(),
             "period": {
@@ -74,24 +93,66 @@ impl Report<'_> {
                 "to": last.to_string(),
                 "months": self.prices.closes().len(),
             },
-            "endpoint": {
-                "base_url": self.source.base_url,
-                "model": self.source.model,
-                "backup_model": self.source.backup_model,
-                "embedded": self.faults.map(|faults| json!({
+            "endpoint": case.source.as_ref().map(|source| json!({
+                "base_url": source.base_url,
+                "model": source.model,
+                "backup_model": source.backup_model,
+                "embedded": case.asked.embedded.map(|faults| json!({
                     "faults": faults.weather().as_str(),
                     "seed": faults.seed(),
                 })),
-            },
-            "degradation": {
-                "level": level.level(),
-                "name": level.as_str(),
-                "success_rate": self.survey.success_rate(),
-            },
-            "findings": self.survey.findings.iter().map(finding_json).collect::<Vec<_>>(),
-            "missing": self.survey.missing.iter().map(missing_json).collect::<Vec<_>>(),
+            })),
+            "degradation": case.survey.as_ref().map(|survey| &survey.degradation),
+            "findings": self.findings().iter().map(finding_json).collect::<Vec<_>>(),
+            "missing": self.missing().iter().map(missing_json).collect::<Vec<_>>(),
+            "strategy": case.strategy,
+            "quality": case.verdicts.iter().map(verdict_json).collect::<Vec<_>>(),
         })
     }
+}
+
+fn write_strategy(text: &mut String, strategy: &Strategy, style: Style) -> fmt::Result {
+    let title = style.paint(Paint::Bold, "Strategy");
+    writeln!(
+        text,
+        "{title}  {:.1} % in the stock over its 12-month average, {:.1} % below",
+        strategy.share * 100.0,
+        strategy.share_below * 100.0
+    )?;
+    for reason in &strategy.reasons {
+        writeln!(text, "{}", wrapped(&printable(reason), "  "))?;
+    }
+    let back_test = &strategy.back_test;
+    writeln!(text, "  back-test of {} months:", back_test.months)?;
+    for (name, course) in [("strategy", back_test.strategy), ("stock", back_test.stock)] {
+        let Course { total_return, return_per_year, worst_drawdown } = course;
+        writeln!(
+            text,
+            "    {name:<8} {:>8.1} % in all, {:>5.1} % a year, worst drawdown {:>5.1} %",
+            total_return * 100.0,
+            return_per_year * 100.0,
+            worst_drawdown * 100.0
+        )?;
+    }
+    writeln!(text)
+}
+
+fn write_verdict(text: &mut String, verdict: &Verdict, style: Style) -> fmt::Result {
+    let (word, paint) = match verdict.passed() {
+        true => ("passed", Paint::Green),
+        false => ("failed", Paint::Red),
+    };
+    let title = style.paint(Paint::Bold, "Quality gate");
+    writeln!(text, "{title}  {}", style.paint(paint, word))?;
+    for Check { name, passed, measured } in &verdict.checks {
+        let mark = if *passed { '+' } else { 'x' };
+        writeln!(text, "  {mark} {}: {}", printable(name), printable(measured))?;
+    }
+    writeln!(text)
+}
+
+fn verdict_json(verdict: &Verdict) -> Value {
+    json!({ "passed": verdict.passed(), "checks": verdict.checks })
 }
 
 /// Writes a finding, which may come from a store that others write too.

@@ -1,18 +1,18 @@
-//! The swarm: four analysts side by side, each an agent of its own.
+//! The swarm: five analysts side by side, each an agent of its own.
 
 use std::{sync::Arc, time::Duration};
 
 use buttress::{
     BoxStore, CheckpointLayer, Circuit, CircuitBreakerLayer, Classify as _, Error, ErrorKind,
-    ExponentialBackoff, FaultTolerantAgent, InWorkflow, Order, Outcome, RetryLayer, WorkflowId,
-    checkpoint::WhenUnavailable, telemetry,
+    ExponentialBackoff, FaultTolerantAgent, InWorkflow, Order, Outcome, RetryLayer, SwarmReport,
+    checkpoint::WhenUnavailable, circuit_breaker::HalfOpen,
 };
 use bytes::Bytes;
 use http::Response;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
-use tower::{Layer as _, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
-use tracing::{Instrument as _, Span, field::Empty};
+use tower::{
+    Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService,
+};
 
 use crate::{
     analysts::{Analyst, Facts},
@@ -26,6 +26,9 @@ use crate::{
 /// Every pattern around a model, and a memo around all of them where there is a store.
 type Agent = BoxCloneSyncService<InWorkflow<Question>, Answer, Error>;
 
+/// How many calls at once may find out whether a model is back: one of each analyst.
+const PROBES: u32 = 5;
+
 /// How patient the agents are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
@@ -37,12 +40,15 @@ pub(crate) struct Patience {
     failures: u32,
     /// Until an open circuit is tried again.
     open_for: Duration,
+    /// How long the whole swarm waits for that, before it is asked once more.
+    longest_wait: Duration,
 }
 
-/// Four analysts and the models that phrase for them.
+/// Five analysts and the models that phrase for them.
 #[derive(Debug)]
 pub(crate) struct Swarm {
-    agents: Vec<(Analyst, Agent)>,
+    swarm: buttress::Swarm<InWorkflow<Arc<Prices>>, Finding, Survey>,
+    patience: Patience,
     failures: CallFailures,
     /// Kept, since dropping a subscription ends it.
     _subscriptions: Vec<buttress::circuit_breaker::Subscription>,
@@ -56,13 +62,11 @@ struct Answer {
 }
 
 /// What the analysts found.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Survey {
     pub(crate) findings: Vec<Finding>,
     pub(crate) missing: Vec<Missing>,
-    /// How single calls failed, also those of analysts that were answered in the end.
-    #[serde(skip)]
-    pub(crate) failures: Vec<CallFailure>,
+    pub(crate) degradation: Degradation,
 }
 
 /// What one analyst found.
@@ -83,12 +87,12 @@ pub(crate) struct Missing {
     pub(crate) reason: String,
 }
 
-/// How much of the report is there, by the seed's thresholds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Degradation {
-    Full,
-    Degraded,
-    Minimal,
+/// How much of the survey is missing, as the swarm has judged it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Degradation {
+    pub(crate) level: i64,
+    pub(crate) name: String,
+    pub(crate) success_rate: f64,
 }
 
 // ===== impl Patience =====
@@ -100,6 +104,7 @@ impl Patience {
         base_delay: Duration::from_secs(1),
         failures: 5,
         open_for: Duration::from_secs(30),
+        longest_wait: Duration::from_secs(10),
     };
 
     /// For the embedded server, which answers in milliseconds or not at all.
@@ -108,7 +113,20 @@ impl Patience {
         base_delay: Duration::from_millis(50),
         failures: 2,
         open_for: Duration::from_secs(5),
+        longest_wait: Duration::from_secs(10),
     };
+
+    /// Asks a swarm again that has failed: while its circuits are open, once they are not.
+    pub(crate) fn retry(self) -> RetryLayer {
+        RetryLayer::new(2)
+            .backoff(ExponentialBackoff::new(self.base_delay))
+            .max_retry_after(self.longest_wait)
+    }
+
+    /// Returns whether it is worth while to wait so long.
+    pub(crate) fn waits(self, wait: Option<Duration>) -> bool {
+        wait.is_none_or(|wait| wait <= self.longest_wait)
+    }
 }
 
 // ===== impl Swarm =====
@@ -121,6 +139,7 @@ impl Swarm {
         endpoint: &Arc<Endpoint>,
         patience: Patience,
         order: Order,
+        ticker: &str,
         store: Option<&BoxStore>,
         progress: &Progress,
     ) -> Self {
@@ -131,12 +150,15 @@ impl Swarm {
         };
         let circuit = |name: &str| {
             let layer = CircuitBreakerLayer::new(name).consecutive_failures(patience.failures);
-            layer.open_for(patience.open_for).circuit()
+            let probes = HalfOpen::consecutive(PROBES, PROBES);
+            layer.open_for(patience.open_for).half_open(probes).circuit()
         };
         let primary = circuit(endpoint.model());
         let backup = endpoint.backup_model().map(|name| (name, circuit(name)));
 
-        let agents = Analyst::ALL.map(|analyst| {
+        let mut swarm = buttress::Swarm::builder("research_swarm")
+            .metadata(serde_json::json!({ "ticker": ticker }).to_string());
+        for analyst in Analyst::ALL {
             let mut agent = FaultTolerantAgent::builder(analyst.name())
                 .classify(ChatClassifier::new())
                 .timeout(patience.timeout)
@@ -147,41 +169,38 @@ impl Swarm {
                 agent = agent.fallback_with_circuit(*name, model(name), circuit.clone());
             }
             let agent = answering(agent.service(model(endpoint.model())), endpoint);
-            (analyst, with_memo(analyst, agent, store))
-        });
-        let circuits = std::iter::once(&primary).chain(backup.iter().map(|(_, circuit)| circuit));
-        Self {
-            agents: agents.into(),
-            failures,
-            _subscriptions: circuits.map(|circuit| show(circuit, progress)).collect(),
+            let agent = looking(analyst, with_memo(analyst, agent, store));
+            swarm = match analyst.is_required() {
+                true => swarm.required(analyst.name(), agent),
+                false => swarm.optional(analyst.name(), agent),
+            };
         }
+        let swarm = swarm.synthesize(Survey::of).build().expect("five analysts have five names");
+        let circuits = std::iter::once(&primary).chain(backup.iter().map(|(_, circuit)| circuit));
+        let _subscriptions = circuits.map(|circuit| show(circuit, progress)).collect();
+        Self { swarm, patience, failures, _subscriptions }
     }
 
     /// Lets every analyst look at the prices and have the finding phrased.
     ///
+    /// # Errors
+    ///
+    /// `CriticalDegradation` where a required analyst has no answer.
+    ///
     /// # Cancellation
     ///
     /// Dropping the future stops every analyst.
-    pub(crate) async fn run(&self, prices: &Prices, workflow: &WorkflowId) -> Survey {
-        let mut analysts = JoinSet::new();
-        for (analyst, agent) in &self.agents {
-            let facts = analyst.analyse(prices);
-            let question = Question::new(analyst.name(), prices.ticker(), facts.sentences());
-            let question = InWorkflow::new(workflow.clone(), question)
-                .idempotency_key(format!("{analyst}/{}", prices.ticker()));
-            let answer = ask(*analyst, agent.clone(), question, facts);
-            analysts.spawn(answer.in_current_span());
-        }
-        let mut survey = Survey::default();
-        while let Some(result) = analysts.join_next().await {
-            match result.expect("an agent catches the panics of its models") {
-                Ok(finding) => survey.findings.push(finding),
-                Err(missing) => survey.missing.push(missing),
-            }
-        }
-        survey.sort();
-        survey.failures = self.failures.to_vec();
-        survey
+    pub(crate) async fn survey(&self, asked: InWorkflow<Arc<Prices>>) -> Result<Survey, Error> {
+        self.swarm.invoke(asked).await
+    }
+
+    /// Returns how single calls have failed, also those of analysts that were answered in the end.
+    pub(crate) fn failures(&self) -> Vec<CallFailure> {
+        self.failures.to_vec()
+    }
+
+    pub(crate) const fn patience(&self) -> Patience {
+        self.patience
     }
 }
 
@@ -214,7 +233,7 @@ fn with_memo(analyst: Analyst, agent: Agent, store: Option<&BoxStore>) -> Agent 
         .layer(agent.clone());
     // An answer that can be neither read from the store nor kept there costs one more call: better
     // than a report without it.
-    let service = tower::service_fn(move |asked: InWorkflow<Question>| {
+    let service = service_fn(move |asked: InWorkflow<Question>| {
         let (memo, agent) = (memo.clone(), agent.clone());
         async move {
             match memo.oneshot(asked.clone()).await {
@@ -228,6 +247,29 @@ fn with_memo(analyst: Analyst, agent: Agent, store: Option<&BoxStore>) -> Agent 
     Agent::new(service)
 }
 
+/// Lets an analyst compute its facts, and the agent phrase them.
+fn looking(
+    analyst: Analyst,
+    agent: Agent,
+) -> impl Service<InWorkflow<Arc<Prices>>, Response = Finding, Error = Error, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    service_fn(move |asked: InWorkflow<Arc<Prices>>| {
+        let agent = agent.clone();
+        async move {
+            let prices = asked.request;
+            let facts = analyst.analyse(&prices);
+            let question = Question::new(analyst.name(), prices.ticker(), facts.sentences());
+            let question = InWorkflow::new(asked.workflow_id, question)
+                .idempotency_key(format!("{analyst}/{}", prices.ticker()));
+            let Answer { text, model } = agent.oneshot(question).await?;
+            Ok(Finding { analyst, text, model, facts })
+        }
+    })
+}
+
 fn read(answer: &Response<Bytes>, endpoint: &Endpoint) -> Result<Answer, Error> {
     // Where no other agent was left to ask, a refusal such as a 401 comes through as it is.
     let outcome = ChatClassifier::new().classify(Ok(answer));
@@ -238,173 +280,24 @@ fn read(answer: &Response<Bytes>, endpoint: &Endpoint) -> Result<Answer, Error> 
     }
 }
 
-async fn ask(
-    analyst: Analyst,
-    agent: Agent,
-    question: InWorkflow<Question>,
-    facts: Facts,
-) -> Result<Finding, Missing> {
-    match agent.oneshot(question).await {
-        Ok(Answer { text, model }) => Ok(Finding { analyst, text, model, facts }),
-        Err(error) => Err(Missing::new(analyst, &error)),
-    }
-}
-
 // ===== impl Survey =====
 
 impl Survey {
-    /// Returns the share of the analysts that answered.
-    pub(crate) fn success_rate(&self) -> f64 {
-        let total = self.findings.len() + self.missing.len();
-        if total == 0 { 1.0 } else { self.findings.len() as f64 / total as f64 }
-    }
-
-    pub(crate) fn degradation(&self) -> Degradation {
-        Degradation::of(self.success_rate())
-    }
-
-    fn sort(&mut self) {
-        let place = |analyst: Analyst| Analyst::ALL.iter().position(|known| *known == analyst);
-        self.findings.sort_by_key(|finding| place(finding.analyst));
-        self.missing.sort_by_key(|missing| place(missing.analyst));
-    }
-}
-
-// ===== impl Degradation =====
-
-impl Degradation {
-    const fn of(success_rate: f64) -> Self {
-        if success_rate < 0.5 {
-            Self::Minimal
-        } else if success_rate < 0.8 {
-            Self::Degraded
-        } else {
-            Self::Full
-        }
-    }
-
-    pub(crate) const fn level(self) -> u8 {
-        match self {
-            Self::Full => 0,
-            Self::Degraded => 1,
-            Self::Minimal => 2,
-        }
-    }
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Degraded => "degraded",
-            Self::Minimal => "minimal",
-        }
-    }
-}
-
-/// The span of the whole run; dropped before its end, the run was interrupted.
-#[derive(Debug)]
-pub(crate) struct RunSpan {
-    span: Span,
-    ended: bool,
-}
-
-impl RunSpan {
-    pub(crate) fn open() -> Self {
-        let agents = i64::try_from(Analyst::ALL.len()).expect("there are four");
-        let span = tracing::info_span!(
-            target: telemetry::TARGET,
-            "research_swarm_with_degradation",
-            observation_type = "chain",
-            metadata = Empty,
-            required_agents_count = 0_i64,
-            optional_agents_count = agents,
-            total_agents = agents,
-            degradation_level = Empty,
-            success_rate = Empty,
-            successful_agents = Empty,
-            failed_agents = Empty,
-            outcome = Empty,
-            level = Empty,
-            status_message = Empty,
-        );
-        Self { span, ended: false }
-    }
-
-    pub(crate) const fn span(&self) -> &Span {
-        &self.span
-    }
-
-    /// Names what the run is about, which a resumed one does not know from the beginning.
-    pub(crate) fn about(&self, ticker: &str) {
-        self.span.record("metadata", serde_json::json!({ "ticker": ticker }).to_string());
-    }
-
-    /// Ends a run that came to no survey.
-    pub(crate) fn fail(mut self, why: &str) {
-        self.ended = true;
-        self.status(telemetry::level::ERROR, why);
-        self.span.record(telemetry::key::OUTCOME, telemetry::outcome::FAILURE);
-    }
-
-    pub(crate) fn end(mut self, survey: &Survey) {
-        self.ended = true;
-        let span = &self.span;
-        let failed: Vec<_> = survey.missing.iter().map(|missing| missing.analyst.name()).collect();
-        let (level, rate) = (survey.degradation(), survey.success_rate());
-        span.record("degradation_level", i64::from(level.level()));
-        span.record("success_rate", rate);
-        span.record("successful_agents", i64::try_from(survey.findings.len()).unwrap_or(i64::MAX));
-        span.record("failed_agents", serde_json::json!(failed).to_string());
-        span.in_scope(|| {
-            tracing::info!(
-                target: telemetry::SCORE_TARGET,
-                name = "degradation_level",
-                value = f64::from(level.level()),
-                comment = format!("Success rate: {:.1}%", rate * 100.0),
-            );
-        });
-        let outcome = if survey.findings.is_empty() {
-            self.status(telemetry::level::ERROR, "Every analyst failed");
-            telemetry::outcome::FAILURE
-        } else {
-            if !failed.is_empty() {
-                let message = format!("{}, without {}", level.as_str(), failed.join(", "));
-                self.status(telemetry::level::WARNING, &message);
-            }
-            telemetry::outcome::SUCCESS
+    fn of(report: SwarmReport<Finding>) -> Self {
+        let degradation = Degradation {
+            level: report.level().as_i64(),
+            name: report.level().as_str().to_owned(),
+            success_rate: report.success_rate(),
         };
-        self.span.record(telemetry::key::OUTCOME, outcome);
+        let missing = Missing::all(report.failures());
+        let findings = report.into_findings();
+        let findings = findings.into_iter().map(buttress::swarm::Finding::into_value).collect();
+        Self { findings, missing, degradation }
     }
 
-    fn status(&self, level: &'static str, message: &str) {
-        self.span.record(telemetry::key::LEVEL, level);
-        self.span.record(telemetry::key::STATUS_MESSAGE, message);
-    }
-}
-
-impl Drop for RunSpan {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.status(telemetry::level::WARNING, "The run was interrupted");
-            self.span.record(telemetry::key::OUTCOME, telemetry::outcome::CANCELLED);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_thresholds_are_the_seeds() {
-        assert_eq!(Degradation::of(1.0), Degradation::Full);
-        assert_eq!(Degradation::of(0.8), Degradation::Full);
-        assert_eq!(Degradation::of(0.75), Degradation::Degraded);
-        assert_eq!(Degradation::of(0.5), Degradation::Degraded);
-        assert_eq!(Degradation::of(0.25), Degradation::Minimal);
-    }
-
-    #[test]
-    fn an_empty_survey_divides_nothing_by_zero() {
-        assert_eq!(Survey::default().degradation(), Degradation::Full);
+    /// Returns a number that an analyst has found.
+    pub(crate) fn number(&self, analyst: Analyst, name: &str) -> Option<f64> {
+        let finding = self.findings.iter().find(|finding| finding.analyst == analyst)?;
+        finding.facts.numbers().get(name)?.as_f64()
     }
 }

@@ -156,6 +156,22 @@ impl<S: State> CompiledGraph<S> {
         self.events(id, Begin::Resume)
     }
 
+    /// Goes on with a workflow, as [`retry_failed`](Self::retry_failed), and tells what happens.
+    pub fn retry_failed_stream(&self, id: &WorkflowId) -> Events<S> {
+        self.events(id, Begin::RetryFailed)
+    }
+
+    /// Answers a question and goes on, as [`resume_with`](Self::resume_with), and tells what
+    /// happens.
+    pub fn resume_with_stream(
+        &self,
+        id: &WorkflowId,
+        interrupt: &str,
+        answer: impl Into<Value>,
+    ) -> Events<S> {
+        self.events(id, Begin::Answer(interrupt.to_owned(), answer.into()))
+    }
+
     fn events(&self, id: &WorkflowId, begin: Begin<S>) -> Events<S> {
         let (graph, id) = (self.clone(), id.clone());
         Events::new(|listener| async move { Run::go(&graph, &id, begin, listener).await })

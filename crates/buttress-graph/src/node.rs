@@ -8,8 +8,9 @@ use std::{
 };
 
 use buttress::{
-    AnyError, Backoff, BoxError, CatchPanicLayer, CircuitBreakerLayer, Classify, Error, Failure,
-    FailureKind, HasState, HasWorkflow, Outcome, RetryLayer, TimeoutLayer, WorkflowId,
+    AnyError, Backoff, BoxError, CatchPanicLayer, CircuitBreakerLayer, Classify, Error,
+    ExponentialBackoff, Failure, FailureKind, HasState, HasWorkflow, Outcome, RetryLayer,
+    TimeoutLayer, WorkflowId,
 };
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -54,7 +55,8 @@ pub struct NodeRequest<S> {
 pub struct NodeOptions<S: State> {
     timeout: Option<Duration>,
     max_attempts: usize,
-    backoff: Arc<dyn Fn(RetryLayer) -> ErasedRetry<S> + Send + Sync>,
+    /// Makes the retries of a node from its name and `max_attempts`; none where it is tried once.
+    retry: Arc<dyn Fn(&str, usize) -> Option<ErasedRetry<S>> + Send + Sync>,
     circuit_breaker: Option<CircuitBreakerLayer<AnyError>>,
     pub(crate) on_error: Option<Handler<S>>,
 }
@@ -223,10 +225,10 @@ impl<S: State> Node<S> {
         if let Some(breaker) = &options.circuit_breaker {
             service = BoxCloneSyncService::new(breaker.renamed(name).layer(service));
         }
-        if options.max_attempts < 2 {
-            return service;
+        match (options.retry)(name, options.max_attempts) {
+            Some(around) => around(service),
+            None => service,
         }
-        (options.backoff)(RetryLayer::new(options.max_attempts).agent_id(name))(service)
     }
 }
 
@@ -265,7 +267,7 @@ impl<S: State> NodeOptions<S> {
         Self {
             timeout: Some(Duration::from_secs(300)),
             max_attempts: 3,
-            backoff: Arc::new(|retry| around(retry)),
+            retry: tries_again(ExponentialBackoff::default()),
             circuit_breaker: Some(CircuitBreakerLayer::new("node").consecutive_failures(5)),
             on_error: None,
         }
@@ -297,13 +299,24 @@ impl<S: State> NodeOptions<S> {
         self
     }
 
-    /// Sets how long to wait between attempts.
+    /// Sets how long to wait between attempts; takes the place of [`retry`](Self::retry).
     #[must_use]
     pub fn backoff<B>(mut self, backoff: B) -> Self
     where
         B: Backoff + Clone + Send + Sync + 'static,
     {
-        self.backoff = Arc::new(move |retry| around(retry.backoff(backoff.clone())));
+        self.retry = tries_again(backoff);
+        self
+    }
+
+    /// Sets the retries whole, such as a budget or the longest `Retry-After`; takes the place of
+    /// [`max_attempts`](Self::max_attempts) and [`backoff`](Self::backoff).
+    #[must_use]
+    pub fn retry<B>(mut self, layer: RetryLayer<AnyError, B>) -> Self
+    where
+        B: Backoff + Clone + Send + Sync + 'static,
+    {
+        self.retry = Arc::new(move |name, _| Some(around(layer.clone().agent_id(name))));
         self
     }
 
@@ -354,6 +367,17 @@ impl<S: State> fmt::Debug for NodeOptions<S> {
             .field("max_attempts", &self.max_attempts)
             .finish_non_exhaustive()
     }
+}
+
+fn tries_again<S, B>(backoff: B) -> Arc<dyn Fn(&str, usize) -> Option<ErasedRetry<S>> + Send + Sync>
+where
+    S: State,
+    B: Backoff + Clone + Send + Sync + 'static,
+{
+    Arc::new(move |name, attempts| {
+        let layer = || RetryLayer::new(attempts).agent_id(name).backoff(backoff.clone());
+        (attempts > 1).then(|| around(layer()))
+    })
 }
 
 fn around<S, B>(retry: RetryLayer<AnyError, B>) -> ErasedRetry<S>

@@ -1,5 +1,6 @@
 //! The analysts: what each one computes from the prices, before a model phrases it.
 
+mod correlation;
 mod drawdown;
 mod seasonality;
 mod statistics;
@@ -11,7 +12,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::{drawdown::Drawdown, seasonality::Seasonality, trend::Trend, volatility::Volatility};
+use self::{
+    correlation::Correlation, drawdown::Drawdown, seasonality::Seasonality, trend::Trend,
+    volatility::Volatility,
+};
 use crate::prices::Prices;
 
 /// One analyst of the swarm.
@@ -26,6 +30,8 @@ pub(crate) enum Analyst {
     Drawdown,
     /// Which months are kind to it.
     Seasonality,
+    /// How much it moves with other stocks.
+    Correlation,
 }
 
 /// What an analyst computed.
@@ -39,8 +45,8 @@ pub(crate) struct Facts {
 
 impl Analyst {
     /// Every analyst, in the order of the report.
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Trend, Self::Volatility, Self::Drawdown, Self::Seasonality];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Trend, Self::Volatility, Self::Drawdown, Self::Seasonality, Self::Correlation];
 
     /// Returns the name, which is also the agent's id.
     pub(crate) const fn name(self) -> &'static str {
@@ -49,7 +55,13 @@ impl Analyst {
             Self::Volatility => "volatility",
             Self::Drawdown => "drawdown",
             Self::Seasonality => "seasonality",
+            Self::Correlation => "correlation",
         }
+    }
+
+    /// Returns whether no strategy can be made without it.
+    pub(crate) const fn is_required(self) -> bool {
+        matches!(self, Self::Trend | Self::Volatility | Self::Drawdown)
     }
 
     /// Computes what this analyst looks at.
@@ -59,6 +71,7 @@ impl Analyst {
             Self::Volatility => Volatility::of(prices).facts(),
             Self::Drawdown => Drawdown::of(prices).facts(),
             Self::Seasonality => Seasonality::of(prices).facts(),
+            Self::Correlation => Correlation::of(prices).facts(),
         }
     }
 }
@@ -111,7 +124,7 @@ impl fmt::Display for Percent {
 /// Compares with a number that was computed another way, in another order of additions.
 #[cfg(test)]
 #[track_caller]
-fn assert_close(ours: f64, expected: f64) {
+pub(crate) fn assert_close(ours: f64, expected: f64) {
     assert!((ours - expected).abs() < 1e-9, "{ours} is not {expected}");
 }
 

@@ -41,6 +41,19 @@ pub(super) fn fit(values: &[f64]) -> Line {
     Line { slope: xy / xx, r_squared: xy * xy / (xx * yy) }
 }
 
+/// Returns Pearson's correlation of pairs; 0 where one of the two does not vary.
+pub(super) fn correlation(xs: &[f64], ys: &[f64]) -> f64 {
+    let (mean_x, mean_y) = (mean(xs), mean(ys));
+    let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
+    for (x, y) in xs.iter().zip(ys) {
+        let (dx, dy) = (x - mean_x, y - mean_y);
+        xx += dx * dx;
+        xy += dx * dy;
+        yy += dy * dy;
+    }
+    if xx == 0.0 || yy == 0.0 { 0.0 } else { xy / (xx * yy).sqrt() }
+}
+
 fn count(values: &[f64]) -> f64 {
     values.len() as f64
 }
@@ -61,5 +74,7 @@ mod tests {
         assert_eq!(deviation(&[3.0]), 0.0);
         assert_eq!(fit(&[3.0]), Line { slope: 0.0, r_squared: 0.0 });
         assert_eq!(fit(&[]), Line { slope: 0.0, r_squared: 0.0 });
+        assert_eq!(correlation(&[], &[]), 0.0);
+        assert_eq!(correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
     }
 }

@@ -170,7 +170,8 @@ impl Service<Question> for ChatModel {
     }
 }
 
-/// The span of one call; dropped before its end, the call was given up, mostly by a timeout.
+/// The span of one call; dropped before its end, the call was given up: by a timeout, or with the
+/// swarm.
 struct LlmCall {
     span: Span,
     endpoint: Arc<Endpoint>,
@@ -220,7 +221,7 @@ impl Drop for LlmCall {
     fn drop(&mut self) {
         if !self.ended {
             self.span.record(telemetry::key::OUTCOME, telemetry::outcome::CANCELLED);
-            self.failures.add(FailureKind::Timeout, "no answer in time");
+            self.failures.add(FailureKind::Cancelled, "no answer");
         }
     }
 }

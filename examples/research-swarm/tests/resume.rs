@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-const ANALYSTS: [&str; 4] = ["trend", "volatility", "drawdown", "seasonality"];
+const ANALYSTS: [&str; 5] = ["trend", "volatility", "drawdown", "seasonality", "correlation"];
 
 /// A model outside of the program, which survives it and counts who asks.
 struct Chat {
@@ -125,7 +125,7 @@ fn folder() -> TempDir {
 fn a_killed_run_goes_on(store: &str, shown: &str) {
     let chat = Chat::start(Some("seasonality"));
     let child = chat.swarm(&["msft", "--store", store, "--workflow", "w"]).spawn().unwrap();
-    wait_for_chains(store, "w", 4);
+    wait_for_chains(store, "w", 5);
     kill(child);
     assert!(ANALYSTS.iter().all(|analyst| chat.asked()[*analyst] == 1), "{:?}", chat.asked());
 
@@ -140,7 +140,7 @@ fn a_killed_run_goes_on(store: &str, shown: &str) {
     assert_eq!(document["report"]["ticker"], "MSFT");
     assert_eq!(document["report"]["degradation"]["name"], "full");
     assert_eq!((&document["workflow_id"], &document["store"]), (&"w".into(), &shown.into()));
-    assert_eq!(document["resumed_from"], "research");
+    assert_eq!(document["resumed_from"], "research_swarm");
     assert_eq!(document["warnings"], serde_json::json!([]));
     // The lease of the run that was killed had to run out.
     assert!(stderr(&output).contains("workflow w is held by process "), "{}", stderr(&output));
@@ -149,11 +149,9 @@ fn a_killed_run_goes_on(store: &str, shown: &str) {
     // All of it is one trace, in which one agent was asked.
     let trace = document["trace"].as_array().unwrap();
     assert_eq!(trace.len(), 1);
-    assert_eq!(trace[0]["metadata"]["ticker"], "MSFT");
-    let asked: Vec<_> = agents(&trace[0]).into_iter().map(|agent| &agent["name"]).collect();
-    assert_eq!(asked, ["agent_seasonality"]);
+    assert_eq!(agents(&document), BTreeSet::from(["agent_seasonality"]));
     let observations = observations(&document);
-    assert_eq!(named(&observations, "resume_from_checkpoint").len(), 1);
+    assert!(trace[0]["metadata"]["resumed_from"].is_number());
     assert!(observations.iter().all(|one| one["level"] == "DEFAULT"), "{observations:#?}");
 }
 
@@ -162,6 +160,60 @@ fn killed_and_resumed_it_asks_no_finished_analyst_again_file() {
     let folder = folder();
     let store = format!("file:{}", folder.path().join("store").display());
     a_killed_run_goes_on(&store, &store);
+}
+
+/// The strategy and the gate go on with what the swarm had found, and nobody is asked again.
+#[cfg(unix)]
+#[test]
+fn killed_after_each_node_it_ends_as_if_it_had_not_been() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let chat = Chat::start(None);
+    let undisturbed = document(&chat.run(&["ibm", "--store", "none", "--json"]))["report"].clone();
+    for node in ["research_swarm", "strategy_dev", "quality_gate"] {
+        let folder = folder();
+        let store = format!("file:{}", folder.path().display());
+        let asked = chat.asked();
+        let killed = chat.run(&["ibm", "--store", &store, "--workflow", "w", "--kill-after", node]);
+        assert_eq!(killed.status.signal(), Some(9), "{}", stderr(&killed));
+        assert!(killed.stdout.is_empty());
+        let resumed = chat.run(&["--resume", "w", "--store", &store, "--json"]);
+        assert_eq!(code(&resumed), 0, "{}", stderr(&resumed));
+        assert_eq!(document(&resumed)["report"], undisturbed, "{node}");
+        assert!(agents(&document(&resumed)).is_empty(), "{node}");
+        assert!(chat.asked().iter().all(|(agent, count)| asked[agent] + 1 == *count));
+    }
+}
+
+/// A strategy that falls too deep is sent back once.
+#[test]
+fn the_gate_sends_a_strategy_back_and_the_trace_shows_where_each_node_led() {
+    let document = run_json(&["ibm", "--faults", "none", "--store", "none"]);
+    let quality = document["report"]["quality"].as_array().unwrap();
+    let passed: Vec<_> = quality.iter().map(|verdict| verdict["passed"].clone()).collect();
+    assert_eq!(passed, [false, true]);
+    assert_eq!(quality[0]["checks"][0]["name"], "worst drawdown");
+    let drawdown = |of: &str| {
+        let course = &document["report"]["strategy"]["back_test"][of];
+        course["worst_drawdown"].as_f64().unwrap()
+    };
+    assert!((-0.25..0.0).contains(&drawdown("strategy")));
+    assert!(drawdown("stock") < -0.5);
+    let ways: Vec<_> = observations(&document)
+        .into_iter()
+        .filter(|one| one["name"].as_str().is_some_and(|name| name.starts_with("node_")))
+        .map(|one| (one["name"].as_str().unwrap(), one["metadata"]["route"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        ways,
+        [
+            ("node_research_swarm", "strategy_dev"),
+            ("node_strategy_dev", "quality_gate"),
+            ("node_quality_gate", "strategy_dev"),
+            ("node_strategy_dev", "quality_gate"),
+            ("node_quality_gate", "__end__"),
+        ]
+    );
 }
 
 #[test]
@@ -208,7 +260,7 @@ fn a_finished_run_is_shown_again_without_asking_anybody() {
     let again = document(&gone);
     assert_eq!(again["report"], first["report"]);
     assert_eq!(again["resumed_from"], "done");
-    assert_eq!(chat.asked().values().sum::<u32>(), 4);
+    assert_eq!(chat.asked().values().sum::<u32>(), 5);
 
     let text = stdout(&swarm(&["--resume", id]).output().unwrap());
     assert!(text.starts_with("GOOG  ") && text.contains("The seasonality is fine."), "{text}");
@@ -262,7 +314,7 @@ fn of_two_that_go_on_at_once_one_does_and_the_other_is_told() {
     let store = format!("file:{}", folder.path().display());
     let chat = Chat::start(Some("trend"));
     let child = chat.swarm(&["--store", &store, "--workflow", "w"]).spawn().unwrap();
-    wait_for_chains(&store, "w", 4);
+    wait_for_chains(&store, "w", 5);
     kill(child);
 
     let resume = || chat.swarm(&["--resume", "w", "--store", &store, "--json"]).spawn().unwrap();
@@ -295,7 +347,7 @@ fn a_run_that_was_taken_over_ends() {
     let store = format!("file:{}", folder.path().display());
     let chat = Chat::start(Some("trend"));
     let sleeper = chat.swarm(&["--store", &store, "--workflow", "w"]).spawn().unwrap();
-    wait_for_chains(&store, "w", 4);
+    wait_for_chains(&store, "w", 5);
     signal(&sleeper, "-STOP");
     let mut heir = chat.swarm(&["--resume", "w", "--store", &store]).spawn().unwrap();
     let mut lines = BufReader::new(heir.stderr.take().unwrap()).lines().map(Result::unwrap);
@@ -319,7 +371,7 @@ fn an_interrupted_run_gives_its_lease_back() {
     let store = format!("file:{}", folder.path().display());
     let chat = Chat::start(Some("trend"));
     let child = chat.swarm(&["--store", &store, "--workflow", "w"]).spawn().unwrap();
-    wait_for_chains(&store, "w", 4);
+    wait_for_chains(&store, "w", 5);
     signal(&child, "-INT");
     assert_eq!(code(&child.wait_with_output().unwrap()), 130);
     chat.release();
@@ -350,11 +402,11 @@ fn a_run_without_a_single_answer_can_be_tried_again() {
 fn a_failure_that_stays_is_kept() {
     let chat = Chat::start(Some("trend"));
     let count = Arc::new(Mutex::new(0));
-    let (own, count_of_trend) = (Arc::clone(&chat.state), Arc::clone(&count));
+    let (own, counted) = (Arc::clone(&chat.state), Arc::clone(&count));
     let picky = Server::start(move |stream| {
         let agent = read_request(stream);
-        if agent == "drawdown" {
-            *count_of_trend.lock().unwrap() += 1;
+        if agent == "seasonality" {
+            *counted.lock().unwrap() += 1;
             let body = r#"{"error":{"message":"too long","type":"invalid_request_error",
                 "code":"context_length_exceeded"}}"#;
             return respond(stream, "400 Bad Request", body);
@@ -371,7 +423,7 @@ fn a_failure_that_stays_is_kept() {
         command
     };
     let child = swarm(&["--workflow", "w"]).spawn().unwrap();
-    wait_for_chains(&store, "w", 4);
+    wait_for_chains(&store, "w", 5);
     kill(child);
     let before = *count.lock().unwrap();
     assert!(before > 0);
@@ -383,7 +435,7 @@ fn a_failure_that_stays_is_kept() {
     let missing = &document["report"]["missing"][0];
     assert_eq!(
         (&missing["analyst"], &missing["failure_kind"]),
-        (&"drawdown".into(), &"context_window_exceeded".into())
+        (&"seasonality".into(), &"context_window_exceeded".into())
     );
     let reason = missing["reason"].as_str().unwrap();
     assert!(reason.starts_with("context window exceeded before: "), "{reason}");
@@ -396,7 +448,7 @@ fn a_store_that_vanishes_costs_no_finding() {
     let store = format!("file:{}", path.display());
     let chat = Chat::start(Some("trend"));
     let child = chat.swarm(&["--store", &store, "--workflow", "w", "--json"]).spawn().unwrap();
-    wait_for_chains(&store, "w", 4);
+    wait_for_chains(&store, "w", 5);
     std::fs::remove_dir_all(&path).unwrap();
     chat.release();
     let output = child.wait_with_output().unwrap();
@@ -417,7 +469,7 @@ fn a_server_that_dies_costs_no_finding_and_its_password_is_not_seen() {
     let url = postgres.url();
     let chat = Chat::start(Some("trend"));
     let child = chat.swarm(&["--store", &url, "--workflow", "w", "--json"]).spawn().unwrap();
-    wait_for_chains(&url, "w", 4);
+    wait_for_chains(&url, "w", 5);
     postgres.kill();
     chat.release();
     let lost = child.wait_with_output().unwrap();
@@ -495,8 +547,9 @@ fn without_a_store_nothing_is_kept_or_said() {
     assert!(!stderr(&output).contains("workflow") && !stderr(&output).contains("checkpoint"));
     let document = document(&output);
     assert!(document["workflow_id"].is_null() && document["store"].is_null());
-    assert_eq!(document["trace"][0]["children"].as_array().unwrap().len(), 4);
+    assert_eq!(agents(&document).len(), 5);
     assert_eq!(code(&run(&["--resume", "w", "--store", "none"])), 2);
+    assert_eq!(code(&run(&["--kill-after", "research_swarm", "--store", "none"])), 2);
 }
 
 #[test]

@@ -92,7 +92,9 @@ async fn killed_child() {
         done => done,
     };
     let log = serde_json::to_string(&done.unwrap()).unwrap();
-    fs::write(format!("{folder}/done"), log).unwrap();
+    // Whole or not there, wherever it is killed.
+    fs::write(format!("{folder}/ending"), log).unwrap();
+    fs::rename(format!("{folder}/ending"), format!("{folder}/done")).unwrap();
 }
 
 fn child(folder: &Path, durability: Durability) -> Child {

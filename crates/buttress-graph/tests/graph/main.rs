@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use buttress::{Error, ErrorKind, Failure, FailureKind, MemoryStore, WorkflowId};
+use buttress::{Error, ErrorKind, Failure, FailureKind, MemoryStore, RetryLayer, WorkflowId};
 use buttress_graph::{
     Command, CompiledGraph, END, GraphError, GraphErrorKind, Node, NodeOptions, NodeRequest, Route,
     START, State, StateGraph,
@@ -250,6 +250,31 @@ async fn a_router_retries_twice_and_then_fails() {
             assert_eq!(error.cause().unwrap().failure().kind(), kind);
         }
     }
+}
+
+/// Retries set whole: whoever wants more patience than the layer has is not waited for.
+#[tokio::test(start_paused = true)]
+async fn retries_of_a_node_are_any_retry_layer() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let limited = Node::request_fn(move |_| {
+        let wait =
+            Duration::from_secs(if counted.fetch_add(1, Ordering::SeqCst) < 4 { 5 } else { 20 });
+        let failure = Failure::new(FailureKind::RateLimited).with_retry_after(wait);
+        async { Err::<Visit, _>(Error::new(ErrorKind::Service).with_failure(failure)) }
+    });
+    let retry = RetryLayer::new(9).max_retry_after(Duration::from_secs(10));
+    let graph = StateGraph::new("limited")
+        .add_node_with("limited", limited, NodeOptions::none().retry(retry))
+        .add_edge(START, "limited")
+        .add_edge("limited", END)
+        .compile()
+        .unwrap();
+    let started = tokio::time::Instant::now();
+    let error = run(&graph).await.unwrap_err();
+    assert_eq!(error.cause().unwrap().failure().kind(), FailureKind::RateLimited);
+    assert_eq!(calls.load(Ordering::SeqCst), 5);
+    assert!((20..30).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
