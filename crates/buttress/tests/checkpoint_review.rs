@@ -1,0 +1,103 @@
+//! Promises of checkpoints that a review has seen broken.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use buttress::{
+    CheckpointKey, CheckpointLayer, CheckpointStore, Checkpointer, FileStore, InWorkflow,
+    MemoryStore, StoreError, StoreErrorKind, WorkflowId,
+    checkpoint::{Clock, Put},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tower::{Layer, ServiceExt, service_fn};
+
+fn id() -> WorkflowId {
+    WorkflowId::new("trades-1").expect("the id is valid")
+}
+
+fn key() -> CheckpointKey {
+    id().into()
+}
+
+fn kind(error: &buttress::Error) -> StoreErrorKind {
+    error.downcast_ref::<StoreError>().unwrap_or_else(|| panic!("{error:?}")).kind().clone()
+}
+
+/// An agent that takes a while; how often it was called.
+async fn calls_of_two(
+    one: impl CheckpointStore,
+    other: impl CheckpointStore,
+) -> (u32, Vec<String>) {
+    let calls = Arc::new(AtomicU32::new(0));
+    let agent = |calls: Arc<AtomicU32>| {
+        service_fn(move |_: InWorkflow<()>| {
+            let call = calls.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                Ok::<_, std::io::Error>(format!("call {call}"))
+            }
+        })
+    };
+    let one = CheckpointLayer::new(one, "research").memo().layer(agent(Arc::clone(&calls)));
+    let other = CheckpointLayer::new(other, "research").memo().layer(agent(Arc::clone(&calls)));
+    let ask = || InWorkflow::new(id(), ()).idempotency_key("1");
+    let (one, other) = tokio::join!(one.oneshot(ask()), other.oneshot(ask()));
+    (calls.load(Ordering::SeqCst), vec![one.unwrap(), other.unwrap()])
+}
+
+fn record(root: &Path, sequence: u64) -> std::path::PathBuf {
+    let [shard, workflow] = id().path_segments();
+    root.join(shard).join(workflow).join("n-").join(format!("{sequence:020}.json"))
+}
+
+fn python(path: &Path, phase: &str) {
+    let now = jiff_now();
+    let text = format!(
+        r#"{{"workflow_id": "trades-1", "timestamp": "{now}", "phase": "{phase}", "state": {{"by": "python"}}}}"#
+    );
+    fs::write(path, text).unwrap();
+}
+
+/// The local time as Python's `datetime.now().isoformat()` writes it.
+fn jiff_now() -> String {
+    let shown = std::process::Command::new("date").arg("+%Y-%m-%dT%H:%M:%S.%6N").output().unwrap();
+    String::from_utf8(shown.stdout).unwrap().trim().to_owned()
+}
+
+async fn until_shown(store: &FileStore, phase: &str) {
+    let path = store.seed_file(&id()).unwrap();
+    let shown = || fs::read_to_string(&path).is_ok_and(|text| text.contains(phase));
+    while !shown() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Issue: "Seed compatibility both ways, with Python saving after us"; checkpoints are never ordered
+/// by the clock.
+#[tokio::test]
+async fn what_python_saves_after_us_is_newer_though_our_clock_was_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let ahead = Clock::new(|| SystemTime::now() + Duration::from_secs(3600));
+    let checkpointer = Checkpointer::<serde_json::Value>::new(store.clone()).clock(ahead);
+    let _saved = checkpointer.save(&id(), "ours", &json!({"by": "us"})).await.unwrap();
+    until_shown(&store, "ours").await;
+    let path = store.seed_file(&id()).unwrap();
+    python(&path, "pythons");
+    let loaded = checkpointer.load(&id()).await.unwrap();
+    let _saved = checkpointer.save(&id(), "again", &json!({"by": "us"})).await.unwrap();
+    until_shown(&store, "again").await;
+    let kept: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(loaded.phase, "pythons", "and nothing is kept of it: {kept:?}");
+}
