@@ -101,3 +101,31 @@ async fn what_python_saves_after_us_is_newer_though_our_clock_was_ahead() {
         .collect();
     assert_eq!(loaded.phase, "pythons", "and nothing is kept of it: {kept:?}");
 }
+
+/// What is acknowledged can be loaded, or the save is an error (`Encode`), as it is for a memo.
+#[tokio::test]
+async fn a_state_that_cannot_be_read_again_is_not_acknowledged() {
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Analysis {
+        volatility: f64,
+    }
+    let checkpointer = Checkpointer::<Analysis>::new(MemoryStore::new());
+    let _first = checkpointer.save(&id(), "one", &Analysis { volatility: 0.2 }).await.unwrap();
+    let saved = checkpointer.save(&id(), "two", &Analysis { volatility: f64::NAN }).await;
+    let loaded = checkpointer.load(&id()).await;
+    assert!(loaded.is_ok(), "saved: {saved:?}, loaded: {loaded:?}");
+}
+
+#[tokio::test]
+async fn a_state_that_is_nested_too_deep_to_be_read_is_not_acknowledged() {
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Plan {
+        then: Option<Box<Plan>>,
+    }
+    let checkpointer = Checkpointer::<Plan>::new(MemoryStore::new());
+    let _first = checkpointer.save(&id(), "one", &Plan { then: None }).await.unwrap();
+    let deep = (0..200).fold(Plan { then: None }, |plan, _| Plan { then: Some(Box::new(plan)) });
+    let saved = checkpointer.save(&id(), "two", &deep).await;
+    let loaded = checkpointer.load(&id()).await;
+    assert!(loaded.is_ok(), "saved: {saved:?}, loaded: {:?}", loaded.map(|found| found.phase));
+}
