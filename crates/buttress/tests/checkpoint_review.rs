@@ -129,3 +129,17 @@ async fn a_state_that_is_nested_too_deep_to_be_read_is_not_acknowledged() {
     let loaded = checkpointer.load(&id()).await;
     assert!(loaded.is_ok(), "saved: {saved:?}, loaded: {:?}", loaded.map(|found| found.phase));
 }
+
+/// `Workflow`: "Another writer in between makes the next save a `Conflict`".
+#[tokio::test]
+async fn another_writer_before_the_lease_makes_the_next_save_a_conflict() {
+    let checkpointer = Checkpointer::<u32>::new(MemoryStore::new());
+    let _first = checkpointer.save(&id(), "one", &1).await.unwrap();
+    let mut workflow = checkpointer.workflow(&id());
+    assert_eq!(workflow.resume().await.unwrap().checkpoint.state, 1);
+    let _other = checkpointer.save(&id(), "other", &100).await.unwrap();
+    workflow.acquire("me", Duration::from_secs(60)).await.unwrap();
+    let saved = workflow.save("two", &2).await;
+    let error = saved.expect_err("what the other has written is hidden");
+    assert!(matches!(kind(&error), StoreErrorKind::Conflict { .. }), "{error:?}");
+}
