@@ -143,3 +143,23 @@ async fn another_writer_before_the_lease_makes_the_next_save_a_conflict() {
     let error = saved.expect_err("what the other has written is hidden");
     assert!(matches!(kind(&error), StoreErrorKind::Conflict { .. }), "{error:?}");
 }
+
+/// `CheckpointLayer`: "`before` and `after` go behind whatever the workflow has saved, from any
+/// layer"; `Checkpointer::save`: "both succeed, one after the other".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_save_at_once_all_succeed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let checkpointer = Checkpointer::<u32>::new(store);
+    let saves: Vec<_> = (0..200)
+        .map(|number| {
+            let checkpointer = checkpointer.clone();
+            tokio::spawn(async move { checkpointer.save(&id(), "p", &number).await.map(drop) })
+        })
+        .collect();
+    let mut failed = Vec::new();
+    for save in saves {
+        failed.extend(save.await.unwrap().err().map(|error| kind(&error)));
+    }
+    assert!(failed.is_empty(), "{} of 200: {:?}", failed.len(), failed[0]);
+}
