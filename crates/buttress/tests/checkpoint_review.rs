@@ -163,3 +163,17 @@ async fn of_many_that_save_at_once_all_succeed() {
     }
     assert!(failed.is_empty(), "{} of 200: {:?}", failed.len(), failed[0]);
 }
+
+/// `latest`: "`Corrupt` where there are checkpoints and none can be read: never an empty answer".
+#[tokio::test]
+async fn a_head_whose_file_is_gone_is_no_empty_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let first = store.put(Put::new(id(), None, *b"{}")).await.unwrap();
+    let lease = store.acquire(&key(), "me", Duration::from_secs(60)).await.unwrap();
+    fs::remove_file(record(folder.path(), first)).unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let latest = store.latest(&key()).await;
+    let begun_anew = store.put(Put::new(id(), None, *b"{}").under(&lease)).await;
+    assert!(latest.is_err(), "latest: {latest:?}, begun anew: {begun_anew:?}");
+}
