@@ -177,3 +177,32 @@ async fn a_head_whose_file_is_gone_is_no_empty_answer() {
     let begun_anew = store.put(Put::new(id(), None, *b"{}").under(&lease)).await;
     assert!(latest.is_err(), "latest: {latest:?}, begun anew: {begun_anew:?}");
 }
+
+/// Issue: "`upcast` lets an old checkpoint load".
+#[tokio::test]
+async fn a_step_of_a_memo_is_given_the_response() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Old {
+        ticker: String,
+    }
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct New {
+        ticker: String,
+        price: u32,
+    }
+    let store = MemoryStore::new();
+    let ask = || InWorkflow::new(id(), ()).idempotency_key("1");
+    let old = service_fn(|_: InWorkflow<()>| async {
+        Ok::<_, std::io::Error>(Old { ticker: "AAPL".to_owned() })
+    });
+    CheckpointLayer::new(store.clone(), "p").memo().layer(old).oneshot(ask()).await.unwrap();
+    let new = service_fn(|_: InWorkflow<()>| async {
+        Err::<New, _>(std::io::Error::other("called again"))
+    });
+    let memo = CheckpointLayer::new(store, "p").memo().schema_version(2).upcast(1, |mut value| {
+        value["price"] = json!(7);
+        Ok(value)
+    });
+    let answer = memo.layer(new).oneshot(ask()).await.unwrap();
+    assert_eq!(answer, New { ticker: "AAPL".to_owned(), price: 7 });
+}
