@@ -206,3 +206,12 @@ async fn a_step_of_a_memo_is_given_the_response() {
     let answer = memo.layer(new).oneshot(ask()).await.unwrap();
     assert_eq!(answer, New { ticker: "AAPL".to_owned(), price: 7 });
 }
+
+#[tokio::test]
+async fn repeats_wait_for_the_first_however_the_folder_is_spelled() {
+    let above = tempfile::tempdir().unwrap();
+    let folder = above.path().join("store");
+    let one = FileStore::open(&folder).await.unwrap();
+    let other = FileStore::open(above.path().join("store/../store")).await.unwrap();
+    assert_eq!(calls_of_two(one, other).await.0, 1);
+}
