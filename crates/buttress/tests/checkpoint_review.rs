@@ -215,3 +215,11 @@ async fn repeats_wait_for_the_first_however_the_folder_is_spelled() {
     let other = FileStore::open(above.path().join("store/../store")).await.unwrap();
     assert_eq!(calls_of_two(one, other).await.0, 1);
 }
+
+/// Issue: "concurrent repeats wait for the first (one call in flight per key and process) or are
+/// told `Conflict`".
+#[tokio::test]
+async fn repeats_wait_for_the_first_through_two_layers_over_one_memory_store() {
+    let store = MemoryStore::new();
+    assert_eq!(calls_of_two(store.clone(), store).await.0, 1);
+}
