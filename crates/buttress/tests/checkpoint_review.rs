@@ -223,3 +223,15 @@ async fn repeats_wait_for_the_first_through_two_layers_over_one_memory_store() {
     let store = MemoryStore::new();
     assert_eq!(calls_of_two(store.clone(), store).await.0, 1);
 }
+
+/// A store stays where it was opened, as `SqliteStore` does.
+#[tokio::test]
+async fn a_store_stays_in_its_folder_when_the_process_changes_its_own() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::env::set_current_dir(one.path()).unwrap();
+    let store = FileStore::open("checkpoints").await.unwrap();
+    let first = store.put(Put::new(id(), None, *b"{}")).await.unwrap();
+    std::env::set_current_dir(other.path()).unwrap();
+    let second = store.put(Put::new(id(), Some(first), *b"{}")).await;
+    assert!(second.is_ok(), "{second:?}");
+}
