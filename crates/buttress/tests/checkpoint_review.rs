@@ -235,3 +235,21 @@ async fn a_store_stays_in_its_folder_when_the_process_changes_its_own() {
     let second = store.put(Put::new(id(), Some(first), *b"{}")).await;
     assert!(second.is_ok(), "{second:?}");
 }
+
+/// `OpenFileStore`: "what a dead writer has left in it is removed"; case 51: "by open or gc".
+#[tokio::test]
+async fn what_a_dead_writer_has_left_is_removed_when_the_store_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let first = store.put(Put::new(id(), None, *b"{}")).await.unwrap();
+    until_shown(&store, "\"sequence\":1").await;
+    drop(store);
+    // What a process that was killed in a write leaves: one that is no more.
+    let left = record(folder.path(), first).with_file_name(".tmp-0-1-1-00000000-0");
+    fs::write(&left, vec![0; 1 << 20]).unwrap();
+    let old = SystemTime::now() - Duration::from_secs(7200);
+    fs::File::options().append(true).open(&left).unwrap().set_modified(old).unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    store.latest(&key()).await.unwrap();
+    assert!(!left.exists());
+}
