@@ -253,3 +253,21 @@ async fn what_a_dead_writer_has_left_is_removed_when_the_store_is_opened() {
     store.latest(&key()).await.unwrap();
     assert!(!left.exists());
 }
+
+/// Case 65: "newer than us -> TooNew (fail closed, record untouched)".
+#[tokio::test]
+async fn an_older_program_does_not_take_away_what_a_newer_one_has_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let newer = Checkpointer::<u32>::new(store.clone()).schema_version(2);
+    let saved = newer.save(&id(), "newer", &2).await.unwrap().sequence.unwrap();
+    let older = Checkpointer::<u32>::new(store.clone());
+    let error = older.load(&id()).await.unwrap_err();
+    assert!(matches!(kind(&error), StoreErrorKind::TooNew { .. }), "{error:?}");
+    let mut answers = Vec::new();
+    for _ in 0..11 {
+        answers.push(older.save(&id(), "older", &1).await.map(|saved| saved.sequence));
+    }
+    let kept = store.get(&key(), saved).await.unwrap();
+    assert!(kept.is_some(), "{answers:?}");
+}
