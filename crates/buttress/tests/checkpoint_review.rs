@@ -271,3 +271,11 @@ async fn an_older_program_does_not_take_away_what_a_newer_one_has_saved() {
     let kept = store.get(&key(), saved).await.unwrap();
     assert!(kept.is_some(), "{answers:?}");
 }
+
+/// `is_retryable`: "whether the same request may succeed later".
+#[tokio::test]
+async fn a_name_that_no_file_system_takes_is_not_worth_a_repeat() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = FileStore::open(folder.path().join("x".repeat(300))).await.unwrap_err();
+    assert!(!error.is_retryable(), "{error:?}");
+}
