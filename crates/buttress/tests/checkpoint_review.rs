@@ -279,3 +279,15 @@ async fn a_name_that_no_file_system_takes_is_not_worth_a_repeat() {
     let error = FileStore::open(folder.path().join("x".repeat(300))).await.unwrap_err();
     assert!(!error.is_retryable(), "{error:?}");
 }
+
+/// `put`: "`Fenced` where the token is not the newest of the chain".
+#[tokio::test]
+async fn a_lease_of_another_chain_is_no_right_to_write() {
+    let store = MemoryStore::new();
+    let minute = Duration::from_secs(60);
+    let own = store.acquire(&key(), "me", minute).await.unwrap();
+    let part = key().in_namespace(buttress::Namespace::new("part").unwrap());
+    store.acquire(&part, "somebody else", minute).await.unwrap();
+    let put = store.put(Put::new(part, None, *b"{}").under(&own)).await;
+    assert!(put.is_err(), "{put:?}, though somebody else holds the lease");
+}
