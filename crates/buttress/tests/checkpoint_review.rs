@@ -291,3 +291,17 @@ async fn a_lease_of_another_chain_is_no_right_to_write() {
     let put = store.put(Put::new(part, None, *b"{}").under(&own)).await;
     assert!(put.is_err(), "{put:?}, though somebody else holds the lease");
 }
+
+/// Where a file system folds case, as that of macOS and Windows does, Python's file of "TRADES-1" is
+/// the one that "trades-1" would have. What Python wrote is never written over.
+#[tokio::test]
+async fn what_python_wrote_of_a_workflow_that_differs_in_case_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    let path = store.seed_file(&id()).unwrap();
+    let python = r#"{"workflow_id": "TRADES-1", "timestamp": "2026-01-02T03:04:05", "phase": "p", "state": {"by": "python"}}"#;
+    fs::write(&path, python).unwrap();
+    store.put(Put::new(id(), None, *b"{}").phase("ours")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), python);
+}
