@@ -305,3 +305,30 @@ async fn what_python_wrote_of_a_workflow_that_differs_in_case_is_not_written_ove
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(fs::read_to_string(&path).unwrap(), python);
 }
+
+/// Issue: "Python saving after us and we after it", with a state of our second schema that Python
+/// has loaded and saved again.
+#[tokio::test]
+async fn what_python_saves_of_our_state_is_not_brought_up_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).await.unwrap();
+    // Version 1 had dollars, version 2 has cents.
+    let checkpointer = Checkpointer::<serde_json::Value>::new(store.clone())
+        .schema_version(2)
+        .upcast(1, |state| Ok(json!({ "price": state["price"].as_u64().unwrap() * 100 })));
+    let _saved = checkpointer.save(&id(), "ours", &json!({ "price": 500 })).await.unwrap();
+    until_shown(&store, "ours").await;
+    let path = store.seed_file(&id()).unwrap();
+    // As the seed does: the state that it has loaded, under another phase.
+    let loaded: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let text = json!({
+        "workflow_id": "trades-1",
+        "timestamp": jiff_now(),
+        "phase": "pythons",
+        "state": loaded["state"],
+    });
+    fs::write(&path, text.to_string()).unwrap();
+    let found = checkpointer.load(&id()).await.unwrap();
+    assert_eq!(found.phase, "pythons");
+    assert_eq!(found.state, json!({ "price": 500 }));
+}
