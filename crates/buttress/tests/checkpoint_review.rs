@@ -332,3 +332,23 @@ async fn what_python_saves_of_our_state_is_not_brought_up_twice() {
     assert_eq!(found.phase, "pythons");
     assert_eq!(found.state, json!({ "price": 500 }));
 }
+
+/// `CheckpointLayer`: "A response that is larger than the store takes .. is an error, and so is
+/// every repeat: the agent is not called for it again".
+#[tokio::test]
+async fn a_response_that_does_not_fit_into_a_small_store_is_not_asked_for_again() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let agent = service_fn(move |_: InWorkflow<()>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, std::io::Error>("x".repeat(100)) }
+    });
+    let store = MemoryStore::new().max_state(32);
+    let memo = CheckpointLayer::new(store, "p").memo().layer(agent);
+    for _ in 0..3 {
+        let asked = InWorkflow::new(id(), ()).idempotency_key("1");
+        let error = memo.clone().oneshot(asked).await.unwrap_err();
+        assert!(matches!(kind(&error), StoreErrorKind::TooLarge { .. }), "{error:?}");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
