@@ -599,3 +599,26 @@ async fn a_memo_whose_store_is_away_does_what_it_is_told() {
     assert_eq!(going_on.layer(analyst.clone()).oneshot(ask("2")).await.unwrap(), "AAPL 2");
     assert_eq!(going_on.layer(analyst).oneshot(ask("2")).await.unwrap(), "AAPL 3");
 }
+
+/// README: "A memo makes that at most one call per phase and key", of a repeat behind a kill. Here
+/// nobody is killed: the store does not take what each call came to, and the caller repeats, as
+/// `is_retryable` advises.
+#[tokio::test]
+async fn a_memo_whose_store_is_away_when_it_saves_repeats_at_most_one_call() {
+    let store = Flaky::new(false);
+    let calls = Arc::new(AtomicU32::new(0));
+    let (cut, count) = (store.clone(), Arc::clone(&calls));
+    let agent = tower::service_fn(move |asked: InWorkflow<String>| {
+        let call = count.fetch_add(1, Ordering::SeqCst) + 1;
+        // The next that is asked of the store is to keep the response.
+        cut.away.store(u32::from(call < 6), Ordering::SeqCst);
+        async move { Ok::<_, Failure>(format!("{} {call}", asked.request)) }
+    });
+    let memo = CheckpointLayer::new(store, "research").memo().layer(agent);
+    let mut answer = memo.clone().oneshot(ask("1")).await;
+    while answer.as_ref().is_err_and(|error| error.failure().is_retryable()) {
+        answer = memo.clone().oneshot(ask("1")).await;
+    }
+    let calls = calls.load(Ordering::SeqCst);
+    assert!(calls <= 2, "{calls} calls, and {answer:?}");
+}

@@ -136,3 +136,30 @@ async fn a_deletion_counts_before_its_objects_are_gone() {
     assert!(pages.is_empty());
     assert_eq!(sequences(&store, &key).await, [next]);
 }
+
+/// Module docs: what cleans up is "behind the answer"; `call_timeout` is "how long a call may take,
+/// with all its requests". A deletion that nobody answers must not keep a chain from being written.
+#[tokio::test]
+async fn a_deletion_that_is_never_answered_holds_up_no_later_put() {
+    let backend = Arc::new(Faulty::default());
+    let store = ObjectStore::builder(backend.clone())
+        .keep(1)
+        .call_timeout(Duration::from_secs(1))
+        .open()
+        .await
+        .unwrap();
+    let key = key("stalled");
+    let first = store.put(Put::new(key.clone(), None, *b"state")).await.unwrap();
+    backend.deletions.store(1, Ordering::SeqCst);
+    let second = store.put(Put::new(key.clone(), Some(first), *b"state")).await.unwrap();
+    let put = Put::new(key.clone(), Some(second), *b"state");
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        match store.put(put.clone()).await {
+            Ok(_) => return,
+            Err(error) => answers.push(error.to_string()),
+        }
+    }
+    assert_eq!(backend.deletions.load(Ordering::SeqCst), 0, "no deletion was asked for");
+    panic!("the backend answers everything else: {answers:#?}");
+}

@@ -31,6 +31,8 @@ pub(crate) struct Faulty {
     pub(crate) after: AtomicU32,
     /// How many reads fail.
     pub(crate) reads: AtomicU32,
+    /// How many deletions are answered by nobody, ever.
+    pub(crate) deletions: AtomicU32,
     /// Whether what is there is replaced where it was to be created.
     pub(crate) replaces: bool,
     pub(crate) then: Mutex<Option<Then>>,
@@ -128,6 +130,9 @@ impl Backend for Faulty {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
+        if takes_one(&self.deletions) {
+            return futures_util::StreamExt::boxed(futures_util::stream::pending());
+        }
         self.memory.delete_stream(paths)
     }
 

@@ -12,6 +12,7 @@ mod faults;
 mod processes;
 mod proxy;
 mod restarts;
+mod review;
 mod servers;
 mod setup;
 #[path = "../support/mod.rs"]

@@ -13,6 +13,7 @@ mod faults;
 mod processes;
 mod proxy;
 mod restarts;
+mod review;
 mod servers;
 mod setup;
 #[path = "../support/mod.rs"]
