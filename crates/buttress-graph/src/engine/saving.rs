@@ -241,10 +241,11 @@ impl<'a, S: State> Run<'a, S> {
 
     pub(super) fn open_interrupts(
         &self,
+        tasks: &[Task<S>],
         answers: &[Answer<S>],
     ) -> Result<Vec<Interrupt>, GraphError> {
         let mut open = Vec::new();
-        for (task, answer) in self.record.next.iter().zip(answers) {
+        for (task, answer) in tasks.iter().zip(answers) {
             let Ok(Command { interrupt: Some(value), .. }) = &answer.result else { continue };
             let asked = self.values(&task.id, WriteKind::Interrupt)?.len();
             let id = format!("{}#{}", task.id, asked.saturating_sub(1));
