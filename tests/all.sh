@@ -157,6 +157,7 @@ if ! $fast; then
     check "overhead, short" cargo run --quiet --release -p buttress-benches --bin overhead -- --quick
     check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick
     check "checkpoint, short" cargo bench --quiet -p buttress-benches --bench checkpoint -- --quick
+    check "graph, short" cargo bench --quiet -p buttress-benches --bench graph -- --quick
     check "soak, short" cargo run --quiet --release -p buttress-benches --bin soak -- --quick
 fi
 

@@ -69,7 +69,8 @@ pub(crate) struct Compiled<S: State> {
     pub(crate) span_name: String,
     pub(crate) service: NodeService<S>,
     pub(crate) on_error: Option<Handler<S>>,
-    pub(crate) edges: Vec<String>,
+    /// Shared with the calls that are under way.
+    pub(crate) edges: Arc<[String]>,
     pub(crate) branches: Vec<Branch<S>>,
 }
 
@@ -228,7 +229,7 @@ impl<S: State> StateGraph<S> {
             service: node.guarded(&name, &options),
             on_error: options.on_error.clone(),
             name: name.into(),
-            edges,
+            edges: edges.into(),
             branches,
         });
         Ok(CompiledGraph::new(self.name, nodes.collect(), (entry, entry_branches), self.settings))

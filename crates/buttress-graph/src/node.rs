@@ -14,7 +14,10 @@ use buttress::{
 };
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower::{
+    Layer, Service, ServiceExt, service_fn,
+    util::{BoxCloneSyncService, option_layer},
+};
 
 use crate::{
     Command, CompiledGraph, Event, GraphError, GraphErrorKind, IntoCommand, State, events::Listener,
@@ -218,13 +221,13 @@ impl<S: State> Node<S> {
             request.listener.tell(|| Event::Attempt { node: node.to_string(), attempt });
             request
         });
-        let mut service = BoxCloneSyncService::new(CatchPanicLayer::new().layer(counted));
-        if let Some(after) = options.timeout {
-            service = BoxCloneSyncService::new(TimeoutLayer::new(after).layer(service));
-        }
-        if let Some(breaker) = &options.circuit_breaker {
-            service = BoxCloneSyncService::new(breaker.renamed(name).layer(service));
-        }
+        let breaker = options.circuit_breaker.as_ref().map(|breaker| breaker.renamed(name));
+        let service = (
+            option_layer(breaker),
+            option_layer(options.timeout.map(TimeoutLayer::new)),
+            CatchPanicLayer::new(),
+        );
+        let service = BoxCloneSyncService::new(service.layer(counted));
         match (options.retry)(name, options.max_attempts) {
             Some(around) => around(service),
             None => service,

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -48,19 +48,20 @@ const WHOLE: &str = "state";
 
 type Fields = Map<String, Value>;
 
-/// Applies the updates of one superstep, in their order.
+/// Applies the updates of one superstep, in their order, each with the node that it is from.
 pub(crate) fn merge<S: State>(
-    base: &S,
-    updates: &[(Arc<str>, S::Update)],
-) -> Result<S, GraphError> {
-    match updates {
-        [] => Ok(base.clone()),
-        [(_, update)] => Ok(applied(base, [update])),
-        _ => merge_branches(base, updates),
+    state: &mut S,
+    mut updates: Vec<(&str, S::Update)>,
+) -> Result<(), GraphError> {
+    if updates.len() > 1 {
+        *state = merge_branches(state, &updates)?;
+    } else if let Some((_, update)) = updates.pop() {
+        state.apply(update);
     }
+    Ok(())
 }
 
-fn merge_branches<S: State>(base: &S, updates: &[(Arc<str>, S::Update)]) -> Result<S, GraphError> {
+fn merge_branches<S: State>(base: &S, updates: &[(&str, S::Update)]) -> Result<S, GraphError> {
     let before = fields(base)?;
     let mut merged = fields(&applied(base, updates.iter().map(|(_, update)| update)))?;
     let alone = updates.iter().map(|(_, update)| fields(&applied(base, [update])));
@@ -72,7 +73,7 @@ fn merge_branches<S: State>(base: &S, updates: &[(Arc<str>, S::Update)]) -> Resu
         }
         for pair in writers.windows(2) {
             if is_lost(base, &field, [pair[0], pair[1]], updates, &alone)? {
-                let nodes = [&updates[pair[0]].0, &updates[pair[1]].0].map(ToString::to_string);
+                let nodes = [updates[pair[0]].0, updates[pair[1]].0].map(str::to_owned);
                 return Err(GraphErrorKind::FieldConflict { field, nodes }.into());
             }
         }
@@ -106,7 +107,7 @@ fn is_lost<S: State>(
     base: &S,
     field: &str,
     [one, other]: [usize; 2],
-    updates: &[(Arc<str>, S::Update)],
+    updates: &[(&str, S::Update)],
     alone: &[Fields],
 ) -> Result<bool, GraphError> {
     let both = |order: [usize; 2]| fields(&applied(base, order.map(|place| &updates[place].1)));

@@ -95,10 +95,8 @@ async fn what_python_saves_after_us_is_newer_though_our_clock_was_ahead() {
     let loaded = checkpointer.load(&id()).await.unwrap();
     let _saved = checkpointer.save(&id(), "again", &json!({"by": "us"})).await.unwrap();
     until_shown(&store, "again").await;
-    let kept: Vec<_> = fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let kept: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(loaded.phase, "pythons", "and nothing is kept of it: {kept:?}");
 }
 

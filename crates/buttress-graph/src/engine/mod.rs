@@ -15,6 +15,7 @@ use buttress::{
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::Value;
+use tokio::time::Instant;
 use tower::{Service as _, ServiceExt as _};
 use tracing::Instrument as _;
 
@@ -63,6 +64,8 @@ struct Saved<S: State> {
     head: u64,
     /// What tasks of the superstep behind it have written.
     writes: Vec<TaskWrite>,
+    /// When the lease was taken or renewed last.
+    renewed: Instant,
 }
 
 /// What a node came to.
@@ -74,7 +77,7 @@ struct Answer<S: State> {
     span: Option<spans::Ending>,
 }
 
-impl<S: State> Run<'_, S> {
+impl<'a, S: State> Run<'a, S> {
     pub(crate) async fn go(
         graph: &CompiledGraph<S>,
         id: &WorkflowId,
@@ -122,39 +125,40 @@ impl<S: State> Run<'_, S> {
     }
 
     async fn superstep(&mut self) -> Result<(), GraphError> {
-        let answers = self.run_tasks().await?;
-        let interrupts = self.open_interrupts(&answers)?;
+        // Where this does not come to its end, neither does the run, and nobody asks for them again.
+        let tasks = std::mem::take(&mut self.record.next);
+        let answers = self.run_tasks(&tasks).await?;
+        let interrupts = self.open_interrupts(&tasks, &answers)?;
         if !interrupts.is_empty() {
             self.listener.tell(|| Event::Interrupted(interrupts.clone()));
             return Err(GraphErrorKind::Interrupted { interrupts }.into());
         }
-        self.finish_step(answers).await
+        self.finish_step(tasks, answers).await
     }
 
     /// Runs the tasks of a superstep that have no answer yet, and saves each answer.
-    async fn run_tasks(&mut self) -> Result<Vec<Answer<S>>, GraphError> {
-        let tasks = self.record.next.clone();
+    async fn run_tasks(&mut self, tasks: &[Task<S>]) -> Result<Vec<Answer<S>>, GraphError> {
         let mut answers: Vec<Option<Answer<S>>> = Vec::with_capacity(tasks.len());
-        for task in &tasks {
+        for task in tasks {
             answers.push(self.answered(task)?);
         }
-        let waiting = (0..tasks.len()).filter(|place| answers[*place].is_none());
-        let mut waiting = waiting.collect::<Vec<_>>().into_iter();
+        let mut waiting = 0..tasks.len();
         let mut running = FuturesUnordered::new();
         // What has answered while the store was waited for.
         let mut answered = VecDeque::new();
         let lease = self.graph.settings().lease;
         loop {
             while running.len() < self.graph.settings().max_parallelism {
-                let Some(place) = waiting.next() else { break };
+                let unanswered = waiting.find(|place| answers[*place].is_none());
+                let Some(place) = unanswered else { break };
                 let call = self.call(&tasks[place])?;
                 running.push(async move { (place, call.await) });
             }
             let heartbeat = async {
                 match (&mut self.saving, &self.saved) {
                     (Some(saving), _) => Some(saving.await),
-                    (None, Some(_)) => {
-                        tokio::time::sleep(lease / 3).await;
+                    (None, Some(saved)) => {
+                        tokio::time::sleep_until(saved.renewed + lease / 3).await;
                         None
                     }
                     (None, None) => std::future::pending().await,
@@ -182,16 +186,16 @@ impl<S: State> Run<'_, S> {
                 }
             };
             beside(&mut running, &mut answered, self.settle()).await?;
-            let (node, step) = (tasks[place].node.clone(), self.record.step + 1);
+            let (node, step) = (|| tasks[place].node.clone(), self.record.step + 1);
             match &answer.result {
                 Ok(command) => {
                     let saved = self.save_answer(&tasks[place].id, command);
                     beside(&mut running, &mut answered, saved).await?;
-                    self.listener.tell(|| Event::NodeFinished { node, step });
+                    self.listener.tell(|| Event::NodeFinished { node: node(), step });
                 }
                 Err(error) => {
-                    let error = error.to_string();
-                    self.listener.tell(|| Event::NodeFailed { node, error });
+                    let error = || error.to_string();
+                    self.listener.tell(|| Event::NodeFailed { node: node(), error: error() });
                 }
             }
             answers[place] = Some(answer);
@@ -214,7 +218,7 @@ impl<S: State> Run<'_, S> {
             NodeRequest::new(state, self.id.clone(), Arc::clone(&name), step, &task.id, resume)
                 .listener(self.listener.clone());
         let (mut service, on_error) = (node.service.clone(), node.on_error.clone());
-        let edges = node.branches.is_empty().then(|| node.edges.clone());
+        let edges = node.branches.is_empty().then(|| Arc::clone(&node.edges));
         let mut span = spans::node(&node.span_name, &name, self.id.as_str(), step);
         let inside = span.span();
         let call = async move {
@@ -249,7 +253,7 @@ impl<S: State> Run<'_, S> {
         Ok(call.instrument(inside))
     }
 
-    fn node(&self, name: &str) -> Result<&Compiled<S>, GraphError> {
+    fn node(&self, name: &str) -> Result<&'a Compiled<S>, GraphError> {
         let place = self.graph.place(name);
         place.map(|place| &self.graph.nodes()[place]).ok_or_else(|| {
             GraphError::routing(name, "the graph that saved this has a node that this one has not")
@@ -258,37 +262,38 @@ impl<S: State> Run<'_, S> {
 
     // ===== What comes after a superstep =====
 
-    async fn finish_step(&mut self, answers: Vec<Answer<S>>) -> Result<(), GraphError> {
-        let tasks = self.record.next.clone();
-        let updates = tasks.iter().zip(&answers).filter_map(|(task, answer)| {
-            let update = answer.result.as_ref().ok()?.update.clone()?;
-            Some((Arc::from(&*task.node), update))
+    async fn finish_step(
+        &mut self,
+        tasks: Vec<Task<S>>,
+        mut answers: Vec<Answer<S>>,
+    ) -> Result<(), GraphError> {
+        let updates = tasks.iter().zip(&mut answers).filter_map(|(task, answer)| {
+            let update = answer.result.as_mut().ok()?.update.take()?;
+            Some((&*task.node, update))
         });
-        let state = crate::state::merge(&self.record.state, &updates.collect::<Vec<_>>())?;
-        let mut record = self.record.clone();
-        record.state = state;
-        record.step += 1;
+        crate::state::merge(&mut self.record.state, updates.collect())?;
         let mut nodes = Vec::new();
         let mut sent = Vec::new();
         for (task, answer) in tasks.into_iter().zip(answers) {
-            record.has_run(&task.node);
+            self.record.has_run(&task.node);
             if let Some(failure) = &answer.handled {
-                record.has_failed(self.failure(&task.node, failure, failure));
+                let failure = self.failure(&task.node, failure, failure);
+                self.record.has_failed(failure);
             }
             match answer.result {
                 Ok(command) => {
-                    record.retries.remove(&task.node);
+                    self.record.retries.remove(&task.node);
                     let goes_by_edges = command.goto.is_empty() && command.send.is_empty();
                     let mut ways = command.goto;
                     if goes_by_edges {
-                        ways = self.node(&task.node)?.ways(&record.state, Ok(()))?;
+                        ways = self.node(&task.node)?.ways(&self.record.state, Ok(()))?;
                     }
                     let sends = command.send.iter().map(|(to, _)| to);
                     self.took(&task.node, answer.span.as_ref(), ways.iter().chain(sends));
                     nodes.extend(ways);
                     sent.extend(command.send);
                 }
-                Err(error) => match self.after_failure(&mut record, &task, &error)? {
+                Err(error) => match self.after_failure(&task, &error)? {
                     Some(ways) => {
                         self.took(&task.node, answer.span.as_ref(), ways.iter());
                         nodes.extend(ways);
@@ -308,8 +313,8 @@ impl<S: State> Run<'_, S> {
         nodes.dedup();
         sent.retain(|(name, _)| name != END);
         let sent = sent.into_iter().map(|(name, state)| (name, Some(state)));
-        record.set_next(nodes.into_iter().map(|name| (name, None)).chain(sent));
-        self.record = record;
+        self.record.step += 1;
+        self.record.set_next(nodes.into_iter().map(|name| (name, None)).chain(sent));
         self.save().await
     }
 
@@ -329,8 +334,7 @@ impl<S: State> Run<'_, S> {
 
     /// Returns where a node that failed leads; none where its failure is the workflow's.
     fn after_failure(
-        &self,
-        record: &mut Record<S>,
+        &mut self,
         task: &Task<S>,
         error: &Error,
     ) -> Result<Option<Vec<String>>, GraphError> {
@@ -340,8 +344,10 @@ impl<S: State> Run<'_, S> {
         }
         let mut ways = Vec::new();
         for branch in &node.branches {
-            for (label, to) in branch.choose(&node.name, &record.state, Err(error.failure()))? {
-                let retries = record.retries.entry(task.node.clone()).or_default();
+            for (label, to) in
+                branch.choose(&node.name, &self.record.state, Err(error.failure()))?
+            {
+                let retries = self.record.retries.entry(task.node.clone()).or_default();
                 if label == Route::RETRY {
                     *retries += 1;
                     if *retries > RETRIES {
@@ -354,7 +360,8 @@ impl<S: State> Run<'_, S> {
                 ways.push(to);
             }
         }
-        record.has_failed(self.failure(&task.node, error.failure(), error));
+        let failure = self.failure(&task.node, error.failure(), error);
+        self.record.has_failed(failure);
         Ok((!ways.is_empty()).then_some(ways))
     }
 
@@ -400,7 +407,7 @@ async fn beside<T, F: Future>(
 impl<S: State> Compiled<S> {
     /// Returns where the node leads.
     fn ways(&self, state: &S, result: Result<(), &Failure>) -> Result<Vec<String>, GraphError> {
-        let mut ways = self.edges.clone();
+        let mut ways = self.edges.to_vec();
         for branch in &self.branches {
             let chosen = branch.choose(&self.name, state, result)?;
             ways.extend(chosen.into_iter().map(|(_, to)| to));

@@ -5,6 +5,7 @@ use buttress::{
     checkpoint::{Payload, TaskWrite, WriteKind},
 };
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{Answer, Begin, GRAPH, Run, Saved, Saving};
 use crate::{
@@ -37,7 +38,8 @@ impl<'a, S: State> Run<'a, S> {
         }
         workflow.acquire(&owner, graph.settings().lease).await?;
         let head = if is_there { Some(workflow.load().await?) } else { None };
-        let mut saved = Saved { workflow, head: 0, writes: Vec::new() };
+        let renewed = Instant::now();
+        let mut saved = Saved { workflow, head: 0, writes: Vec::new(), renewed };
         match (begin, head) {
             (Begin::Anew(_), Some(head)) if head.state.status == Status::Running => {
                 drop(saved.workflow.release().await);
@@ -240,10 +242,11 @@ impl<'a, S: State> Run<'a, S> {
 
     pub(super) fn open_interrupts(
         &self,
+        tasks: &[Task<S>],
         answers: &[Answer<S>],
     ) -> Result<Vec<Interrupt>, GraphError> {
         let mut open = Vec::new();
-        for (task, answer) in self.record.next.iter().zip(answers) {
+        for (task, answer) in tasks.iter().zip(answers) {
             let Ok(Command { interrupt: Some(value), .. }) = &answer.result else { continue };
             let asked = self.values(&task.id, WriteKind::Interrupt)?.len();
             let id = format!("{}#{}", task.id, asked.saturating_sub(1));
@@ -280,6 +283,8 @@ impl<S: State> Saved<S> {
         listener: &Listener<S>,
     ) -> Result<(), GraphError> {
         let settings = graph.settings();
+        // Also where it fails: what is away is asked again after a while.
+        self.renewed = Instant::now();
         let Err(error) = self.workflow.renew(settings.lease).await else { return Ok(()) };
         match error.downcast_ref::<StoreError>() {
             Some(away) if settings.when_unavailable.endures(away) => {

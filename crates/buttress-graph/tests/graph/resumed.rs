@@ -1,10 +1,10 @@
 //! Runs that stop and go on, each in a process that has not seen the one before.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::SystemTime};
 
 use buttress::{
-    CheckpointKey, CheckpointStore, FileStore, StoreError,
-    checkpoint::{Page, Put},
+    CheckpointKey, CheckpointStore, FileStore, StoreError, StoreErrorKind,
+    checkpoint::{Clock, Page, Put},
 };
 use buttress_graph::{Durability, Event, Status};
 
@@ -170,6 +170,41 @@ async fn of_two_resumers_one_runs() {
 }
 
 /// langgraph#8764: the run is saved before its first node starts.
+/// A heartbeat that begins anew with each node would never come.
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_however_short_its_nodes_are() {
+    let (began, started) = (SystemTime::now(), tokio::time::Instant::now());
+    let store = MemoryStore::new().clock(Clock::new(move || began + started.elapsed()));
+    let graph = |owner| {
+        let short = Node::request_fn(|_| async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok::<_, io::Error>(visit("short"))
+        });
+        StateGraph::new("short")
+            .add_node("short", short)
+            .add_edge(START, "short")
+            .add_conditional_edges(
+                "short",
+                |log: &Log, _| if log.visits.len() < 20 { "on".into() } else { "end".into() },
+                [("on", "short"), ("end", END)],
+            )
+            .store(store.clone())
+            .lease(owner, Duration::from_secs(1))
+            .compile()
+            .unwrap()
+    };
+    let (graph, other) = (graph("worker"), graph("other"));
+    let looks = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        other.resume(&id()).await
+    };
+    let (done, looked) = tokio::join!(run(&graph), looks);
+    let error = looked.unwrap_err();
+    let cause = error.cause().unwrap().downcast_ref::<StoreError>().unwrap();
+    assert!(matches!(cause.kind(), StoreErrorKind::Held { .. }), "{error:?}");
+    assert_eq!(done.unwrap().visits.len(), 20);
+}
+
 #[tokio::test]
 async fn a_run_is_there_before_its_first_node() {
     let store = MemoryStore::new();
