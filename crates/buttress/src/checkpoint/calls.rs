@@ -1,13 +1,14 @@
 //! The calls of memos that are on their way in this process.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
 };
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::{CheckpointKey, Place};
+use super::{CheckpointKey, Payload, Place};
+use crate::telemetry;
 
 /// Which memo a call is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -23,6 +24,21 @@ pub(super) struct CallId {
 pub(super) type First = Option<OwnedMutexGuard<()>>;
 
 type Calls = HashMap<CallId, Weak<AsyncMutex<()>>>;
+
+/// What agents have answered and no store has taken yet: a repeat saves it instead of asking again.
+static UNSAVED: LazyLock<Mutex<Unsaved>> = LazyLock::new(Mutex::default);
+
+/// How many answers are held at most, and how many bytes of them; then the oldest go.
+const MOST: usize = 1024;
+const MOST_BYTES: usize = 64 << 20;
+
+#[derive(Default)]
+struct Unsaved {
+    answers: HashMap<CallId, Payload>,
+    /// The oldest first.
+    order: VecDeque<CallId>,
+    bytes: usize,
+}
 
 static CALLS: LazyLock<Mutex<Calls>> = LazyLock::new(Mutex::default);
 
@@ -56,6 +72,35 @@ impl CallId {
         AROUND.scope(around, call).await
     }
 
+    /// Holds what is to be saved, until it is or the process ends.
+    pub(super) fn hold(&self, answer: Payload) {
+        let mut unsaved = UNSAVED.lock().unwrap_or_else(PoisonError::into_inner);
+        unsaved.remove(self);
+        unsaved.bytes += answer.len();
+        unsaved.answers.insert(self.clone(), answer);
+        unsaved.order.push_back(self.clone());
+        while unsaved.answers.len() > MOST || unsaved.bytes > MOST_BYTES {
+            let Some(oldest) = unsaved.order.front().cloned() else { break };
+            unsaved.remove(&oldest);
+            tracing::warn!(
+                target: telemetry::LOG_TARGET,
+                "Too many answers wait for a store that is away: a repeat of {} calls its agent again",
+                oldest.key
+            );
+        }
+    }
+
+    /// Returns what is held, if anything.
+    pub(super) fn held(&self) -> Option<Payload> {
+        let unsaved = UNSAVED.lock().unwrap_or_else(PoisonError::into_inner);
+        unsaved.answers.get(self).cloned()
+    }
+
+    /// Lets go of what is saved now.
+    pub(super) fn let_go(&self) {
+        UNSAVED.lock().unwrap_or_else(PoisonError::into_inner).remove(self);
+    }
+
     /// Returns the lock of the calls with one id, which goes with the last of them.
     fn lock(&self) -> Arc<AsyncMutex<()>> {
         let mut calls = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,5 +114,16 @@ impl CallId {
         let call = Arc::default();
         calls.insert(self.clone(), Arc::downgrade(&call));
         call
+    }
+}
+
+// ===== impl Unsaved =====
+
+impl Unsaved {
+    fn remove(&mut self, call: &CallId) {
+        if let Some(answer) = self.answers.remove(call) {
+            self.bytes -= answer.len();
+            self.order.retain(|other| other != call);
+        }
     }
 }

@@ -9,9 +9,6 @@ use super::{
 };
 use crate::{BoxError, Error, telemetry::Labels};
 
-/// How often a save that follows whatever is there begins anew when somebody else was faster.
-const RACES: usize = 64;
-
 /// Saves, loads and resumes the state of workflows as a serde type.
 ///
 /// The seed's `CheckpointManager`. The state is written as JSON, before the future is first
@@ -181,15 +178,16 @@ impl<S> Checkpointer<S> {
         self.settings.when_unavailable.goes_on
     }
 
-    /// The same for another part of the workflow and another state.
-    pub(super) fn for_namespace<T>(&self, namespace: Namespace) -> Checkpointer<T> {
+    /// The same for a memo, which is in a part of its own.
+    pub(super) fn for_memo<T>(&self, namespace: Namespace) -> Checkpointer<T> {
         let mut settings = (*self.settings).clone();
         settings.namespace = namespace;
+        settings.schema = settings.schema.of_memos();
         Checkpointer { store: self.store.clone(), settings: Arc::new(settings), state: PhantomData }
     }
 }
 
-impl<S: Serialize> Checkpointer<S> {
+impl<S: Serialize + DeserializeOwned> Checkpointer<S> {
     /// Saves a state behind whatever is saved already: the seed's `save_checkpoint`.
     ///
     /// Of two that save at once both succeed, one after the other. Who wants to be the only writer
@@ -197,14 +195,38 @@ impl<S: Serialize> Checkpointer<S> {
     ///
     /// # Errors
     ///
-    /// `Checkpoint`, whose source is the [`StoreError`].
+    /// `Checkpoint`, whose source is the [`StoreError`]: `Encode` where what was written could not
+    /// be read again (a number that JSON has not, nesting that is too deep), `TooNew` where a newer
+    /// program has saved.
     ///
     /// # Cancellation
     ///
     /// Leaves the old checkpoint or the new one.
     pub async fn save(&self, id: &WorkflowId, phase: &str, state: &S) -> Result<Saved, Error> {
+        let put = self.put(&self.key(id), phase, state);
+        self.save_put(id, phase, put).await
+    }
+}
+
+impl<S: Serialize> Checkpointer<S> {
+    /// Saves a state that this program only writes, behind whatever is saved already.
+    pub(super) async fn save_unread(
+        &self,
+        id: &WorkflowId,
+        phase: &str,
+        state: &S,
+    ) -> Result<Saved, Error> {
+        let put = self.put_unread(&self.key(id), phase, state);
+        self.save_put(id, phase, put).await
+    }
+
+    async fn save_put(
+        &self,
+        id: &WorkflowId,
+        phase: &str,
+        put: Result<Put, StoreError>,
+    ) -> Result<Saved, Error> {
         let key = self.key(id);
-        let put = self.put(&key, phase, state);
         let mut span = spans::save(self, &key, phase);
         let saved = match put {
             Ok(put) => span.run(self.put_behind_the_head(&put)).await,
@@ -220,7 +242,7 @@ impl<S: Serialize> Checkpointer<S> {
         phase: &str,
         state: &S,
     ) -> Result<(), Error> {
-        let put = self.put(key, phase, state);
+        let put = self.put_unread(key, phase, state);
         let mut span = spans::save(self, key, phase);
         let saved = match put {
             Ok(put) => span.run(self.when_back(|| self.store.put(put.clone()))).await,
@@ -230,13 +252,9 @@ impl<S: Serialize> Checkpointer<S> {
         Ok(())
     }
 
-    /// Makes the put of a state; its parent is to be filled in.
-    pub(super) fn put(
-        &self,
-        key: &CheckpointKey,
-        phase: &str,
-        state: &S,
-    ) -> Result<Put, StoreError> {
+    /// Makes the put of a state, of which nothing is known to be readable again; its parent is to be
+    /// filled in.
+    fn put_unread(&self, key: &CheckpointKey, phase: &str, state: &S) -> Result<Put, StoreError> {
         let state = Payload::json(state).map_err(|error| error.in_chain(key))?;
         let mut put =
             Put::new(key.clone(), None, state).phase(phase).timestamp(self.settings.clock.now());
@@ -245,20 +263,40 @@ impl<S: Serialize> Checkpointer<S> {
     }
 
     async fn put_behind_the_head(&self, put: &Put) -> Result<u64, StoreError> {
-        let mut races = 0;
         loop {
-            let head = self.when_back(|| self.store.latest(&put.key)).await?;
             let mut put = put.clone();
-            put.parent = head.map(|head| head.sequence);
+            put.parent = self.head(&put.key).await?;
             match self.when_back(|| self.store.put(put.clone())).await {
-                Err(error) if error.is_conflict() && races < RACES => races += 1,
+                // Somebody else was faster, so this ends when all others are done.
+                Err(error) if error.is_conflict() => {}
                 put => return put,
             }
         }
     }
+
+    /// Returns the sequence of the head, where this program may go behind it.
+    ///
+    /// Behind one of a newer schema it may not: what the newer program has saved would be pruned.
+    pub(super) async fn head(&self, key: &CheckpointKey) -> Result<Option<u64>, StoreError> {
+        let Some(head) = self.when_back(|| self.store.latest(key)).await? else { return Ok(None) };
+        self.settings.schema.admit(&head)?;
+        Ok(Some(head.sequence))
+    }
 }
 
 impl<S: Serialize + DeserializeOwned> Checkpointer<S> {
+    /// Makes the put of a state that can be read again; its parent is to be filled in.
+    pub(super) fn put(
+        &self,
+        key: &CheckpointKey,
+        phase: &str,
+        state: &S,
+    ) -> Result<Put, StoreError> {
+        let put = self.put_unread(key, phase, state)?;
+        Schema::check::<S>(&put.state).map_err(|error| error.in_chain(key))?;
+        Ok(put)
+    }
+
     /// Returns a workflow whose only writer the caller wants to be.
     pub fn workflow(&self, id: &WorkflowId) -> Workflow<S> {
         Workflow::new(self.clone(), id)

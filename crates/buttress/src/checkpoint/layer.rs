@@ -31,8 +31,10 @@ use crate::{AnyError, BoxError, Classify, Error, classify::into_error};
 /// phase and key, with the same idempotency key, which the agent finds in the request. Repeats at
 /// the same time wait for the first in this process, through any handle of a store that says
 /// [where it is](CheckpointStore::place), else through clones of this layer; in other processes the
-/// second to finish gets the first one's response. A failure is not kept, unless it is one that stays. A response that is larger than
-/// the store takes, or that cannot be written, is an error, and so is every repeat: the agent is
+/// second to finish gets the first one's response. A response that cannot be saved while the store is
+/// away is held by this process (of at most 1,024, and 64 MiB): a repeat saves it, and does not call
+/// the agent. A failure is not kept, unless it is one that stays. A response that is larger than the
+/// store takes, or that cannot be written, is an error, and so is every repeat: the agent is
 /// not called for it again.
 ///
 /// # Defaults
@@ -151,7 +153,7 @@ impl<M, C> CheckpointLayer<M, C> {
         self
     }
 
-    /// Adds the step that makes a memo of version `from` one of the next.
+    /// Adds the step that makes a memo's response of version `from` one of the next.
     pub fn upcast(
         self,
         from: u32,

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Capabilities, ChainState, Checkpoint, CheckpointKey, CheckpointStore, Clock, Durable, Lease,
-    Page, Put, PutWrites, Query, StoreError, WorkflowId, WriteId,
+    Page, Place, Put, PutWrites, Query, StoreError, WorkflowId, WriteId,
 };
 
 /// Keeps checkpoints in memory: for tests, and for memos that need not outlive the process.
@@ -210,6 +210,10 @@ impl CheckpointStore for MemoryStore {
 
     async fn prune(&self, key: &CheckpointKey, keep: NonZeroU32) -> Result<u64, StoreError> {
         Ok(self.chains().get_mut(key).map_or(0, |chain| chain.prune(keep)))
+    }
+
+    fn place(&self, _: &CheckpointKey, _: u64) -> Place {
+        Place::Memory(Arc::as_ptr(&self.chains).addr())
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -61,11 +61,9 @@ enum Kept<R> {
         kind: String,
         error: String,
     },
-    /// The response did not go into the store.
-    TooLarge {
-        size: u64,
-        limit: u64,
-    },
+    /// The response, of so many bytes, did not go into a store that takes so many; as two numbers,
+    /// since this has to go into it.
+    TooLarge(u64, u64),
     /// The response cannot be written.
     Unwritable {
         reason: String,
@@ -155,22 +153,30 @@ where
     {
         let id = request.workflow_id().clone();
         let namespace = around.memo_namespace(&id, request.idempotency_key())?;
-        let memos: Checkpointer<Kept<Res>> = around.checkpointer.for_namespace(namespace);
+        let memos: Checkpointer<Kept<Res>> = around.checkpointer.for_memo(namespace);
         let key = memos.key(&id);
         let call = CallId::new(memos.store().place(&key, 0), around.mode.layer(), key.clone());
         let _first = call.first().await;
         if let Some(kept) = around.recall(&memos, &key).await? {
             return kept.into_result(&key);
         }
-        let answer = call.around(around.call(ready, request)).await;
-        around.keep(&memos, &key, answer).await
+        let (kept, error) = match call.held() {
+            // It was answered, and the store was away.
+            Some(held) => (Kept::read(&held).map_err(|error| error.in_chain(&key))?, None),
+            None => match call.around(around.call(ready, request)).await {
+                Ok(response) => (Kept::Response(response), None),
+                Err(error) if stays(&error) => (Kept::failure(&error), Some(error)),
+                Err(error) => return Err(error),
+            },
+        };
+        around.keep(&memos, &key, &call, kept, error).await
     }
 }
 
 impl<M, C> Around<M, C> {
     async fn save<T: Serialize>(&self, id: &WorkflowId, state: &T) -> Result<(), Error> {
         // Where the caller goes on without, the span says so.
-        let _saved = self.checkpointer.for_state::<T>().save(id, &self.phase, state).await?;
+        let _saved = self.checkpointer.for_state::<T>().save_unread(id, &self.phase, state).await?;
         Ok(())
     }
 
@@ -222,23 +228,25 @@ impl<M, C> Around<M, C> {
         }
     }
 
-    /// Keeps what a call came to, where it is to be kept, before it is handed on.
+    /// Keeps what a call came to before it is handed on; of a failure `error` is what it was.
     async fn keep<Res>(
         &self,
         memos: &Checkpointer<Kept<Res>>,
         key: &CheckpointKey,
-        answer: Result<Res, Error>,
+        call: &CallId,
+        kept: Kept<Res>,
+        error: Option<Error>,
     ) -> Result<Res, Error>
     where
         Res: Serialize + DeserializeOwned + Send + Sync,
     {
-        let (kept, error) = match answer {
-            Ok(response) => (Kept::Response(response), None),
-            Err(error) if stays(&error) => (Kept::failure(&error), Some(error)),
-            Err(error) => return Err(error),
-        };
         let kept = kept.that_fits(memos.store().capabilities().max_state);
-        match (memos.save_first(key, &self.phase, &kept).await, error) {
+        let saved = memos.save_first(key, &self.phase, &kept).await;
+        match (&saved, &error) {
+            (Err(away), None) if is_unavailable(away) => call.hold(Payload::json(&kept)?),
+            _ => call.let_go(),
+        }
+        match (saved, error) {
             (_, Some(error)) => Err(error),
             (Ok(()), None) => kept.into_result(key),
             // Another process was faster: what it has handed on is the answer.
@@ -268,11 +276,18 @@ impl<R> Kept<R> {
                 Self::Unwritable { reason: "it could not be read again".to_owned() }
             }
             Ok(state) => match u64::try_from(state.len()).unwrap_or(u64::MAX) {
-                size if size > limit => Self::TooLarge { size, limit },
+                size if size > limit => Self::TooLarge(size, limit),
                 _ => self,
             },
             Err(error) => Self::Unwritable { reason: error.to_string() },
         }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, StoreError>
+    where
+        R: DeserializeOwned,
+    {
+        serde_json::from_slice(bytes).map_err(|error| StoreError::encode(error.to_string()))
     }
 
     fn into_result(self, key: &CheckpointKey) -> Result<R, Error> {
@@ -285,7 +300,7 @@ impl<R> Kept<R> {
                     .with_failure(failure.with_retryable(false))
                     .with_source(MemoisedFailure(error)));
             }
-            Self::TooLarge { size, limit } => StoreError::too_large(size, limit),
+            Self::TooLarge(size, limit) => StoreError::too_large(size, limit),
             Self::Unwritable { reason } => StoreError::encode(reason),
         };
         Err(error.in_chain(key).into())
@@ -306,6 +321,10 @@ fn stays(error: &Error) -> bool {
                 | FailureKind::ContextWindowExceeded
                 | FailureKind::ContentPolicy
         )
+}
+
+fn is_unavailable(error: &Error) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(StoreError::is_unavailable)
 }
 
 fn is_conflict(error: &Error) -> bool {

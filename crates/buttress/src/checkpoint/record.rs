@@ -341,9 +341,9 @@ impl Put {
         self
     }
 
-    /// Writes under a lease.
-    pub const fn under(mut self, lease: &Lease) -> Self {
-        self.token = Some(lease.token);
+    /// Writes under a lease; under one of another chain it is `Fenced`.
+    pub fn under(mut self, lease: &Lease) -> Self {
+        self.token = Some(lease.token_for(&self.key));
         self
     }
 
@@ -454,9 +454,9 @@ impl PutWrites {
         Self { key: key.into(), sequence, token: None, writes }
     }
 
-    /// Writes under a lease.
-    pub const fn under(mut self, lease: &Lease) -> Self {
-        self.token = Some(lease.token);
+    /// Writes under a lease; under one of another chain they are `Fenced`.
+    pub fn under(mut self, lease: &Lease) -> Self {
+        self.token = Some(lease.token_for(&self.key));
         self
     }
 }
@@ -464,6 +464,11 @@ impl PutWrites {
 // ===== impl Lease =====
 
 impl Lease {
+    /// Returns the token for writes to a chain: of another one it is 0, which no chain has given.
+    fn token_for(&self, key: &CheckpointKey) -> u64 {
+        if self.key == *key { self.token } else { 0 }
+    }
+
     /// Creates a lease: what writers of stores need.
     #[must_use]
     pub const fn new(key: CheckpointKey, owner: String, token: u64, until: SystemTime) -> Self {

@@ -6,6 +6,9 @@ use serde_json::Value;
 use super::{Checkpoint, StoreError};
 use crate::BoxError;
 
+/// Where a memo's response stands in what is kept of it.
+const RESPONSE: &str = "response";
+
 /// How a state is read: with a version, and steps from older versions.
 #[derive(Clone)]
 pub(super) struct Schema {
@@ -50,10 +53,8 @@ impl Schema {
         let (stored, state) = stored.split(());
         let at = |error: StoreError| error.in_chain(&stored.key).at_sequence(stored.sequence);
         let corrupt = |what: String| at(StoreError::corrupt(what, place()));
+        self.admit(&stored)?;
         let found = stored.schema_version.max(1);
-        if found > self.version {
-            return Err(at(StoreError::too_new(found, self.version)));
-        }
         let state = if found == self.version {
             let mut json = serde_json::Deserializer::from_slice(&state);
             let state = serde_path_to_error::deserialize(&mut json).map_err(|error| misfit(&error));
@@ -69,6 +70,43 @@ impl Schema {
         };
         let state = state.map_err(corrupt)?;
         Ok(stored.with_state(state))
+    }
+
+    /// Checks that a checkpoint is not of a newer schema than this program knows.
+    pub(super) fn admit<S>(&self, stored: &Checkpoint<S>) -> Result<(), StoreError> {
+        if stored.schema_version <= self.version {
+            return Ok(());
+        }
+        let error = StoreError::too_new(stored.schema_version, self.version);
+        Err(error.in_chain(&stored.key).at_sequence(stored.sequence))
+    }
+
+    /// The same for memos, whose responses stand in what is kept: steps are given the response.
+    pub(super) fn of_memos(&self) -> Self {
+        let steps = self.steps.iter().map(|(from, step)| {
+            let step = Arc::clone(step);
+            let of_memo: Step = Arc::new(move |mut kept: Value| {
+                if let Some(response) = kept.get_mut(RESPONSE) {
+                    *response = step(response.take())?;
+                }
+                Ok(kept)
+            });
+            (*from, of_memo)
+        });
+        Self { version: self.version, steps: steps.collect() }
+    }
+
+    /// Checks that a state can be read again: JSON has fewer numbers than Rust, is read only so
+    /// deep, and serde's attributes may write what they do not read.
+    pub(super) fn check<S: DeserializeOwned>(state: &[u8]) -> Result<(), StoreError> {
+        let mut json = serde_json::Deserializer::from_slice(state);
+        match serde_path_to_error::deserialize::<_, S>(&mut json) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let what = misfit(&error);
+                Err(StoreError::encode(format!("it could not be read again: {what}")))
+            }
+        }
     }
 
     fn upcast(

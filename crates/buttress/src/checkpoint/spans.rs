@@ -95,7 +95,7 @@ impl Span {
                     span.record(key::CHECKPOINT_FILE, tracing::field::display(path.display()))
                 }
                 Place::Uri(uri) => span.record(key::CHECKPOINT_URI, uri.as_str()),
-                Place::Unknown => span,
+                Place::Memory(_) | Place::Unknown => span,
             };
         });
     }

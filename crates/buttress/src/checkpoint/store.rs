@@ -166,6 +166,8 @@ pub enum Place {
     File(PathBuf),
     /// An address.
     Uri(String),
+    /// A store in this process, told from others by its address in memory.
+    Memory(usize),
     /// The store does not say.
     Unknown,
 }
@@ -264,6 +266,7 @@ impl fmt::Display for Place {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Uri(uri) => f.write_str(uri),
+            Self::Memory(_) => f.write_str("memory"),
             Self::Unknown => f.write_str("the store"),
         }
     }

@@ -111,10 +111,16 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
     pub async fn acquire(&mut self, owner: &str, time: Duration) -> Result<&Lease, Error> {
         let store = self.checkpointer.store();
         let lease = self.checkpointer.when_back(|| store.acquire(&self.key, owner, time)).await?;
-        // Who held it before may have written since, and what is on its way is fenced now.
-        self.head = None;
-        self.uncertain = None;
-        Ok(self.lease.insert(lease))
+        self.lease = Some(lease);
+        if let Some(uncertain) = &self.uncertain {
+            // It is fenced now: it is there, or never will be.
+            let head = self.checkpointer.when_back(|| store.latest(&self.key)).await?;
+            if let Some(own) = head.filter(|head| uncertain.is_repeat_of(head)) {
+                self.head = Some(Some(own.sequence));
+            }
+            self.uncertain = None;
+        }
+        Ok(self.lease.as_ref().expect("it was taken"))
     }
 
     /// Makes the lease last `time` from now: the heartbeat of a long phase.
@@ -176,9 +182,7 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
         if let Some(head) = self.head {
             return Ok(head);
         }
-        let store = self.checkpointer.store();
-        let head = self.checkpointer.when_back(|| store.latest(&self.key)).await?;
-        let head = head.map(|head| head.sequence);
+        let head = self.checkpointer.head(&self.key).await?;
         self.head = Some(head);
         Ok(head)
     }

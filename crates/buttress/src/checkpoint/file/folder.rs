@@ -8,7 +8,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::{
@@ -28,6 +28,8 @@ const LISTINGS: usize = 16;
 /// What every call of a store needs.
 pub(super) struct Folder {
     pub(super) root: PathBuf,
+    /// The same without links and detours, once it is there: one folder has one of these.
+    pub(super) real: OnceLock<PathBuf>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Clock,
     pub(super) capabilities: Capabilities,
@@ -60,8 +62,16 @@ impl Folder {
             }
         }
         self.disk.list(&self.root).map_err(|error| lost(&self.root, error))?;
+        if let Ok(real) = std::fs::canonicalize(&self.root) {
+            drop(self.real.set(real));
+        }
         self.sweep(&self.root);
         self.try_to_publish()
+    }
+
+    /// Returns where the folder is, which two ways of naming it have in common.
+    pub(super) fn real(&self) -> &Path {
+        self.real.get().unwrap_or(&self.root)
     }
 
     /// Syncs the name of the folder.
@@ -179,13 +189,20 @@ impl Folder {
 
     /// Reads what a chain is: the newest record that can be read tells it.
     pub(super) fn read_chain(&self, key: &CheckpointKey) -> Result<Reading, StoreError> {
+        let mut headless = None;
         for _ in 0..LISTINGS {
             let sequences = self.sequences(key)?;
-            if let Some(reading) = self.read_down(key, &sequences)? {
-                return Ok(reading);
+            let Some(reading) = self.read_down(key, &sequences)? else { continue };
+            match (reading.state.head, &reading.head) {
+                // A listing may miss what comes and goes meanwhile, but not again and again.
+                (Some(head), None) => headless = Some(head),
+                _ => return Ok(reading),
             }
         }
-        Err(self.away(key, "its records are pruned faster than they can be read"))
+        match headless {
+            Some(head) => Err(self.gone(key, head)),
+            None => Err(self.away(key, "its records are pruned faster than they can be read")),
+        }
     }
 
     /// Reads what a chain is that is to be deleted, also where none of its records can be read.
@@ -203,6 +220,8 @@ impl Folder {
     }
 
     /// Reads from the newest record down to the head; none where a record went meanwhile.
+    ///
+    /// Where the state names a head and none is found, there is no checkpoint at all.
     fn read_down(
         &self,
         key: &CheckpointKey,
@@ -251,7 +270,9 @@ impl Folder {
         if let (Some(_), None, Some(error)) = (state.head, &head, damaged) {
             return Err(error);
         }
-        state.head = head.as_ref().map(|head| head.sequence);
+        if let Some(head) = &head {
+            state.head = Some(head.sequence);
+        }
         state.last = sequences.last().copied().unwrap_or_default();
         if lost_tokens > 0 {
             state.token += lost_tokens;
@@ -334,6 +355,7 @@ impl Folder {
             Ok((found, record)) if found == *key => Ok(Some(record)),
             Ok((found, _)) => Err(corrupt(&format!("it is of {found}"))),
             Err(Unreadable::Corrupt(what)) => Err(corrupt(&what)),
+            Err(Unreadable::Another) => Err(corrupt("it is another workflow's")),
             Err(Unreadable::TooNew(found)) => {
                 Err(StoreError::too_new(found, super::format::FORMAT)
                     .in_chain(key)
@@ -341,6 +363,14 @@ impl Folder {
                     .at_place(path.display().to_string()))
             }
         }
+    }
+
+    /// Says that a checkpoint is not there which the chain says is its head.
+    fn gone(&self, key: &CheckpointKey, sequence: u64) -> StoreError {
+        let place = names::chain_folder(&self.root, key).join(names::record(sequence));
+        StoreError::corrupt("the newest checkpoint is gone", place.display().to_string())
+            .in_chain(key)
+            .at_sequence(sequence)
     }
 
     /// Says that a chain is out of reach for now.
@@ -417,6 +447,8 @@ pub(super) fn lost(path: &Path, error: io::Error) -> StoreError {
         | io::ErrorKind::ReadOnlyFilesystem
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::InvalidInput
         | io::ErrorKind::Unsupported => StoreError::setup(error.to_string()),
         _ => StoreError::unavailable(error),
     }

@@ -73,6 +73,8 @@ pub(super) enum Kind {
 pub(super) enum Unreadable {
     Corrupt(String),
     TooNew(u32),
+    /// It is another workflow's.
+    Another,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -355,15 +357,18 @@ fn checked(bytes: &[u8]) -> Result<(Vec<u8>, u128), Unreadable> {
     Ok((object, checksum))
 }
 
-/// Reads a file that the seed has written; none where it is one of ours, or another workflow's.
+/// Reads a file that the seed has written; none where it is one of ours.
 pub(super) fn decode_foreign(
     bytes: &[u8],
     key: &CheckpointKey,
 ) -> Result<Option<Foreign>, Unreadable> {
     let file: SeedFile<'_> = serde_json::from_slice(bytes)
         .map_err(|error| Unreadable::corrupt(format!("not a checkpoint: {}", fault(&error))))?;
-    if file.sequence.is_some() || file.workflow_id != key.workflow_id.as_str() {
+    if file.sequence.is_some() {
         return Ok(None);
+    }
+    if file.workflow_id != key.workflow_id.as_str() {
+        return Err(Unreadable::Another);
     }
     let timestamp =
         of_local(&file.timestamp).ok_or_else(|| Unreadable::corrupt("its timestamp is no time"))?;

@@ -17,7 +17,7 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -29,7 +29,7 @@ use tokio::{
 use self::{
     append::{Appended, Known, Read},
     disk::{Disk, Local},
-    folder::{Folder, warn},
+    folder::{Folder, lost, warn},
     format::Entry,
     seed::SeenFiles,
 };
@@ -101,8 +101,9 @@ pub struct FileStore {
 
 /// A [`FileStore`] that is to be opened, by `.await`; made by [`FileStore::open`].
 ///
-/// The folder is created, for its owner alone, where only its last part is missing; what a dead
-/// writer has left in it is removed. A folder that can only be read is opened too.
+/// The folder is created, for its owner alone, where only its last part is missing. What a dead
+/// writer has left in the folder is removed, and what it has left of a chain with the next write to
+/// that. A folder that can only be read is opened too.
 ///
 /// # Errors
 ///
@@ -447,7 +448,7 @@ impl CheckpointStore for FileStore {
     }
 
     fn place(&self, key: &CheckpointKey, sequence: u64) -> Place {
-        Place::File(names::chain_folder(&self.folder.root, key).join(names::record(sequence)))
+        Place::File(names::chain_folder(self.folder.real(), key).join(names::record(sequence)))
     }
 }
 
@@ -486,8 +487,11 @@ impl OpenFileStore {
     }
 
     async fn open_on(self, disk: Arc<dyn Disk>) -> Result<FileStore, StoreError> {
+        // It stays there when the process goes elsewhere.
+        let root = std::path::absolute(&self.folder).map_err(|error| lost(&self.folder, error))?;
         let folder = Folder {
-            root: self.folder,
+            root,
+            real: OnceLock::new(),
             disk,
             clock: self.clock,
             capabilities: self.capabilities,

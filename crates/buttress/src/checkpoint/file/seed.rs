@@ -19,7 +19,7 @@ use super::{
     format::{self, Entry, Foreign, Kind, Unreadable},
     names, writers,
 };
-use crate::checkpoint::{Checkpoint, CheckpointKey, Put, StoreError, record::to_millis};
+use crate::checkpoint::{Checkpoint, CheckpointKey, Put, StoreError};
 
 /// The metadata of an imported checkpoint that tells which file it was.
 const IMPORTED: &str = "imported_checksum";
@@ -36,6 +36,9 @@ enum SeedFile {
     Foreign(Foreign),
     /// Somebody wrote it, and we cannot take it.
     Unreadable,
+    /// Somebody wrote it of another workflow, whose name a file system that folds case does not
+    /// tell from this one's.
+    Another,
 }
 
 /// The seed's file as it was when this process last looked.
@@ -76,7 +79,7 @@ impl Folder {
         match self.read_seed(key)? {
             SeedFile::Foreign(_) => return Ok(true),
             SeedFile::Ours => self.has_seen(key, stamp, true),
-            SeedFile::Unreadable => self.has_seen(key, stamp, false),
+            SeedFile::Unreadable | SeedFile::Another => self.has_seen(key, stamp, false),
         }
         Ok(false)
     }
@@ -101,6 +104,7 @@ impl Folder {
                 Ok(()) => return Ok(SeedFile::Foreign(foreign)),
                 Err(error) => error.at_place(path.display().to_string()),
             },
+            Err(Unreadable::Another) => return Ok(SeedFile::Another),
             Err(Unreadable::Corrupt(what)) => {
                 StoreError::corrupt(what, path.display().to_string()).in_chain(key)
             }
@@ -113,8 +117,8 @@ impl Folder {
     /// whether it could be read.
     ///
     /// It is newer by its own time or by that of its file (`stamp`): its own is naive, so that
-    /// another zone or the end of summer time makes it seem old. Behind an import it is newer
-    /// always, where it is not what was imported.
+    /// another zone or the end of summer time makes it seem old, and our clock may be ahead. Behind
+    /// an import it is newer always, where it is not what was imported.
     ///
     /// No lease keeps Python out, so none keeps its checkpoint out.
     pub(super) fn import_seed(
@@ -142,14 +146,19 @@ impl Folder {
         let foreign = match self.read_seed(key)? {
             SeedFile::Foreign(foreign) => foreign,
             SeedFile::Ours => return Ok(true),
-            SeedFile::Unreadable => return Ok(false),
+            SeedFile::Unreadable | SeedFile::Another => return Ok(false),
         };
         let head = self.read_chain(key)?.head;
-        let written = stamp.map_or(foreign.timestamp, |stamp| to_millis(stamp.changed));
         let is_older = |head: &Checkpoint| {
             // What was in the file before is the head: whatever the clocks say, it is newer.
             let is_behind = head.metadata.contains_key(IMPORTED);
-            !is_behind && head.timestamp >= foreign.timestamp.max(written)
+            let record = names::chain_folder(&self.root, key).join(names::record(head.sequence));
+            // Both by the clock of the file system, so that no writer's has to be right.
+            let is_written_before = match (stamp, self.disk.look_at(&record)) {
+                (Some(seed), Ok(record)) => seed.changed < record.changed,
+                _ => true,
+            };
+            !is_behind && is_written_before && head.timestamp >= foreign.timestamp
         };
         if head.as_ref().is_some_and(is_older) {
             return Ok(true);
@@ -160,11 +169,13 @@ impl Folder {
             return Ok(true);
         }
         known.forget();
-        let parent = head.map(|head| head.sequence);
+        let parent = head.as_ref().map(|head| head.sequence);
         let file = names::seed_file(&key.workflow_id).unwrap_or_default();
         let put = Put::new(key.clone(), parent, foreign.state)
             .phase(foreign.phase)
             .timestamp(foreign.timestamp)
+            // Python goes on with what it finds, which is a state of that schema.
+            .schema_version(head.map_or(0, |head| head.schema_version))
             .metadata("imported_from", file.clone())
             .metadata(IMPORTED, foreign.checksum);
         let appended = self.append(key, known, Self::read_chain, |mut chain, _| {
@@ -229,7 +240,7 @@ impl Folder {
             // Another of us may have shown an older head.
             Ok(SeedFile::Ours) => true,
             // It is imported first.
-            Ok(SeedFile::Foreign(_)) => false,
+            Ok(SeedFile::Foreign(_) | SeedFile::Another) => false,
             Ok(SeedFile::Unreadable) => {
                 let age =
                     stamp.and_then(|stamp| SystemTime::now().duration_since(stamp.changed).ok());
