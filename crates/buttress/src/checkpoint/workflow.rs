@@ -111,7 +111,6 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
     pub async fn acquire(&mut self, owner: &str, time: Duration) -> Result<&Lease, Error> {
         let store = self.checkpointer.store();
         let lease = self.checkpointer.when_back(|| store.acquire(&self.key, owner, time)).await?;
-        self.lease = Some(lease);
         if let Some(uncertain) = &self.uncertain {
             // It is fenced now: it is there, or never will be.
             let head = self.checkpointer.when_back(|| store.latest(&self.key)).await?;
@@ -120,7 +119,7 @@ impl<S: Serialize + DeserializeOwned> Workflow<S> {
             }
             self.uncertain = None;
         }
-        Ok(self.lease.as_ref().expect("it was taken"))
+        Ok(self.lease.insert(lease))
     }
 
     /// Makes the lease last `time` from now: the heartbeat of a long phase.

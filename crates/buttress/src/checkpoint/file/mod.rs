@@ -102,7 +102,7 @@ pub struct FileStore {
 /// A [`FileStore`] that is to be opened, by `.await`; made by [`FileStore::open`].
 ///
 /// The folder is created, for its owner alone, where only its last part is missing. What a dead
-/// writer has left in the folder is removed, and what it has left of a chain with the next write to
+/// writer has left in the folder is removed, and what it has left of a chain after the next write to
 /// that. A folder that can only be read is opened too.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Promises of checkpoints that a review has seen broken.
+//! What the docs of stores, checkpointers and memos promise, one test a promise.
 
 use std::{
     fs,
@@ -50,7 +50,7 @@ async fn calls_of_two(
     let other = CheckpointLayer::new(other, "research").memo().layer(agent(Arc::clone(&calls)));
     let ask = || InWorkflow::new(id(), ()).idempotency_key("1");
     let (one, other) = tokio::join!(one.oneshot(ask()), other.oneshot(ask()));
-    (calls.load(Ordering::SeqCst), vec![one.unwrap(), other.unwrap()])
+    (calls.load(Ordering::SeqCst), vec![one.expect("it answers"), other.expect("it answers")])
 }
 
 fn record(root: &Path, sequence: u64) -> std::path::PathBuf {
@@ -63,17 +63,20 @@ fn python(path: &Path, phase: &str) {
     let text = format!(
         r#"{{"workflow_id": "trades-1", "timestamp": "{now}", "phase": "{phase}", "state": {{"by": "python"}}}}"#
     );
-    fs::write(path, text).unwrap();
+    fs::write(path, text).expect("the file is written");
 }
 
 /// The local time as Python's `datetime.now().isoformat()` writes it.
 fn jiff_now() -> String {
-    let shown = std::process::Command::new("date").arg("+%Y-%m-%dT%H:%M:%S.%6N").output().unwrap();
-    String::from_utf8(shown.stdout).unwrap().trim().to_owned()
+    let shown = std::process::Command::new("date")
+        .arg("+%Y-%m-%dT%H:%M:%S.%6N")
+        .output()
+        .expect("date runs");
+    String::from_utf8(shown.stdout).expect("date writes text").trim().to_owned()
 }
 
 async fn until_shown(store: &FileStore, phase: &str) {
-    let path = store.seed_file(&id()).unwrap();
+    let path = store.seed_file(&id()).expect("the id is a file's name");
     let shown = || fs::read_to_string(&path).is_ok_and(|text| text.contains(phase));
     while !shown() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -90,7 +93,7 @@ async fn what_python_saves_after_us_is_newer_though_our_clock_was_ahead() {
     let checkpointer = Checkpointer::<serde_json::Value>::new(store.clone()).clock(ahead);
     let _saved = checkpointer.save(&id(), "ours", &json!({"by": "us"})).await.unwrap();
     until_shown(&store, "ours").await;
-    let path = store.seed_file(&id()).unwrap();
+    let path = store.seed_file(&id()).expect("the id is a file's name");
     python(&path, "pythons");
     let loaded = checkpointer.load(&id()).await.unwrap();
     let _saved = checkpointer.save(&id(), "again", &json!({"by": "us"})).await.unwrap();
@@ -118,7 +121,7 @@ async fn a_state_that_cannot_be_read_again_is_not_acknowledged() {
 async fn a_state_that_is_nested_too_deep_to_be_read_is_not_acknowledged() {
     #[derive(Debug, Serialize, Deserialize)]
     struct Plan {
-        then: Option<Box<Plan>>,
+        then: Option<Box<Self>>,
     }
     let checkpointer = Checkpointer::<Plan>::new(MemoryStore::new());
     let _first = checkpointer.save(&id(), "one", &Plan { then: None }).await.unwrap();
@@ -236,7 +239,7 @@ async fn a_store_stays_in_its_folder_when_the_process_changes_its_own() {
 
 /// `OpenFileStore`: "what a dead writer has left in it is removed"; case 51: "by open or gc".
 #[tokio::test]
-async fn what_a_dead_writer_has_left_is_removed_when_the_store_is_opened() {
+async fn what_a_dead_writer_has_left_is_removed_by_the_first_put_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let store = FileStore::open(folder.path()).await.unwrap();
     let first = store.put(Put::new(id(), None, *b"{}")).await.unwrap();
@@ -248,8 +251,11 @@ async fn what_a_dead_writer_has_left_is_removed_when_the_store_is_opened() {
     let old = SystemTime::now() - Duration::from_secs(7200);
     fs::File::options().append(true).open(&left).unwrap().set_modified(old).unwrap();
     let store = FileStore::open(folder.path()).await.unwrap();
-    store.latest(&key()).await.unwrap();
-    assert!(!left.exists());
+    store.put(Put::new(id(), Some(first), *b"{}")).await.unwrap();
+    // The chain is tidied behind the put; that it never is ends the test by its time limit.
+    while left.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Case 65: "newer than us -> TooNew (fail closed, record untouched)".
@@ -296,7 +302,7 @@ async fn a_lease_of_another_chain_is_no_right_to_write() {
 async fn what_python_wrote_of_a_workflow_that_differs_in_case_is_not_written_over() {
     let folder = tempfile::tempdir().unwrap();
     let store = FileStore::open(folder.path()).await.unwrap();
-    let path = store.seed_file(&id()).unwrap();
+    let path = store.seed_file(&id()).expect("the id is a file's name");
     let python = r#"{"workflow_id": "TRADES-1", "timestamp": "2026-01-02T03:04:05", "phase": "p", "state": {"by": "python"}}"#;
     fs::write(&path, python).unwrap();
     store.put(Put::new(id(), None, *b"{}").phase("ours")).await.unwrap();
@@ -316,7 +322,7 @@ async fn what_python_saves_of_our_state_is_not_brought_up_twice() {
         .upcast(1, |state| Ok(json!({ "price": state["price"].as_u64().unwrap() * 100 })));
     let _saved = checkpointer.save(&id(), "ours", &json!({ "price": 500 })).await.unwrap();
     until_shown(&store, "ours").await;
-    let path = store.seed_file(&id()).unwrap();
+    let path = store.seed_file(&id()).expect("the id is a file's name");
     // As the seed does: the state that it has loaded, under another phase.
     let loaded: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let text = json!({
