@@ -6,6 +6,7 @@ mod away;
 mod killed;
 mod random;
 mod resumed;
+mod seed;
 
 use std::{
     io,
