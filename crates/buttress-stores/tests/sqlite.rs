@@ -7,10 +7,17 @@ mod support;
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::SystemTime,
 };
 
-use buttress::{CheckpointStore, checkpoint::Page};
+use buttress::{
+    CheckpointStore, WorkflowId,
+    checkpoint::{Clock, Page, Put},
+};
 use buttress_stores::{
     SqliteStore,
     conformance::{self, Harness, Options, Rounds},
@@ -132,4 +139,22 @@ async fn two_processes_keep_one_chain() {
     for (found, one) in chain.iter().zip(&said) {
         assert_eq!((found.sequence, found.parent.unwrap_or(0)), (one.sequence, one.number));
     }
+}
+
+/// `Unavailable` says that a repeat may help; a panic of the user's clock must not end the store.
+#[tokio::test]
+async fn a_store_whose_clock_panics_once_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let panics = Arc::new(AtomicU32::new(1));
+    let clock = Clock::new(move || {
+        let left = panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        assert!(left.is_err(), "the clock is broken");
+        SystemTime::now()
+    });
+    let store = SqliteStore::open(folder.path().join("store.db")).clock(clock).await.unwrap();
+    let id = WorkflowId::new("w").unwrap();
+    let error = store.put(Put::new(id.clone(), None, *b"{}")).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    let again = store.put(Put::new(id, None, *b"{}")).await;
+    assert!(again.is_ok(), "{again:?}");
 }

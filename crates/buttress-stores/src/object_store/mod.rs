@@ -127,7 +127,7 @@ impl ObjectStore {
     }
 
     /// Appends to a chain as its only writer in this process and returns the chain with it; cleans
-    /// up behind the answer, which the next writer of the chain waits for.
+    /// up behind the answer, which the next writer of the chain waits for, though not for long.
     async fn append(
         &self,
         key: &CheckpointKey,
@@ -140,18 +140,21 @@ impl ObjectStore {
         let (inner, key, newest) = (Arc::clone(&self.0), key.clone(), state.last);
         tokio::spawn(async move {
             let chain = names::chain(&inner.base, &key);
-            // What fails is tried again behind the next one.
-            let done = match (known.kind(newest), inner.capabilities.kept) {
-                (Some(Kind::Checkpoint), Some(keep)) => {
-                    inner.prune(&chain, &mut known, keep.get()).await.map(drop)
+            let cleaning = async {
+                match (known.kind(newest), inner.capabilities.kept) {
+                    (Some(Kind::Checkpoint), Some(keep)) => {
+                        inner.prune(&chain, &mut known, keep.get()).await.map(drop)
+                    }
+                    (Some(Kind::Deleted), _) => {
+                        inner.prune(&chain, &mut known, u32::MAX).await.map(drop)
+                    }
+                    (Some(Kind::Lease), _) => inner.prune_lease(&chain, &mut known, newest).await,
+                    _ => Ok(()),
                 }
-                (Some(Kind::Deleted), _) => {
-                    inner.prune(&chain, &mut known, u32::MAX).await.map(drop)
-                }
-                (Some(Kind::Lease), _) => inner.prune_lease(&chain, &mut known, newest).await,
-                _ => Ok(()),
             };
-            drop(done);
+            // What fails is tried again behind the next one, which has half of its time left where
+            // nobody answers here.
+            drop(tokio::time::timeout(inner.call_timeout / 2, cleaning).await);
         });
         Ok(state)
     }

@@ -10,7 +10,7 @@ use super::{
     record::{Found, read, signed},
 };
 
-/// How many heads are read at once where some of them may not be asked for.
+/// How many heads are read at once at most, as some of them may not be asked for.
 const BATCH: usize = 32;
 
 /// What statements are run on: a connection for each, or one transaction.
@@ -72,9 +72,12 @@ impl PostgresStore {
     pub(super) async fn list_once(&self, query: &Query) -> Result<Vec<Checkpoint>, Failure> {
         let mut found = Vec::new();
         let mut after = query.after.clone();
+        // States may be large: no more are read than are wanted, unless few of them match.
+        let mut batch = query.limit.clamp(1, BATCH);
         while found.len() < query.limit {
-            let rows = self.heads(query, after.as_ref()).await?;
-            let full = rows.len() == BATCH;
+            let rows = self.heads(query, after.as_ref(), batch).await?;
+            let full = rows.len() == batch;
+            batch = (2 * batch).min(BATCH);
             for row in rows {
                 let row = read(row).await?;
                 after = Some(row.key.clone());
@@ -146,12 +149,13 @@ impl PostgresStore {
         &self,
         query: &Query,
         after: Option<&CheckpointKey>,
+        batch: usize,
     ) -> Result<Vec<Row>, Failure> {
         let behind = after.map(|key| (key.workflow_id.as_str(), key.namespace.as_str()));
         let (workflow, namespace) = behind.unzip();
         let of = query.workflow_id.as_ref().map(|id| id.as_str());
         let part = query.namespace.as_ref().map(|name| name.as_str());
-        let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
+        let limit = i64::try_from(batch).unwrap_or(i64::MAX);
         let parameters: [Parameter<'_>; 5] = [
             (&workflow, Type::TEXT),
             (&namespace, Type::TEXT),

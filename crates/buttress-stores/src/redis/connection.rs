@@ -1,7 +1,10 @@
 //! The connection that all calls share, and what replaces it when it is gone.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,8 @@ use super::error::Failure;
 
 /// How long a connection may have been idle and still be used without a look at it.
 const FRESH: Duration = Duration::from_secs(5);
+/// How long a connection that is looked at has for its answer.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The way to a server.
 pub(super) struct Link {
@@ -30,7 +35,16 @@ struct Current {
     connection: MultiplexedConnection,
     number: u64,
     last_used: Instant,
+    unanswered: Unanswered,
 }
+
+/// How many calls in a row were given up before they were answered: callers may not wait for as
+/// long as an answer may take.
+#[derive(Clone, Default)]
+struct Unanswered(Arc<AtomicU32>);
+
+/// Something that was asked; dropped before its answer it is counted.
+struct Asked(Option<Unanswered>);
 
 /// A script with its keys and arguments.
 pub(super) struct Call<'a> {
@@ -50,7 +64,7 @@ impl Link {
 
     /// Runs a script, which the server is told where it does not know it.
     pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, Failure> {
-        let (mut connection, number) = self.connection().await?;
+        let (mut connection, number, asked) = self.connection().await?;
         let mut answer = call.command.query_async(&mut connection).await;
         if answer.as_ref().is_err_and(is_unknown) {
             answer = match call.script.load_async(&mut connection).await {
@@ -58,13 +72,15 @@ impl Link {
                 Err(error) => Err(error),
             };
         }
+        asked.is_answered();
         self.used(number, answer).await
     }
 
     /// Runs a command.
     pub(super) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
-        let (mut connection, number) = self.connection().await?;
+        let (mut connection, number, asked) = self.connection().await?;
         let answer = command.query_async(&mut connection).await;
+        asked.is_answered();
         self.used(number, answer).await
     }
 
@@ -82,13 +98,18 @@ impl Link {
     }
 
     /// Returns the connection that is there, or a new one.
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), Failure> {
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64, Asked), Failure> {
         let mut current = self.current.lock().await;
         if let Some(there) = current.as_mut() {
-            // A firewall may have dropped one that was idle, without a word to either side.
-            if there.last_used.elapsed() < FRESH || answers(&there.connection).await {
+            // A firewall may have dropped it, without a word to either side.
+            let is_well = match there.unanswered.count() {
+                0 => there.last_used.elapsed() < FRESH || there.answers().await,
+                1 => there.answers().await,
+                _ => false,
+            };
+            if is_well {
                 there.last_used = Instant::now();
-                return Ok((there.connection.clone(), there.number));
+                return Ok((there.connection.clone(), there.number, there.unanswered.asked()));
             }
         }
         *current = None;
@@ -97,18 +118,56 @@ impl Link {
         // Nobody has been asked for anything yet, so nothing is lost.
         let connection = connection.map_err(|error| Failure::from(error).at_last())?;
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        *current =
-            Some(Current { connection: connection.clone(), number, last_used: Instant::now() });
-        Ok((connection, number))
+        let unanswered = Unanswered::default();
+        let asked = unanswered.asked();
+        let last_used = Instant::now();
+        *current = Some(Current { connection: connection.clone(), number, last_used, unanswered });
+        Ok((connection, number, asked))
     }
 }
 
-/// Returns whether a connection still answers.
-async fn answers(connection: &MultiplexedConnection) -> bool {
-    let mut connection = connection.clone();
-    let ping = redis::cmd("PING");
-    let answer = tokio::time::timeout(FRESH, ping.query_async::<redis::Value>(&mut connection));
-    matches!(answer.await, Ok(Ok(_)))
+// ===== impl Current =====
+
+impl Current {
+    /// Returns whether it still answers.
+    async fn answers(&self) -> bool {
+        let mut connection = self.connection.clone();
+        let asked = self.unanswered.asked();
+        let ping = redis::cmd("PING");
+        let answer = tokio::time::timeout(LOOK, ping.query_async::<redis::Value>(&mut connection));
+        let is_well = matches!(answer.await, Ok(Ok(_)));
+        asked.is_answered();
+        is_well
+    }
+}
+
+// ===== impl Unanswered, Asked =====
+
+impl Unanswered {
+    fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn asked(&self) -> Asked {
+        Asked(Some(self.clone()))
+    }
+}
+
+impl Asked {
+    /// Notes that an answer has come, be it an error.
+    fn is_answered(mut self) {
+        if let Some(unanswered) = self.0.take() {
+            unanswered.0.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(unanswered) = &self.0 {
+            unanswered.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 // ===== impl Call =====

@@ -1,6 +1,11 @@
 //! The thread that writes: one for each store, so that nobody waits in SQLite's unfair way.
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -147,7 +152,10 @@ where
         let Some(work) = self.work.take().filter(|_| !self.reply.is_closed()) else {
             return Ok(());
         };
-        let outcome = work(connection);
+        // A clock is the user's, and may panic: what it has written is rolled back, and the thread
+        // is there for the next.
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(connection)))
+            .unwrap_or_else(|_| Err(Problem::unavailable("what was to be written has panicked")));
         let failed = outcome.as_ref().err().map(Problem::share);
         self.outcome = Some(outcome);
         failed.map_or(Ok(()), Err)

@@ -11,8 +11,8 @@ mod documented;
 mod faults;
 mod processes;
 mod proxy;
+mod quiet;
 mod restarts;
-mod review;
 mod servers;
 mod setup;
 #[path = "../support/mod.rs"]

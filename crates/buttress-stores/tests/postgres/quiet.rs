@@ -1,4 +1,4 @@
-//! Promises that a review has looked at.
+//! Connections that go quiet, and how much goes over one.
 
 use std::{
     sync::{

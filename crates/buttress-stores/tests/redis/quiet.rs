@@ -1,4 +1,4 @@
-//! Promises that a review has seen broken.
+//! Connections that go quiet: nobody answers, and nobody ends them.
 
 use std::{
     sync::{
