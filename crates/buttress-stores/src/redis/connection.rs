@@ -72,7 +72,7 @@ impl Link {
                 Err(error) => Err(error),
             };
         }
-        asked.is_answered();
+        asked.end();
         self.used(number, answer).await
     }
 
@@ -80,7 +80,7 @@ impl Link {
     pub(super) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
         let (mut connection, number, asked) = self.connection().await?;
         let answer = command.query_async(&mut connection).await;
-        asked.is_answered();
+        asked.end();
         self.used(number, answer).await
     }
 
@@ -136,7 +136,7 @@ impl Current {
         let ping = redis::cmd("PING");
         let answer = tokio::time::timeout(LOOK, ping.query_async::<redis::Value>(&mut connection));
         let is_well = matches!(answer.await, Ok(Ok(_)));
-        asked.is_answered();
+        asked.end();
         is_well
     }
 }
@@ -155,7 +155,7 @@ impl Unanswered {
 
 impl Asked {
     /// Notes that an answer has come, be it an error.
-    fn is_answered(mut self) {
+    fn end(mut self) {
         if let Some(unanswered) = self.0.take() {
             unanswered.0.store(0, Ordering::Relaxed);
         }
