@@ -11,7 +11,9 @@ use buttress::{
     FaultTolerantAgent, RetryLayer,
     test_util::{Answer, Scripted},
 };
-use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder, StartError, Stats, current};
+use buttress_langfuse::{
+    Durability, FlushError, Langfuse, LangfuseBuilder, StartError, Stats, current,
+};
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -23,6 +25,7 @@ fn hasty() -> LangfuseBuilder {
     Langfuse::builder()
         .flush_interval(Duration::from_millis(20))
         .retry_backoff(Duration::from_millis(5), Duration::from_millis(50))
+        .durability(Durability::Memory)
 }
 
 fn builder(server: &LangfuseServer) -> LangfuseBuilder {
@@ -500,7 +503,7 @@ fn a_notice_names_the_cause_and_where_a_redirect_leads() {
         drop(langfuse.shutdown(Duration::from_millis(300)));
         // Nothing listens on this port.
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let keys = Langfuse::builder().public_key("pk").secret_key("sk");
+        let keys = hasty().public_key("pk").secret_key("sk");
         let langfuse = keys.base_url(format!("http://{free}")).start().unwrap();
         calls(&langfuse, 1);
         let error = langfuse.shutdown(Duration::from_millis(300)).unwrap_err();

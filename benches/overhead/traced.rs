@@ -18,7 +18,7 @@ use buttress_benches::{
     drive::{Answers, FailsOnce, call, discard},
     stacks::{TIMEOUT, at_once, breaker, full},
 };
-use buttress_langfuse::Langfuse;
+use buttress_langfuse::{Durability, Langfuse};
 use opentelemetry::{Context, trace::TracerProvider as _};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
@@ -72,6 +72,7 @@ impl Traced {
         let sink = Sink::start().expect("the program can be started once more");
         let builder = Langfuse::builder().public_key("pk-lf-bench").secret_key("sk-lf-bench");
         let builder = builder.base_url(&sink.base_url).environment("bench").release("1");
+        let builder = builder.durability(Durability::Memory);
         let langfuse = builder.start().expect("delivery needs no more than a thread");
         Self { langfuse, _sink: sink }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use buttress::telemetry;
-use buttress_langfuse::Langfuse;
+use buttress_langfuse::{Durability, Langfuse};
 use buttress_tests::langfuse_server::{LangfuseServer, Observation};
 use serde_json::{Map, Value};
 use tracing::{Event, Subscriber, field::Field};
@@ -28,6 +28,7 @@ pub(crate) fn observe(scenario: impl AsyncFnOnce()) -> Seen {
         .public_key(server.public_key())
         .secret_key(server.secret_key())
         .base_url(server.base_url())
+        .durability(Durability::Memory)
         .start()
         .unwrap();
     let log = LogLines::default();

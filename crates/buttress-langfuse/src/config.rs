@@ -3,7 +3,7 @@
 mod error;
 mod vars;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
@@ -16,6 +16,7 @@ use crate::{
     langfuse::Langfuse,
     notice::notice,
     sink::{Nowhere, ProjectLink, TraceDefaults},
+    spool::{self, Durability, Peer, Spool},
     terminal::TerminalTree,
     text::{has_user, shown},
 };
@@ -29,7 +30,13 @@ const EXPORT_PATH: &str = "/api/public/otel/v1/traces";
 ///
 /// - `base_url`: <https://cloud.langfuse.com>
 /// - `flush_at`: 512 spans; `flush_interval`: 5 s; `timeout` of a request: 5 s
-/// - `queue_spans`: 100,000; `queue_bytes`: 64 MiB; what does not fit is dropped and counted
+/// - `durability`: [`Process`](Durability::Process): what is of a trace in which something went wrong
+///   is on disk before the call returns
+/// - `spool`: `buttress/langfuse` in the user's folder for state (`$XDG_STATE_HOME`, else
+///   `~/.local/state`; `~/Library/Application Support` on macOS, `%LOCALAPPDATA%` on Windows)
+/// - `spool_bytes`: 256 MiB; past it uneventful spans go first, then the oldest
+/// - `queue_spans`: 100,000; `queue_bytes`: 64 MiB; what does not fit goes to the spool, and without
+///   one is dropped and counted
 /// - `retry_backoff`: 0.5 s up to 30 s; a `Retry-After` of the server is obeyed up to 10 minutes
 ///   and spread by a tenth
 /// - `sample_rate`: 1
@@ -46,6 +53,9 @@ pub struct LangfuseBuilder {
     /// The variable that switches traces off.
     disabled_by: Option<&'static str>,
     limits: Limits,
+    durability: Durability,
+    spool: Option<PathBuf>,
+    spool_bytes: u64,
     defaults: TraceDefaults,
     terminal: Option<TerminalTree>,
     #[cfg(feature = "collector")]
@@ -62,6 +72,9 @@ impl Langfuse {
             export_path: EXPORT_PATH.to_owned(),
             disabled_by: None,
             limits: Limits::default(),
+            durability: Durability::default(),
+            spool: None,
+            spool_bytes: 256 << 20,
             defaults: TraceDefaults::default(),
             terminal: None,
             #[cfg(feature = "collector")]
@@ -74,7 +87,8 @@ impl Langfuse {
     /// `LANGFUSE_PUBLIC_KEY`, `_SECRET_KEY`, `_BASE_URL` (then `_HOST`), `_TRACING_ENVIRONMENT`,
     /// `_RELEASE`, `_SAMPLE_RATE`, `_FLUSH_AT`, `_FLUSH_INTERVAL` and `_TIMEOUT` in seconds,
     /// `_TRACING_ENABLED`, `_OTEL_TRACES_EXPORT_PATH`; of OpenTelemetry's own `OTEL_SERVICE_NAME`
-    /// and `OTEL_SDK_DISABLED`. An empty variable counts as absent.
+    /// and `OTEL_SDK_DISABLED`; of our own `BUTTRESS_SPOOL_DIR`, `BUTTRESS_SPOOL_BYTES` and
+    /// `BUTTRESS_DURABILITY` (`memory`, `process` or `disk`). An empty variable counts as absent.
     ///
     /// # Errors
     ///
@@ -211,6 +225,30 @@ impl LangfuseBuilder {
         self
     }
 
+    /// Sets what outlives what.
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Sets the folder of the spool; it holds a folder for each Langfuse and public key.
+    pub fn spool(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.spool = Some(folder.into());
+        self
+    }
+
+    /// Sets how many bytes the spool of this process may take, with what it has taken over.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer than 65,536.
+    #[track_caller]
+    pub const fn spool_bytes(mut self, bytes: u64) -> Self {
+        assert!(bytes >= 1 << 16, "a spool needs 65,536 bytes at least");
+        self.spool_bytes = bytes;
+        self
+    }
+
     /// Sets the first and the longest delay between two tries of a request.
     pub const fn retry_backoff(mut self, base: Duration, max: Duration) -> Self {
         self.limits.retry_base = base;
@@ -265,8 +303,33 @@ impl LangfuseBuilder {
             #[cfg(feature = "collector")]
             Destination::Collector { .. } => None,
         };
-        let delivery = Delivery::start(destination, self.limits)?;
+        let delivery = Delivery::start(destination, self.limits, self.open_spool())?;
         Ok(Langfuse::assemble(Arc::new(delivery), self.defaults, self.terminal, link))
+    }
+
+    /// Returns where spans wait that outlive the process; none where that is not wanted.
+    fn open_spool(&self) -> Option<Spool> {
+        if self.durability == Durability::Memory {
+            return None;
+        }
+        let Some(folder) = self.spool.clone().or_else(spool::default_folder) else {
+            notice(format_args!(
+                "there is no folder for the spool, spans wait in memory; name one in \
+                 BUTTRESS_SPOOL_DIR"
+            ));
+            return None;
+        };
+        let peer = Peer { base_url: self.peer_url(), public_key: self.public_key.clone() };
+        Some(Spool::new(&folder, peer, self.spool_bytes, self.durability))
+    }
+
+    /// Returns the address that tells where spans go from where others do.
+    fn peer_url(&self) -> String {
+        #[cfg(feature = "collector")]
+        if let Some(collector) = &self.collector {
+            return collector.address();
+        }
+        self.base_url.trim().trim_end_matches('/').to_owned()
     }
 
     fn start_for_terminal(mut self, tree: TerminalTree) -> Langfuse {
@@ -276,9 +339,9 @@ impl LangfuseBuilder {
     }
 
     /// Returns where spans go; nowhere without keys.
-    fn destination(&mut self) -> Result<Option<Destination>, StartError> {
+    fn destination(&self) -> Result<Option<Destination>, StartError> {
         #[cfg(feature = "collector")]
-        if let Some(collector) = self.collector.take() {
+        if let Some(collector) = self.collector.clone() {
             let service_name = self.defaults.service_name.clone();
             return Ok(Some(Destination::Collector { collector, service_name }));
         }

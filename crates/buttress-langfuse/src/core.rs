@@ -14,6 +14,7 @@ use crate::{
     filter::SpanFilter,
     notice::notice,
     sink::{FlushError, Sink, Stats, TraceDefaults},
+    spool::Class,
     terminal::TerminalTree,
     trace::Defaults,
     traces::Traces,
@@ -29,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) defaults: Defaults,
     pub(crate) sample_rate: f64,
     pub(crate) as_root: bool,
+    /// Whether the sink wants the starts of open spans.
+    pub(crate) journals: bool,
     sink: Arc<dyn Sink>,
     printer: Option<TerminalTree>,
     /// Whether the last handle was dropped while spans may still come.
@@ -47,6 +50,7 @@ impl Core {
             filter: SpanFilter { targets: defaults.targets },
             sample_rate: defaults.sample_rate,
             as_root: defaults.as_root,
+            journals: sink.journals(),
             sink,
             printer,
             abandoned: AtomicBool::new(false),
@@ -64,7 +68,7 @@ impl Core {
     }
 
     /// Hands a mapped span on.
-    pub(crate) fn accept(&self, span: Encoded) {
+    pub(crate) fn accept(&self, starts: &[Encoded], span: Encoded, class: Class) {
         if self.abandoned.load(Ordering::Relaxed) && self.abandoned.swap(false, Ordering::Relaxed) {
             notice(format_args!(
                 "a span ended after the last handle was dropped and may not be delivered; \
@@ -72,9 +76,9 @@ impl Core {
             ));
         }
         if let Some(printer) = &self.printer {
-            printer.accept(span.clone());
+            printer.accept(&[], span.clone(), class);
         }
-        self.sink.accept(span);
+        self.sink.accept(starts, span, class);
     }
 
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), FlushError> {

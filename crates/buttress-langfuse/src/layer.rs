@@ -7,8 +7,9 @@
 
 use std::{
     cell::Cell,
+    fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -27,10 +28,11 @@ use opentelemetry_sdk::{
 use tracing::{
     Dispatch, Level, Metadata, Subscriber,
     callsite::{Callsite, Identifier},
-    field::FieldSet,
+    dispatcher::WeakDispatch,
+    field::{Field, FieldSet, Visit},
     level_filters::{LevelFilter, STATIC_MAX_LEVEL},
     metadata::Kind,
-    span::{Attributes, Id},
+    span::{Attributes, Id, Record},
     subscriber::Interest,
 };
 use tracing_opentelemetry::{OpenTelemetryLayer, get_otel_context};
@@ -167,6 +169,8 @@ impl Starting {
 struct Standing {
     refused: AtomicBool,
     reached: AtomicBool,
+    /// The subscriber that the layer is a part of.
+    subscriber: OnceLock<WeakDispatch>,
 }
 
 /// Why a layer does nothing.
@@ -227,6 +231,7 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        drop(self.0.subscriber.set(dispatch.downgrade()));
         let reached = self.try_span(dispatch, &OURS);
         // Spans around ours collide just as well, where the other layer filters ours out.
         self.try_span(dispatch, &OTHERS);
@@ -255,6 +260,34 @@ where
             None => extensions.insert(Seen(self.0.clone())),
         }
     }
+
+    /// Ends a span of buttress where it is told that its call failed: whoever still holds the span,
+    /// the failure is on its way before the call returns.
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let is_ours = |metadata: &Metadata<'_>| metadata.target() == telemetry::TARGET;
+        if self.0.is_refused() || !context.metadata(id).is_some_and(is_ours) {
+            return;
+        }
+        let mut outcome = Failed(false);
+        values.record(&mut outcome);
+        if outcome.0
+            && let Some(subscriber) = self.0.subscriber.get().and_then(WeakDispatch::upgrade)
+            && let Some(context) = get_otel_context(id, &subscriber)
+        {
+            context.span().end();
+        }
+    }
+}
+
+/// Finds the outcome of a call that did not succeed.
+struct Failed(bool);
+
+impl Visit for Failed {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0 |= field.name() == telemetry::key::OUTCOME && value != telemetry::outcome::SUCCESS;
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
 impl Check {

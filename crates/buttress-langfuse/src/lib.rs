@@ -26,6 +26,7 @@ mod mapping;
 mod notice;
 mod processor;
 mod sink;
+mod spool;
 mod terminal;
 #[cfg(test)]
 mod testing;
@@ -43,5 +44,6 @@ pub use self::{
     level::Level,
     processor::LangfuseSpanProcessor,
     sink::{FlushError, Stats},
+    spool::Durability,
     terminal::TerminalTree,
 };

@@ -19,7 +19,7 @@
 use std::borrow::Cow;
 
 use opentelemetry::{
-    KeyValue, SpanId,
+    KeyValue, SpanId, TraceId,
     trace::{SpanKind, Status},
 };
 use opentelemetry_proto::tonic::{
@@ -34,6 +34,7 @@ use crate::{
     encode::Writer,
     level::Level,
     trace::Said,
+    traces::Start,
     value::{self, Sent},
 };
 
@@ -93,6 +94,24 @@ pub(crate) fn map<'a>(
         into.message(15, &status);
     }
     into.fixed32(16, flags(span));
+}
+
+/// Maps a span that is still open.
+pub(crate) fn map_start(trace_id: TraceId, start: &Start, trace: Said<'_>, into: &mut Writer<'_>) {
+    into.bytes(1, &trace_id.to_bytes());
+    into.bytes(2, &start.span.to_bytes());
+    if start.parent != SpanId::INVALID {
+        into.bytes(4, &start.parent.to_bytes());
+    }
+    into.text(5, &start.name);
+    into.integer(6, span::SpanKind::Internal as u32);
+    into.fixed64(7, start.at);
+    into.attribute(attribute::TYPE, &Sent::text("span"));
+    trace.write(into);
+    if start.is_outermost && start.parent != SpanId::INVALID {
+        into.attribute(attribute::IS_APP_ROOT, &Sent::Boolean(true));
+    }
+    trace.write_metadata(into);
 }
 
 /// How bad the span is, and what it says about it.

@@ -1,6 +1,10 @@
 //! The span processor: what ends is mapped, encoded and handed on.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceId,
@@ -13,16 +17,18 @@ use opentelemetry_sdk::{
 };
 
 use crate::{
+    clock,
     core::Core,
     draft::Draft,
     encode::Encoded,
     filter::is_ours,
     layer::{Starting, is_probe},
     level::Level,
-    mapping::{Surroundings, map},
+    mapping::{Surroundings, map, map_start},
     sink::FlushError,
+    spool::Class,
     trace::{Said, TraceContext},
-    traces::Started,
+    traces::{Start, Started},
 };
 
 /// How long a provider that flushes without a limit of its own waits.
@@ -105,6 +111,7 @@ impl Core {
             parent_is_remote: span.parent_span_is_remote,
             sent: self.filter.sends(&span.name, &span.attributes),
             name: &span.name,
+            at: self.journals.then(|| clock::nanos(span.start_time)),
             says: said(&span.attributes),
             scope: context.get::<Arc<TraceContext>>().cloned(),
         });
@@ -126,6 +133,7 @@ impl Core {
             parent_is_remote: parent_is_valid && parent.is_remote(),
             sent: starting.sent,
             name: &starting.name,
+            at: self.journals.then(|| clock::nanos(SystemTime::now())),
             says: starting.says.take(),
             scope: context.get::<Arc<TraceContext>>().cloned(),
         });
@@ -164,7 +172,24 @@ impl Core {
             as_root: self.as_root,
             ours,
         };
-        self.accept(Encoded::new(|into| map(span, draft, around, into)));
+        let encoded = Encoded::new(|into| map(span, draft, around, into));
+        let is_eventful = eventful || ended.eventful;
+        let starts = if is_eventful && self.journals {
+            self.starts_above(trace_id, ended.above)
+        } else {
+            Vec::new()
+        };
+        let class = if is_eventful { Class::Eventful } else { Class::Uneventful };
+        self.accept(&starts, encoded, class);
+    }
+
+    /// Encodes the open spans above one that has failed: where it belongs, should this process
+    /// end before they do.
+    fn starts_above(&self, trace_id: TraceId, above: Option<SpanId>) -> Vec<Encoded> {
+        let (starts, trace) = self.traces.starts_above(trace_id, above);
+        let trace = Said { defaults: &self.defaults, by: [trace.as_deref(), None, None] };
+        let encode = |start: &Start| Encoded::new(|into| map_start(trace_id, start, trace, into));
+        starts.iter().map(encode).collect()
     }
 
     /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.

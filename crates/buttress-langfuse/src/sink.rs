@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use crate::{encode::Encoded, text::shown};
+use crate::{encode::Encoded, spool::Class, text::shown};
 
 /// The name that OpenTelemetry gives to a service without one.
 pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -10,7 +10,14 @@ pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
 /// Takes encoded spans: delivery to Langfuse, the terminal, or both.
 pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Takes one span; never blocks on the network.
-    fn accept(&self, span: Encoded);
+    ///
+    /// `starts` are of the open spans above it, where the sink [`journals`](Self::journals).
+    fn accept(&self, starts: &[Encoded], span: Encoded, class: Class);
+
+    /// Returns whether spans are written that a process which is killed leaves to the next.
+    fn journals(&self) -> bool {
+        false
+    }
 
     /// Waits until everything accepted so far is delivered.
     ///
@@ -44,10 +51,20 @@ pub struct Stats {
     ///
     /// Those of a request that was under way at the end count too, though it may arrive.
     pub dropped: u64,
-    /// Spans that Langfuse refuses for good, each found alone in its batch; they are not kept.
+    /// Of them, those of traces in which something had gone wrong.
+    pub dropped_eventful: u64,
+    /// Spans that Langfuse refuses for good, each found alone in its batch; with a spool they are
+    /// kept in its folder `refused`, with the server's words.
     pub refused: u64,
     /// Spans that wait for delivery.
     pub pending: u64,
+    /// Of them, those that wait on disk only.
+    pub spooled: u64,
+    /// Spans of processes that ended before which Langfuse has acknowledged; they count nowhere
+    /// else.
+    pub recovered: u64,
+    /// Places of the spool that are damaged, and were passed over.
+    pub damaged: u64,
 }
 
 /// Says why not everything was delivered.
@@ -93,7 +110,7 @@ impl Error for FlushError {}
 pub(crate) struct Nowhere;
 
 impl Sink for Nowhere {
-    fn accept(&self, _: Encoded) {}
+    fn accept(&self, _: &[Encoded], _: Encoded, _: Class) {}
 
     fn flush(&self, _: Duration) -> Result<(), FlushError> {
         Ok(())

@@ -17,6 +17,7 @@ use self::{collected::Collected, tree::Tree};
 use crate::{
     encode::Encoded,
     sink::{FlushError, Sink, Stats},
+    spool::Class,
 };
 
 /// Collects traces and draws them as trees.
@@ -90,7 +91,7 @@ impl TerminalTree {
 }
 
 impl Sink for TerminalTree {
-    fn accept(&self, span: Encoded) {
+    fn accept(&self, _: &[Encoded], span: Encoded, _: Class) {
         if let Ok(span) = span.decode() {
             self.collect(span);
         }

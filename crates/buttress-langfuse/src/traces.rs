@@ -42,6 +42,8 @@ pub(crate) struct Started<'a> {
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
     pub(crate) name: &'a str,
+    /// In nanoseconds since 1970, where it is kept with the name.
+    pub(crate) at: Option<u64>,
     /// What the span says about its trace.
     pub(crate) says: Option<Box<TraceContext>>,
     /// What the scope around the span says about its traces.
@@ -103,6 +105,20 @@ struct Note {
     passed_over: bool,
     updates: Vec<KeyValue>,
     scope: Option<Arc<TraceContext>>,
+    /// What is written of it before it ends, until it is.
+    start: Option<Box<Start>>,
+}
+
+/// A span that is open, as it is written where one below it has failed.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) span: SpanId,
+    /// The nearest span above that is sent, else whatever stands above.
+    pub(crate) parent: SpanId,
+    /// Whether nothing above it is sent from this process.
+    pub(crate) is_outermost: bool,
+    pub(crate) name: String,
+    pub(crate) at: u64,
 }
 
 // ===== impl Traces =====
@@ -154,6 +170,27 @@ impl Traces {
             candidate = note.above;
         }
         None
+    }
+
+    /// Takes the starts of the open spans above one that have not been taken yet, the outermost
+    /// first; and what is known about the trace.
+    pub(crate) fn starts_above(
+        &self,
+        trace: TraceId,
+        above: Option<SpanId>,
+    ) -> (Vec<Start>, Option<Arc<TraceContext>>) {
+        let mut shard = self.shard(trace);
+        let Some(trace) = shard.traces.get_mut(&trace) else { return (Vec::new(), None) };
+        let mut starts = Vec::new();
+        let mut next = above;
+        while let Some(span) = next
+            && let Some(note) = trace.spans.get_mut(&span)
+        {
+            starts.extend(note.start.take().filter(|_| note.open).map(|start| *start));
+            next = note.above;
+        }
+        starts.reverse();
+        (starts, Some(trace.context.clone()))
     }
 
     /// Adds an attribute to a span that is still open, in place of an earlier one of its key.
@@ -253,6 +290,11 @@ impl Trace {
         if self.spans.len() >= SPANS_PER_TRACE.max(2 * self.open) {
             self.spans.retain(|_, note| note.open);
         }
+        let start = started.at.filter(|_| started.sent).map(|at| {
+            let parent = above.unwrap_or(started.parent);
+            let name = started.name.to_owned();
+            Box::new(Start { span: started.span, parent, is_outermost: above.is_none(), name, at })
+        });
         let note = Note {
             open: true,
             sent: started.sent,
@@ -261,6 +303,7 @@ impl Trace {
             passed_over: false,
             updates: Vec::new(),
             scope: started.scope,
+            start,
         };
         let replaced = self.spans.insert(started.span, note);
         if replaced.is_none_or(|note| !note.open) {
@@ -309,6 +352,7 @@ impl Trace {
         };
         // The note stays as long as the trace, for children that start after their parent's end.
         note.open = false;
+        note.start = None;
         self.open -= 1;
         let passed_over = !note.sent && note.passed_over;
         let late = name.filter(|_| !note.sent && !passed_over);
@@ -411,6 +455,7 @@ mod tests {
             parent_is_remote: false,
             sent: true,
             name: "span 1",
+            at: None,
             says: None,
             scope: None,
         }

@@ -107,6 +107,11 @@ impl Collector {
         self
     }
 
+    /// Returns the address that tells this collector from others.
+    pub(crate) fn address(&self) -> String {
+        format!("otlp:{}", self.endpoint.as_deref().unwrap_or_default())
+    }
+
     /// Returns what no text may show: the headers' values, without words such as `Bearer`.
     pub(super) fn secrets(&self) -> Vec<String> {
         let variables = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];

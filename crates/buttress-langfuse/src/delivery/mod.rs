@@ -38,6 +38,7 @@ use crate::{
     encode::Encoded,
     notice::notice,
     sink::{FlushError, Sink, Stats},
+    spool::{Class, Spool},
     text::Secrets,
 };
 
@@ -106,8 +107,13 @@ pub(crate) struct Delivery {
 // ===== impl Delivery =====
 
 impl Delivery {
-    pub(crate) fn start(destination: Destination, limits: Limits) -> Result<Self, StartError> {
-        let shared = Arc::new(Shared::new(limits, destination.peer(), destination.secrets()));
+    pub(crate) fn start(
+        destination: Destination,
+        limits: Limits,
+        spool: Option<Spool>,
+    ) -> Result<Self, StartError> {
+        let (peer, secrets) = (destination.peer(), destination.secrets());
+        let shared = Arc::new(Shared::new(limits, peer, secrets, spool));
         let sender = Sender::new(destination, &shared)?;
         Self::launch(shared, sender)
     }
@@ -149,8 +155,8 @@ impl fmt::Debug for Delivery {
 }
 
 impl Sink for Delivery {
-    fn accept(&self, span: Encoded) {
-        let accepted = self.shared.accept(span.0);
+    fn accept(&self, starts: &[Encoded], span: Encoded, class: Class) {
+        let accepted = self.shared.accept(starts, span.0, class);
         if accepted.is_first_drop {
             notice(format_args!(
                 "spans are dropped: the queue is full or delivery has ended (counted in stats)"
@@ -180,7 +186,11 @@ impl Sink for Delivery {
     }
 
     fn stats(&self) -> Stats {
-        self.shared.state().stats
+        self.shared.stats()
+    }
+
+    fn journals(&self) -> bool {
+        self.shared.journals()
     }
 }
 

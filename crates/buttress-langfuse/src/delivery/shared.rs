@@ -16,7 +16,15 @@ use super::{
     problem::Problem,
     state::{End, Pause, REQUEST_BYTES, State},
 };
-use crate::{notice::notice, sink::FlushError, text::Secrets};
+use crate::{
+    encode::{self, Encoded},
+    level::Level,
+    notice::notice,
+    sink::{FlushError, Stats},
+    spool::{Class, Spool, Waiting, Written},
+    text::Secrets,
+    value::Sent,
+};
 
 /// What delivery says when its thread has panicked.
 const PANICKED: &str = "the thread of the delivery has panicked";
@@ -27,6 +35,8 @@ pub(super) struct Shared {
     peer: &'static str,
     /// What no sentence shows.
     pub(super) secrets: Secrets,
+    /// Where spans wait that outlive the process.
+    spool: Option<Spool>,
     state: Mutex<State>,
     /// Wakes the thread.
     pub(super) work: Notify,
@@ -39,7 +49,7 @@ pub(super) struct Shared {
 }
 
 /// What became of a span that was handed over.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) is_first_drop: bool,
     /// Whether the thread has something to do now.
@@ -52,11 +62,17 @@ pub(super) struct Ending<'a>(pub(super) &'a Shared);
 // ===== impl Shared: for who hands over and waits =====
 
 impl Shared {
-    pub(super) fn new(limits: Limits, peer: &'static str, secrets: Secrets) -> Self {
+    pub(super) fn new(
+        limits: Limits,
+        peer: &'static str,
+        secrets: Secrets,
+        spool: Option<Spool>,
+    ) -> Self {
         Self {
             limits,
             peer,
             secrets,
+            spool,
             state: Mutex::default(),
             work: Notify::new(),
             stop: Notify::new(),
@@ -69,23 +85,96 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn accept(&self, span: Bytes) -> Accepted {
-        let Limits { queue_spans, queue_bytes, .. } = self.limits;
+    pub(super) const fn journals(&self) -> bool {
+        self.spool.is_some()
+    }
+
+    /// Takes a span: into memory, and where it has to be, on disk.
+    pub(super) fn accept(&self, starts: &[Encoded], span: Bytes, class: Class) -> Accepted {
+        let Some(spool) = &self.spool else { return self.keep(Waiting::in_memory(span)) };
+        let has_room = self.has_room(&self.state(), span.len());
+        if has_room && !spool.wants(&span, class) {
+            return self.keep(Waiting::in_memory(span));
+        }
+        let written = spool.append(starts, span, class, has_room);
+        let accepted = match written {
+            Written::Kept(waiting) => self.keep(waiting),
+            Written::Failed(span) => self.keep(Waiting::in_memory(span)),
+            Written::Stored => {
+                let mut state = self.state();
+                state.stats.accepted += 1;
+                state.stats.pending += 1;
+                Accepted { is_first_drop: false, wakes: true }
+            }
+        };
+        self.give_up(spool.take_given_up()).or(accepted)
+    }
+
+    /// Counts spans for which the disk has no room left.
+    fn give_up(&self, spans: u64) -> Accepted {
+        if spans == 0 {
+            return Accepted::default();
+        }
         let mut state = self.state();
-        let full = state.queue.len() >= queue_spans
-            || state.queued_bytes.saturating_add(span.len()) > queue_bytes;
-        if full || state.closing || state.end.is_some() {
+        state.stats.pending = state.stats.pending.saturating_sub(spans);
+        state.stats.dropped += spans;
+        state.given_up += spans;
+        Accepted { is_first_drop: state.said.insert("dropped"), wakes: false }
+    }
+
+    fn has_room(&self, state: &State, bytes: usize) -> bool {
+        let Limits { queue_spans, queue_bytes, .. } = self.limits;
+        let is_full = state.queue.len() >= queue_spans
+            || state.queued_bytes.saturating_add(bytes) > queue_bytes;
+        !is_full && !state.closing && state.end.is_none()
+    }
+
+    /// Keeps a span in memory.
+    fn keep(&self, span: Waiting) -> Accepted {
+        let mut state = self.state();
+        let is_stored = span.position.is_some();
+        if !is_stored && !self.has_room(&state, span.bytes.len()) {
             state.stats.dropped += 1;
             return Accepted { is_first_drop: state.said.insert("dropped"), wakes: false };
         }
-        let was_due = self.is_due(&state);
-        state.queued_bytes += span.len();
-        state.queue.push_back(span);
         state.stats.accepted += 1;
         state.stats.pending += 1;
+        if state.end.is_some() {
+            // The next process finds it.
+            return Accepted::default();
+        }
+        let was_due = self.is_due(&state);
+        state.queued_bytes += span.bytes.len();
+        state.queue.push_back(span);
         // The first span starts the interval, and what is due ends it.
         let wakes = state.queue.len() == 1 || (!was_due && self.is_due(&state));
         Accepted { is_first_drop: false, wakes }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let mut stats = self.state().stats;
+        if let Some(spool) = &self.spool {
+            let counts = spool.counts();
+            stats.dropped_eventful = counts.dropped_eventful;
+            stats.damaged = counts.damaged;
+            stats.spooled = spool.unread_of_own();
+        }
+        stats
+    }
+
+    /// Leaves to the next process what waits; returns how much of it.
+    fn leave(&self, waiting: Vec<Waiting>) -> u64 {
+        let Some(spool) = &self.spool else { return 0 };
+        let mut left = spool.unread_of_own();
+        for span in waiting.into_iter().filter(|span| !span.is_taken_over()) {
+            let is_left = span.position.is_some()
+                || !matches!(
+                    spool.append(&[], span.bytes, Class::Uneventful, false),
+                    Written::Failed(_)
+                );
+            left += u64::from(is_left);
+        }
+        left
     }
 
     /// Returns whether so much waits that it is sent at once, before the queue can be full.
@@ -131,9 +220,18 @@ impl Shared {
             }
         };
         state.waiting -= 1;
-        let given_up = state.finish(|_| End::Closed(result.clone()));
+        let given_up = state.finish(|_| End::Closed(result.clone()), |waiting| self.leave(waiting));
+        let left = state.stats.pending;
         drop(state);
+        if let Some(spool) = &self.spool {
+            spool.close();
+        }
         self.settled.notify_all();
+        if given_up.is_some() && left > 0 {
+            notice(format_args!(
+                "delivery has ended, and {left} spans wait on disk for the next process"
+            ));
+        }
         tell(given_up);
         result
     }
@@ -166,13 +264,31 @@ impl Shared {
     }
 }
 
+impl Accepted {
+    fn or(self, other: Self) -> Self {
+        Self {
+            is_first_drop: self.is_first_drop || other.is_first_drop,
+            wakes: self.wakes || other.wakes,
+        }
+    }
+}
+
 // ===== impl Shared: for the thread =====
 
 impl Shared {
     /// Sends what waits, batch by batch, until delivery is closed.
     pub(super) async fn run(&self, sender: &Sender) {
+        if let Some(spool) = &self.spool {
+            spool.take_over();
+        }
+        let mut from_disk = true;
         loop {
-            let batch = self.next_batch().await;
+            // By turns, so that neither waits for the other's end.
+            let mut batch = if from_disk { self.read() } else { Vec::new() };
+            from_disk = batch.is_empty();
+            if batch.is_empty() {
+                batch = self.next_batch().await;
+            }
             if batch.is_empty() {
                 return;
             }
@@ -180,11 +296,20 @@ impl Shared {
         }
     }
 
+    /// Reads a part of what waits on disk only.
+    fn read(&self) -> Vec<Waiting> {
+        self.spool.as_ref().map(Spool::read).unwrap_or_default()
+    }
+
     /// Waits for a batch; an empty one means that delivery is closed.
-    pub(super) async fn next_batch(&self) -> Vec<Bytes> {
+    pub(super) async fn next_batch(&self) -> Vec<Waiting> {
         // An interval beyond every clock has no deadline.
         let mut deadline: Option<Instant> = None;
         loop {
+            let read = self.read();
+            if !read.is_empty() {
+                return read;
+            }
             {
                 let mut state = self.state();
                 let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -211,18 +336,24 @@ impl Shared {
     }
 
     /// Sends a batch; one that is refused is split until the span that is at fault is alone.
-    async fn deliver(&self, sender: &Sender, batch: Vec<Bytes>) {
+    async fn deliver(&self, sender: &Sender, batch: Vec<Waiting>) {
+        if self.spool.is_some() {
+            self.state().under_way.clone_from(&batch);
+        }
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
-            match self.send(sender, &batch).await {
+            let spans: Vec<Bytes> = batch.iter().map(|span| span.bytes.clone()).collect();
+            match self.send(sender, &spans).await {
                 Answer::Taken { refused } => {
                     let refused = refused.min(batch.len());
-                    self.settle(batch.len() - refused, true);
-                    self.settle(refused, false);
+                    self.settle(&batch, refused);
                 }
                 Answer::Refused { words } if batch.len() == 1 => {
+                    if let Some(spool) = &self.spool {
+                        spool.set_aside(&batch[0].bytes, &words);
+                    }
                     self.say(&Problem::Refused(words));
-                    self.settle(1, false);
+                    self.settle(&batch, 1);
                 }
                 Answer::Refused { .. } => {
                     let rest = batch.split_off(batch.len() / 2);
@@ -232,6 +363,7 @@ impl Shared {
                 }
             }
         }
+        self.state().under_way.clear();
     }
 
     /// Sends one batch; who begins to wait for it ends a pause that the server did not ask for.
@@ -258,22 +390,44 @@ impl Shared {
         state.pause = Pause::None;
     }
 
-    fn settle(&self, spans: usize, delivered: bool) {
+    /// Notes that the server has answered for a batch, and for how many spans that it refuses.
+    fn settle(&self, batch: &[Waiting], refused: usize) {
+        if let Some(spool) = &self.spool {
+            spool.settle(batch);
+        }
         let mut state = self.state();
-        // After the end nothing is pending: what comes late was given up.
+        // After the end nothing is pending but what waits on disk.
         if state.end.is_some() {
             return;
         }
-        let spans = spans as u64;
-        state.stats.pending -= spans;
-        if delivered {
-            state.stats.delivered += spans;
+        let own = batch.iter().filter(|span| !span.is_taken_over()).count() as u64;
+        let refused = refused as u64;
+        state.stats.pending = state.stats.pending.saturating_sub(own);
+        state.stats.refused += refused;
+        state.stats.delivered += own.saturating_sub(refused);
+        state.stats.recovered += batch.len() as u64 - own;
+        if refused < batch.len() as u64 {
             state.last_error = None;
-        } else {
-            state.stats.refused += spans;
+            self.report_drops(&mut state);
         }
         drop(state);
         self.settled.notify_all();
+    }
+
+    /// Tells the server what it has not got, once it is back.
+    fn report_drops(&self, state: &mut State) {
+        let drops = state.stats.dropped - state.reported;
+        if drops == 0 || self.spool.is_none() {
+            return;
+        }
+        state.reported = state.stats.dropped;
+        let text = format!("{drops} spans were dropped while they could not be delivered");
+        let entries = [("dropped_spans", Sent::integer(drops.try_into().unwrap_or(i64::MAX)))];
+        let report = encode::event("spans_dropped", Level::Warning, &text, &entries);
+        state.stats.accepted += 1;
+        state.stats.pending += 1;
+        state.queued_bytes += report.0.len();
+        state.queue.push_back(Waiting::in_memory(report.0));
     }
 
     /// Remembers why delivery waits, and says each cause once.
@@ -322,10 +476,11 @@ impl Drop for Ending<'_> {
         let mut given_up = None;
         let mut state = self.0.state();
         if thread::panicking() {
-            given_up = state.finish(|state| {
+            let end = |state: &State| {
                 let (pending, reason) = (state.pending(), PANICKED.to_owned());
                 End::Panicked(FlushError::Undelivered { pending, reason })
-            });
+            };
+            given_up = state.finish(end, |waiting| self.0.leave(waiting));
         } else {
             state.thread_ended = true;
         }

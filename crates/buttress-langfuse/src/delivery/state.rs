@@ -2,18 +2,25 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use bytes::Bytes;
-
-use crate::sink::{FlushError, Stats};
+use crate::{
+    sink::{FlushError, Stats},
+    spool::Waiting,
+};
 
 /// No request holds more bytes of spans than this, before compression, unless one span does.
 pub(super) const REQUEST_BYTES: usize = 3 << 20;
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) queue: VecDeque<Bytes>,
+    pub(super) queue: VecDeque<Waiting>,
+    /// What is on its way to the server, where a spool takes it that ends before the answer.
+    pub(super) under_way: Vec<Waiting>,
     pub(super) queued_bytes: usize,
     pub(super) stats: Stats,
+    /// Of what was accepted, what was given up for want of room on disk.
+    pub(super) given_up: u64,
+    /// How many drops the server was told of.
+    pub(super) reported: u64,
     /// How many threads wait in `flush` and `shutdown`: do not wait for more spans.
     pub(super) waiting: usize,
     /// Whether somebody has begun to wait since the last try began.
@@ -55,7 +62,7 @@ pub(super) enum End {
 
 impl State {
     /// Takes what fits into a request.
-    pub(super) fn take(&mut self) -> Vec<Bytes> {
+    pub(super) fn take(&mut self) -> Vec<Waiting> {
         if self.queued_bytes <= REQUEST_BYTES {
             // At once: whose spans end meanwhile waits for this.
             self.queued_bytes = 0;
@@ -65,9 +72,9 @@ impl State {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.queue.front()
-            && (batch.is_empty() || bytes + next.len() <= REQUEST_BYTES)
+            && (batch.is_empty() || bytes + next.bytes.len() <= REQUEST_BYTES)
         {
-            bytes += next.len();
+            bytes += next.bytes.len();
             batch.extend(self.queue.pop_front());
         }
         self.queued_bytes -= bytes;
@@ -75,7 +82,7 @@ impl State {
     }
 
     pub(super) const fn is_settled(&self, target: u64) -> bool {
-        self.stats.delivered + self.stats.refused >= target
+        self.stats.delivered + self.stats.refused + self.given_up >= target
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -91,8 +98,13 @@ impl State {
         }
     }
 
-    /// Ends delivery unless it has ended, and gives up what waits; returns how much, and why.
-    pub(super) fn finish(&mut self, end: impl FnOnce(&Self) -> End) -> Option<(u64, String)> {
+    /// Ends delivery unless it has ended, and gives up what waits and what `keep` does not keep of
+    /// it; returns how much, and why.
+    pub(super) fn finish(
+        &mut self,
+        end: impl FnOnce(&Self) -> End,
+        keep: impl FnOnce(Vec<Waiting>) -> u64,
+    ) -> Option<(u64, String)> {
         if self.end.is_some() {
             return None;
         }
@@ -103,9 +115,12 @@ impl State {
             _ => "the time was over".to_owned(),
         };
         self.end = Some(end);
-        self.queue = VecDeque::new();
+        let mut waiting = std::mem::take(&mut self.under_way);
+        waiting.extend(std::mem::take(&mut self.queue));
         self.queued_bytes = 0;
-        let given_up = std::mem::take(&mut self.stats.pending);
+        let kept = keep(waiting).min(self.stats.pending);
+        let given_up = self.stats.pending - kept;
+        self.stats.pending = kept;
         self.stats.dropped += given_up;
         Some((given_up, reason))
     }

@@ -18,7 +18,7 @@ pub(super) type Script = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer>>> +
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn shared() -> Arc<Shared> {
-    Arc::new(Shared::new(Limits::default(), "Langfuse", Secrets::default()))
+    Arc::new(Shared::new(Limits::default(), "Langfuse", Secrets::default(), None))
 }
 
 fn span() -> Encoded {
@@ -85,18 +85,18 @@ async fn who_begins_to_wait_during_a_try_gets_another_at_once_unless_the_server_
 }
 
 fn accept(shared: &Shared) {
-    shared.accept(span().0);
+    shared.accept(&[], span().0, Class::Uneventful);
 }
 
 #[test]
 fn a_panic_of_the_thread_is_noticed_by_who_waits() {
     let script: Script = Box::new(|| Box::pin(async { panic!("a fault in the delivery") }));
     let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     let error = delivery.flush(PATIENCE).unwrap_err();
     assert!(matches!(error, FlushError::Undelivered { pending: 1, .. }), "{error:?}");
     assert_eq!((delivery.stats().pending, delivery.stats().dropped), (0, 1));
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     assert_eq!(delivery.stats().dropped, 2);
     // There is no end left to wait for.
     assert_eq!(delivery.shutdown(Duration::MAX), Err(error));
@@ -130,7 +130,7 @@ fn a_look_up_that_hangs_does_not_hold_a_shutdown() {
         })
     });
     let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     let error = delivery.shutdown(Duration::from_millis(50)).unwrap_err();
     assert_eq!(error, FlushError::TimedOut { pending: 1 });
     let stats = delivery.stats();
@@ -148,7 +148,7 @@ fn a_look_up_that_hangs_does_not_hold_a_shutdown() {
 fn a_shutdown_that_delivers_everything_joins_the_thread_and_says_nothing() {
     let script: Script = Box::new(|| Box::pin(async { Answer::Taken { refused: 0 } }));
     let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     assert_eq!(delivery.shutdown(PATIENCE), Ok(()));
     assert!(delivery.shared.ends_within(&Countdown::start(Duration::ZERO)));
     assert_eq!(delivery.stats(), Stats { accepted: 1, delivered: 1, ..Stats::default() });
@@ -159,13 +159,17 @@ fn a_shutdown_that_delivers_everything_joins_the_thread_and_says_nothing() {
 /// A server some way off takes few requests in a second: what waits must not be bounded by them.
 #[tokio::test(start_paused = true)]
 async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
-    let shared =
-        Shared::new(Limits { flush_at: 3, ..Limits::default() }, "Langfuse", Secrets::default());
+    let shared = Shared::new(
+        Limits { flush_at: 3, ..Limits::default() },
+        "Langfuse",
+        Secrets::default(),
+        None,
+    );
     (0..1_000).for_each(|_| accept(&shared));
     assert_eq!(shared.next_batch().await.len(), 1_000);
     let mebibyte = Bytes::from(vec![0; 1 << 20]);
     for _ in 0..5 {
-        shared.accept(mebibyte.clone());
+        shared.accept(&[], mebibyte.clone(), Class::Uneventful);
     }
     assert_eq!(shared.next_batch().await.len(), 3);
     assert_eq!(shared.next_batch().await.len(), 2);
@@ -173,9 +177,9 @@ async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
 
 #[test]
 fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
-    let limits = |limits: Limits| Shared::new(limits, "Langfuse", Secrets::default());
+    let limits = |limits: Limits| Shared::new(limits, "Langfuse", Secrets::default(), None);
     let wakes = |shared: &Shared, spans: usize| -> Vec<bool> {
-        (0..spans).map(|_| shared.accept(span().0).wakes).collect()
+        (0..spans).map(|_| shared.accept(&[], span().0, Class::Uneventful).wakes).collect()
     };
     let usual = Limits { flush_at: 3, ..Limits::default() };
     assert_eq!(wakes(&limits(usual), 5), [true, false, true, false, false]);
