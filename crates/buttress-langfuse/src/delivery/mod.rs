@@ -96,6 +96,8 @@ enum Answer {
     Taken { refused: usize },
     /// It will never be taken as it is.
     Refused { words: String },
+    /// The time was over before it was taken; less of it may be faster.
+    TooSlow,
 }
 
 /// Sends spans to their destination.

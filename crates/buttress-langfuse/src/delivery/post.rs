@@ -70,7 +70,7 @@ impl Post {
     ///
     /// # Errors
     ///
-    /// None that is not tried again; the type has room for one.
+    /// That its time is over, where it could be a smaller one.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
         self.shared.persist(service_fn(|request| self.exchange(request)), request).await
     }
@@ -147,7 +147,13 @@ impl Shared {
             Ok(answer) if answer.status().is_success() => return Outcome::Success,
             Ok(answer) => answer,
             Err(error) => {
-                let failure = Failure::new(FailureKind::Transient);
+                let mut failure = Failure::new(FailureKind::Transient);
+                if error.is_timeout() && self.state().is_divisible {
+                    // Sent again as it is, it would be too slow again, and be stored each time.
+                    self.say(&Problem::Away(innermost(error)));
+                    failure = failure.with_retryable(false);
+                    return failure.into();
+                }
                 return self.try_again(&Problem::Away(innermost(error)), failure);
             }
         };

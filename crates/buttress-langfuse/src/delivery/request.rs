@@ -95,6 +95,7 @@ impl Endpoint {
         match post.send(request).await {
             Ok(answer) if answer.status().is_success() => Answer::Taken { refused: 0 },
             Ok(answer) => Answer::Refused { words: post.words_of(&answer) },
+            Err(error) if error.is_timeout() => Answer::TooSlow,
             Err(error) => Answer::Refused { words: error.to_string() },
         }
     }

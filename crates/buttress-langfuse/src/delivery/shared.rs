@@ -298,7 +298,8 @@ impl Shared {
 
     /// Reads a part of what waits on disk only.
     fn read(&self) -> Vec<Waiting> {
-        self.spool.as_ref().map(Spool::read).unwrap_or_default()
+        let most = self.state().request_bytes as u64;
+        self.spool.as_ref().map(|spool| spool.read(most)).unwrap_or_default()
     }
 
     /// Waits for a batch; an empty one means that delivery is closed.
@@ -343,10 +344,12 @@ impl Shared {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
             let spans: Vec<Bytes> = batch.iter().map(|span| span.bytes.clone()).collect();
+            self.state().is_divisible = batch.len() > 1;
             match self.send(sender, &spans).await {
                 Answer::Taken { refused } => {
                     let refused = refused.min(batch.len());
                     self.settle(&batch, refused);
+                    self.state().grow_requests();
                 }
                 Answer::Refused { words } if batch.len() == 1 => {
                     if let Some(spool) = &self.spool {
@@ -355,7 +358,11 @@ impl Shared {
                     self.say(&Problem::Refused(words));
                     self.settle(&batch, 1);
                 }
-                Answer::Refused { .. } => {
+                answer => {
+                    if matches!(answer, Answer::TooSlow) {
+                        let bytes = spans.iter().map(Bytes::len).sum();
+                        self.state().shrink_requests(bytes);
+                    }
                     let rest = batch.split_off(batch.len() / 2);
                     // The first half goes first, so that order is kept.
                     batches.push(rest);

@@ -9,12 +9,17 @@ use crate::{
 
 /// No request holds more bytes of spans than this, before compression, unless one span does.
 pub(super) const REQUEST_BYTES: usize = 3 << 20;
+/// However slow the server is, requests may hold so much.
+const LEAST_REQUEST_BYTES: usize = 4 << 10;
 
-#[derive(Default)]
 pub(super) struct State {
     pub(super) queue: VecDeque<Waiting>,
     /// What is on its way to the server, where a spool takes it that ends before the answer.
     pub(super) under_way: Vec<Waiting>,
+    /// Whether that is of more than one span.
+    pub(super) is_divisible: bool,
+    /// How many bytes a request holds at most: fewer where they are too slow.
+    pub(super) request_bytes: usize,
     pub(super) queued_bytes: usize,
     pub(super) stats: Stats,
     /// Of what was accepted, what was given up for want of room on disk.
@@ -60,10 +65,33 @@ pub(super) enum End {
 
 // ===== impl State =====
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            under_way: Vec::new(),
+            is_divisible: false,
+            request_bytes: REQUEST_BYTES,
+            stats: Stats::default(),
+            given_up: 0,
+            reported: 0,
+            waiting: 0,
+            hurry: false,
+            pause: Pause::None,
+            closing: false,
+            end: None,
+            thread_ended: false,
+            last_error: None,
+            said: HashSet::new(),
+        }
+    }
+}
+
 impl State {
     /// Takes what fits into a request.
     pub(super) fn take(&mut self) -> Vec<Waiting> {
-        if self.queued_bytes <= REQUEST_BYTES {
+        if self.queued_bytes <= self.request_bytes {
             // At once: whose spans end meanwhile waits for this.
             self.queued_bytes = 0;
             let room = VecDeque::with_capacity(self.queue.len());
@@ -72,13 +100,23 @@ impl State {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.queue.front()
-            && (batch.is_empty() || bytes + next.bytes.len() <= REQUEST_BYTES)
+            && (batch.is_empty() || bytes + next.bytes.len() <= self.request_bytes)
         {
             bytes += next.bytes.len();
             batch.extend(self.queue.pop_front());
         }
         self.queued_bytes -= bytes;
         batch
+    }
+
+    /// Makes requests smaller than one that was too slow.
+    pub(super) fn shrink_requests(&mut self, bytes: usize) {
+        self.request_bytes = (bytes / 2).clamp(LEAST_REQUEST_BYTES, REQUEST_BYTES);
+    }
+
+    /// Makes requests larger again, after one that was not.
+    pub(super) fn grow_requests(&mut self) {
+        self.request_bytes = (self.request_bytes * 5 / 4).min(REQUEST_BYTES);
     }
 
     pub(super) const fn is_settled(&self, target: u64) -> bool {

@@ -63,7 +63,9 @@ pub(super) struct Reading {
     first: u64,
     from: u64,
     to: u64,
-    /// How many records that are nowhere else.
+    /// How many bytes of payloads, about.
+    most: u64,
+    /// How many records of the segment are nowhere else.
     unread: u32,
 }
 
@@ -72,6 +74,8 @@ pub(super) struct Reading {
 pub(super) struct Content {
     pub(super) records: Vec<Read>,
     pub(super) damaged: u64,
+    /// Where the next part begins.
+    end: u64,
 }
 
 /// What was written.
@@ -224,7 +228,16 @@ impl Journal {
         let status = fs::metadata(&path)?;
         self.last_write = self.last_write.max(status.modified().ok());
         let settled = path.with_extension(&SETTLED[1..]);
-        Ok(Reading { class, path, settled, first, from: 0, to: status.len(), unread: 0 })
+        Ok(Reading {
+            class,
+            path,
+            settled,
+            first,
+            from: 0,
+            to: status.len(),
+            most: u64::MAX,
+            unread: 0,
+        })
     }
 
     /// When the process wrote last that had this folder.
@@ -279,8 +292,9 @@ impl Journal {
         Ok(Appended { place, is_kept, file, new_in })
     }
 
-    /// Returns a part that has still to be read; none where all is in memory.
-    pub(super) fn to_read(&self) -> Option<Reading> {
+    /// Returns a part that has still to be read, of about so many bytes at most; none where all is
+    /// in memory.
+    pub(super) fn to_read(&self, most: u64) -> Option<Reading> {
         let stream = self.streams.iter().find(|stream| stream.has_unread())?;
         let (first, from) = stream.cursor;
         let segment =
@@ -289,17 +303,28 @@ impl Journal {
         let path = stream.path(&self.folder, segment.first);
         let settled = path.with_extension(&SETTLED[1..]);
         let (class, first, unread) = (stream.class, segment.first, segment.unread);
-        Some(Reading { class, path, settled, first, from, to: segment.bytes, unread })
+        Some(Reading { class, path, settled, first, from, to: segment.bytes, most, unread })
     }
 
-    /// Notes that a part was read; returns whether it is still there.
-    pub(super) fn has_read(&mut self, reading: &Reading) -> bool {
+    /// Notes that a part was read, or cannot be; returns whether it is still there.
+    pub(super) fn has_read(&mut self, reading: &Reading, content: Option<&Content>) -> bool {
+        let is_own = self.last_write.is_none();
         let stream = self.stream(reading.class);
         let found = stream.segments.iter_mut().find(|segment| segment.first == reading.first);
         let Some(segment) = found else { return false };
         // What was written meanwhile is still to be read.
-        segment.unread -= reading.unread;
-        stream.cursor = (reading.first, reading.to);
+        match content.filter(|content| content.end < reading.to) {
+            Some(content) => {
+                let counts = |read: &&Read| !is_own || read.kind != Kind::Start;
+                let read = content.records.iter().filter(counts).count();
+                segment.unread -= u32::try_from(read).unwrap_or(u32::MAX).min(segment.unread);
+                stream.cursor = (reading.first, content.end);
+            }
+            None => {
+                segment.unread = segment.unread.saturating_sub(reading.unread);
+                stream.cursor = (reading.first, reading.to);
+            }
+        }
         true
     }
 
@@ -479,13 +504,18 @@ impl Reading {
         let bytes = Bytes::from(bytes);
         let settled = self.settled()?;
         let mut content = Content::default();
-        for found in Reader::new(&bytes) {
+        let mut payloads = 0;
+        let mut reader = Reader::new(&bytes);
+        while payloads < self.most
+            && let Some(found) = reader.next()
+        {
             match found {
                 Found::Damaged(_) => content.damaged += 1,
                 Found::Record(record) => {
                     if settled.iter().any(|(from, to)| (*from..=*to).contains(&record.number)) {
                         continue;
                     }
+                    payloads += record.payload.len() as u64;
                     content.records.push(Read {
                         kind: record.kind,
                         place: Place { class: self.class, number: record.number },
@@ -494,6 +524,7 @@ impl Reading {
                 }
             }
         }
+        content.end = self.from + reader.at() as u64;
         Ok(content)
     }
 

@@ -291,10 +291,10 @@ impl Spool {
         taken
     }
 
-    /// Reads what waits on disk only, a part of it: a segment at most.
-    pub(crate) fn read(&self) -> Vec<Waiting> {
+    /// Reads what waits on disk only, a part of it: a segment at most, and about so many bytes.
+    pub(crate) fn read(&self, most: u64) -> Vec<Waiting> {
         loop {
-            let Some((at, reading)) = self.inner().to_read() else { return Vec::new() };
+            let Some((at, reading)) = self.inner().to_read(most) else { return Vec::new() };
             let waiting = self.read_part(at, &reading);
             if !waiting.is_empty() {
                 return waiting;
@@ -307,7 +307,7 @@ impl Spool {
         let mut inner = self.inner();
         let Some(journal) = inner.journals[at].as_mut() else { return Vec::new() };
         // A segment that was given up meanwhile is counted already.
-        if !journal.has_read(reading) {
+        if !journal.has_read(reading, content.as_ref().ok()) {
             return Vec::new();
         }
         let content = match content {
@@ -497,9 +497,9 @@ impl Inner {
         }
     }
 
-    fn to_read(&self) -> Option<(usize, Reading)> {
+    fn to_read(&self, most: u64) -> Option<(usize, Reading)> {
         let journals = self.journals.iter().enumerate();
-        journals.filter_map(|(at, journal)| Some((at, journal.as_ref()?.to_read()?))).next()
+        journals.filter_map(|(at, journal)| Some((at, journal.as_ref()?.to_read(most)?))).next()
     }
 
     fn settle(&mut self, at: usize, places: &mut [Place], folder: &Path) {

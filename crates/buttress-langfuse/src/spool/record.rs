@@ -94,6 +94,11 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
+    /// Returns where what comes next begins.
+    pub(super) const fn at(&self) -> usize {
+        self.at
+    }
+
     fn record_at(&self, at: usize) -> Option<Record> {
         let head = self.bytes.get(at..at + HEAD)?;
         let (mark, rest) = head.split_first_chunk::<4>()?;

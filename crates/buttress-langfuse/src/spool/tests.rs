@@ -47,7 +47,7 @@ fn names(spans: &[Waiting]) -> Vec<String> {
 fn drain(spool: &Spool) -> Vec<String> {
     let mut all = Vec::new();
     loop {
-        let part = spool.read();
+        let part = spool.read(MOST);
         if part.is_empty() {
             return all;
         }
@@ -89,7 +89,7 @@ fn what_a_process_leaves_the_next_one_takes_over_once() {
     assert_eq!(second.take_over(), 0);
     drop(first);
     assert_eq!(second.take_over(), 1);
-    let left = second.read();
+    let left = second.read(MOST);
     assert_eq!(names(&left), ["2", "3"]);
     assert!(left.iter().all(Waiting::is_taken_over));
     // Whoever dies in the middle of it leaves the rest.
@@ -129,12 +129,12 @@ fn a_span_that_never_ended_is_delivered_by_the_next_process_with_the_end_of_its_
     assert!(!first.wants(&span(9).0, Class::Uneventful));
     let ended = append(&first, 2, Class::Uneventful, true);
     // What is read in the process itself has no starts in it.
-    assert!(first.read().is_empty());
+    assert!(first.read(MOST).is_empty());
     first.settle(&[failed]);
     drop((first, ended));
     let second = spool(&folder);
     second.take_over();
-    let left = second.read();
+    let left = second.read(MOST);
     assert_eq!(names(&left), ["1", "2"]);
     let open = Encoded(left[0].bytes.clone()).decode().unwrap();
     assert_eq!(open.status.as_ref().unwrap().message, "process ended");
@@ -189,11 +189,35 @@ fn what_is_written_while_a_part_is_read_is_read_next() {
     let folder = TempDir::new().unwrap();
     let spool = spool(&folder);
     append(&spool, 1, Class::Eventful, false);
-    let (at, reading) = spool.inner().to_read().unwrap();
+    let (at, reading) = spool.inner().to_read(MOST).unwrap();
     append(&spool, 2, Class::Eventful, false);
     assert_eq!(names(&spool.read_part(at, &reading)), ["1"]);
-    assert_eq!(names(&spool.read()), ["2"]);
-    assert!(spool.read().is_empty());
+    assert_eq!(names(&spool.read(MOST)), ["2"]);
+    assert!(spool.read(MOST).is_empty());
+}
+
+#[test]
+fn what_is_read_in_small_parts_is_all_of_it() {
+    let folder = TempDir::new().unwrap();
+    let first = spool(&folder);
+    for id in 1..=3 {
+        let start = span(100 + id);
+        first.append(&[start], span(id).0, Class::Eventful, false);
+    }
+    // In the process itself, without the starts; and none is settled.
+    assert_eq!((1..=3).map(|_| names(&first.read(1))).collect::<Vec<_>>(), [["1"], ["2"], ["3"]]);
+    assert!(first.read(1).is_empty());
+    drop(first);
+    let second = spool(&folder);
+    second.take_over();
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        let part = second.read(1);
+        all.extend(names(&part));
+        second.settle(&part);
+    }
+    assert_eq!(all, ["101", "1", "102", "2", "103", "3"]);
+    assert!(segments(&folder).is_empty());
 }
 
 #[test]
