@@ -6,11 +6,14 @@
 //!
 //! | feature | adds | further crates | default |
 //! |---|---|---|---|
+//! | `client` | [`LangfuseClient`], which reads what Langfuse has, and [`Statistics`] of it | jiff | |
 //! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
 //!
 //! Spans wait in memory: what is not delivered when the process is killed is lost.
 
 mod attribute;
+#[cfg(feature = "client")]
+pub mod client;
 mod clock;
 mod config;
 mod core;
@@ -24,8 +27,12 @@ mod layer;
 mod level;
 mod mapping;
 mod notice;
+#[cfg(feature = "client")]
+mod observation;
 mod processor;
 mod sink;
+#[cfg(feature = "client")]
+pub mod statistics;
 mod terminal;
 #[cfg(test)]
 mod testing;
@@ -36,6 +43,8 @@ mod value;
 
 #[cfg(feature = "collector")]
 pub use self::delivery::Collector;
+#[cfg(feature = "client")]
+pub use self::{client::LangfuseClient, observation::Observation, statistics::Statistics};
 pub use self::{
     config::{ConfigError, LangfuseBuilder, StartError},
     current::{CurrentSpan, current},
