@@ -27,10 +27,7 @@ impl Trace {
     #[must_use]
     pub fn new(observations: Vec<Observation>) -> Option<Self> {
         let mut observations = Observation::distinct(observations);
-        // Of two that began in one millisecond the longer is around the other.
-        observations.sort_by(|one, other| {
-            one.start.cmp(&other.start).then(other.duration().cmp(&one.duration()))
-        });
+        observations.sort_by_key(order);
         let first = observations.first()?;
         let root = observations.iter().find(|one| one.is_root).unwrap_or(first);
         let named = observations.iter().find_map(|one| one.trace_name.clone());
@@ -65,6 +62,13 @@ impl fmt::Debug for Trace {
             .field("observations", &self.observations.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns what observations are ordered by: times are of milliseconds, in which an agent may have
+/// been asked twice.
+fn order(one: &Observation) -> (SystemTime, u64) {
+    let number = one.count("attempt").or_else(|| one.count("agent_index"));
+    (one.start, number.unwrap_or_default())
 }
 
 /// Turns an observation back into the span that it was sent as, as far as it is drawn.
@@ -136,6 +140,20 @@ root [span] 9.0ms
         assert_eq!(trace.render(false), expected);
         assert_eq!((trace.level(), trace.name.as_str()), (Level::Warning, "root"));
         assert!(trace.render(true).contains("\u{1b}[33mWARNING\u{1b}[0m"));
+    }
+
+    #[test]
+    fn what_began_in_one_millisecond_stands_in_its_order() {
+        let attempt = |id: &str, number: u64, takes: u64| {
+            let mut one = observation(id, Some("root"), 0, takes);
+            one.metadata.insert("attempt".to_owned(), json!(number));
+            one
+        };
+        let root = observation("root", None, 0, 1);
+        let trace = Trace::new(vec![attempt("b", 2, 1), attempt("a", 1, 0), root]).unwrap();
+        let drawn = trace.render(false);
+        let names: Vec<_> = drawn.lines().map(|line| line.split(" [").next().unwrap()).collect();
+        assert_eq!(names, ["root", "├─ a", "└─ b"]);
     }
 
     #[test]
