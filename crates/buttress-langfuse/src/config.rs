@@ -1,5 +1,7 @@
 //! The settings: a builder, filled from the variables of the official SDKs.
 
+#[cfg(feature = "client")]
+mod client;
 mod error;
 mod vars;
 

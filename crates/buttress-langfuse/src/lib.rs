@@ -6,11 +6,15 @@
 //!
 //! | feature | adds | further crates | default |
 //! |---|---|---|---|
+//! | `client` | [`LangfuseClient`], which reads what Langfuse has, and [`Statistics`] of it | jiff | |
 //! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
 //!
-//! Spans wait in memory: what is not delivered when the process is killed is lost.
+//! What is of a trace in which something went wrong is written to a spool on disk before the call
+//! returns, and a process that is killed leaves it to the next ([`Durability`]).
 
 mod attribute;
+#[cfg(feature = "client")]
+pub mod client;
 mod clock;
 mod config;
 mod core;
@@ -24,9 +28,13 @@ mod layer;
 mod level;
 mod mapping;
 mod notice;
+#[cfg(feature = "client")]
+mod observation;
 mod processor;
 mod sink;
 mod spool;
+#[cfg(feature = "client")]
+pub mod statistics;
 mod terminal;
 #[cfg(test)]
 mod testing;
@@ -37,6 +45,8 @@ mod value;
 
 #[cfg(feature = "collector")]
 pub use self::delivery::Collector;
+#[cfg(feature = "client")]
+pub use self::{client::LangfuseClient, observation::Observation, statistics::Statistics};
 pub use self::{
     config::{ConfigError, LangfuseBuilder, StartError},
     current::{CurrentSpan, current},

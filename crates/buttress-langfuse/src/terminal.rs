@@ -90,6 +90,12 @@ impl TerminalTree {
     }
 }
 
+/// Draws the spans of one trace, which need not all have been collected.
+#[cfg(feature = "client")]
+pub(crate) fn draw(spans: &[Span], colour: bool) -> String {
+    Tree::of(spans.iter().collect()).render(colour)
+}
+
 impl Sink for TerminalTree {
     fn accept(&self, _: &[Encoded], span: Encoded, _: Class) {
         if let Ok(span) = span.decode() {

@@ -15,6 +15,7 @@ pub mod mapping;
 mod numbers;
 pub mod otlp;
 mod protobuf;
+mod read_api;
 mod reading;
 mod refusal;
 mod store;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 
 use faults::Faults;
 pub use faults::{Fault, RetryAfter};
+pub use read_api::Line;
 pub use store::{Observation, Received, Request};
 
 /// The project that the keys of the server belong to.
@@ -55,6 +57,7 @@ struct Shared {
     received: Mutex<Received>,
     changed: Condvar,
     faults: Mutex<Faults>,
+    reading: Mutex<read_api::Reading>,
     /// Counts the releases of hanging requests.
     released: watch::Sender<u64>,
 }
@@ -122,6 +125,7 @@ impl LangfuseServer {
             received: Mutex::default(),
             changed: Condvar::new(),
             faults: Mutex::default(),
+            reading: Mutex::default(),
             released: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared), address, running: Mutex::new(None) }
@@ -265,7 +269,40 @@ impl LangfuseServer {
     /// Ends all faults: forgets the schedule, chance and rules, and releases what hangs.
     pub fn heal(&self) {
         *self.shared.faults() = Faults::default();
+        self.shared.reading().heal();
         self.release();
+    }
+
+    /// Answers readers as a server of this line does; the newer one unless said otherwise.
+    pub fn set_line(&self, line: Line) {
+        self.shared.reading().line = line;
+    }
+
+    /// Shows a fault to the next reader that has none yet.
+    pub fn fail_next_read(&self, fault: Fault) {
+        self.shared.reading().faults.push_back(fault);
+    }
+
+    /// Shows each observation twice, as a server does for a while after a repeat: first a row of
+    /// before, which says less.
+    pub fn show_repeats(&self, shown: bool) {
+        self.shared.reading().repeats = shown;
+    }
+
+    /// Writes numbers and truth values as text, as some servers do.
+    pub fn write_numbers_as_text(&self, as_text: bool) {
+        self.shared.reading().numbers_as_text = as_text;
+    }
+
+    /// Stores a score: a JSON object with the fields of the newer interface.
+    pub fn add_score(&self, score: serde_json::Value) {
+        self.shared.reading().scores.push(score);
+    }
+
+    /// Returns the paths and queries that were read, in the order of their arrival.
+    #[must_use]
+    pub fn reads(&self) -> Vec<String> {
+        self.shared.reading().requests.clone()
     }
 
     /// Returns the observations. A span that was delivered twice is one observation.
@@ -379,6 +416,10 @@ impl Drop for LangfuseServer {
 impl Shared {
     fn faults(&self) -> MutexGuard<'_, Faults> {
         lock(&self.faults)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, read_api::Reading> {
+        lock(&self.reading)
     }
 
     fn read<T>(&self, read: impl FnOnce(&Received) -> T) -> T {

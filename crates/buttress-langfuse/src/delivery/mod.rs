@@ -33,6 +33,11 @@ use self::{
     post::Post,
     shared::{Ending, Shared},
 };
+#[cfg(feature = "client")]
+pub(crate) use self::{
+    post::{HttpClient, http_client},
+    problem::{innermost, words_of},
+};
 use crate::{
     config::StartError,
     encode::Encoded,

@@ -37,10 +37,25 @@ const LONGEST_AWAITED: Duration = Duration::from_millis(500);
 /// is years away is a mistake of a clock.
 const LONGEST_ASKED: Duration = Duration::from_secs(600);
 
+/// A client over HTTP and HTTPS, which keeps its connections; clones share them.
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Makes a client that trusts the roots of the machine first, as self-hosted servers often have
+/// their own.
+pub(crate) fn http_client() -> HttpClient {
+    let connector = HttpsConnectorBuilder::new();
+    let connector = match connector.with_native_roots() {
+        Ok(connector) => connector,
+        Err(_) => HttpsConnectorBuilder::new().with_webpki_roots(),
+    };
+    let connector = connector.https_or_http().enable_http1().build();
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
 /// Posts requests until they are taken or refused for good.
 #[derive(Clone)]
 pub(super) struct Post {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     shared: Arc<Shared>,
     /// Whether the body of an answer that takes the batch says more than its status.
     reads_answers: bool,
@@ -55,15 +70,7 @@ struct Delays<'a> {
 
 impl Post {
     pub(super) fn new(shared: Arc<Shared>, reads_answers: bool) -> Self {
-        // The roots of the machine first, as self-hosted servers often have their own.
-        let connector = HttpsConnectorBuilder::new();
-        let connector = match connector.with_native_roots() {
-            Ok(connector) => connector,
-            Err(_) => HttpsConnectorBuilder::new().with_webpki_roots(),
-        };
-        let connector = connector.https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { client, shared, reads_answers }
+        Self { client: http_client(), shared, reads_answers }
     }
 
     /// Returns the answer that takes the request, or the one that refuses it for good.
