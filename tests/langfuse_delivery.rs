@@ -54,6 +54,8 @@ fn calls(langfuse: &Langfuse, calls: usize) {
 /// The spans of one such call: agent, chain and its attempt, retry and its two attempts, and in
 /// each of these breaker and timeout.
 const SPANS: usize = 10;
+/// With the score that its retry gives.
+const WAITING: usize = SPANS + 1;
 
 /// Waits until the first request is answered so.
 fn wait_for_status(server: &LangfuseServer, status: u16) {
@@ -142,8 +144,8 @@ fn an_outage_is_waited_for_and_shutdown_says_what_is_left() {
     assert!(
         matches!(
             error,
-            FlushError::Undelivered { pending: SPANS, .. }
-                | FlushError::TimedOut { pending: SPANS }
+            FlushError::Undelivered { pending: WAITING, .. }
+                | FlushError::TimedOut { pending: WAITING }
         ),
         "{error:?}"
     );
@@ -172,7 +174,7 @@ fn who_waits_does_not_end_a_pause_that_the_server_asked_for() {
     calls(&langfuse, 1);
     wait_for_status(&server, 429);
     let error = langfuse.flush(Duration::from_millis(100)).unwrap_err();
-    assert!(matches!(error, FlushError::Undelivered { pending: SPANS, .. }), "{error:?}");
+    assert!(matches!(error, FlushError::Undelivered { pending: WAITING, .. }), "{error:?}");
     assert_eq!(server.requests().len(), 1);
     // The last handle would wait for it.
     drop(langfuse.shutdown(Duration::ZERO));
@@ -324,7 +326,7 @@ async fn flush_shutdown_and_drop_end_although_tokios_clock_is_paused() {
 fn a_queue_that_is_half_full_is_sent_before_anything_is_dropped() {
     let server = LangfuseServer::start_blocking();
     let hour = Duration::from_secs(3_600);
-    let langfuse = builder(&server).flush_interval(hour).queue_spans(2 * SPANS).start().unwrap();
+    let langfuse = builder(&server).flush_interval(hour).queue_spans(2 * WAITING).start().unwrap();
     for call in 1..=5 {
         calls(&langfuse, 1);
         server.wait_until_blocking(PATIENCE, |received| {
@@ -420,7 +422,7 @@ fn a_retry_after_is_obeyed_in_seconds_and_as_a_date() {
         calls(&langfuse, 1);
         wait_for_status(&server, 503);
         let error = langfuse.flush(Duration::from_millis(300)).unwrap_err();
-        assert!(matches!(error, FlushError::Undelivered { pending: SPANS, .. }), "{error:?}");
+        assert!(matches!(error, FlushError::Undelivered { pending: WAITING, .. }), "{error:?}");
         assert_eq!(server.requests().len(), 1, "{asked:?}");
         langfuse.shutdown(Duration::ZERO).unwrap_err();
     }
@@ -483,8 +485,8 @@ fn shutdown_says_what_is_left_and_says_it_again() {
     assert!(
         matches!(
             first,
-            FlushError::Undelivered { pending: SPANS, .. }
-                | FlushError::TimedOut { pending: SPANS }
+            FlushError::Undelivered { pending: WAITING, .. }
+                | FlushError::TimedOut { pending: WAITING }
         ),
         "{first:?}"
     );

@@ -1,7 +1,6 @@
 //! The spool end to end: processes that are killed, a Langfuse that is away, and what of it all
 //! arrives.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(clippy::print_stdout, reason = "what was counted is to be read")]
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -9,7 +8,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use buttress::{
@@ -19,6 +18,7 @@ use buttress::{
 use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder};
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use tempfile::TempDir;
+use tokio::time::Instant;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -118,7 +118,7 @@ fn segments(spool: &Path) -> Vec<PathBuf> {
 /// Waits until nothing is left; that something always is ends the test by its time limit.
 fn until_empty(spool: &Path) {
     while !segments(spool).is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::yield_now();
     }
 }
 

@@ -353,16 +353,22 @@ impl LangfuseBuilder {
         let (Some(public), Some(secret)) = (key(&self.public_key), key(&self.secret_key)) else {
             return Ok(None);
         };
-        let endpoint = Endpoint::new(self.uri()?, &public, &secret, &self.defaults);
-        Ok(Some(Destination::Langfuse(endpoint.ok_or(StartError::Key)?)))
+        let scores = [self.uri_of("/api/public/scores")?, self.uri_of("/api/public/ingestion")?];
+        let endpoint = Endpoint::new(self.uri()?, scores, &public, &secret, &self.defaults);
+        Ok(Some(Destination::Langfuse(Box::new(endpoint.ok_or(StartError::Key)?))))
     }
 
+    /// Returns where spans go.
     fn uri(&self) -> Result<Uri, StartError> {
+        self.uri_of(&self.export_path)
+    }
+
+    fn uri_of(&self, path: &str) -> Result<Uri, StartError> {
         if has_user(&self.base_url) {
             return Err(StartError::UserInBaseUrl);
         }
         let base = self.base_url.trim().trim_end_matches('/');
-        let path = self.export_path.trim().trim_start_matches('/');
+        let path = path.trim().trim_start_matches('/');
         let uri: Uri = format!("{base}/{path}").parse().map_err(|_| StartError::BaseUrl)?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         if is_http && uri.host().is_some() { Ok(uri) } else { Err(StartError::BaseUrl) }

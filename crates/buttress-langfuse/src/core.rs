@@ -13,6 +13,7 @@ use crate::{
     encode::Encoded,
     filter::SpanFilter,
     notice::notice,
+    score::Score,
     sink::{FlushError, Sink, Stats, TraceDefaults},
     spool::Class,
     terminal::TerminalTree,
@@ -79,6 +80,20 @@ impl Core {
             printer.accept(&[], span.clone(), class);
         }
         self.sink.accept(starts, span, class);
+    }
+
+    /// Hands a score on, where its trace is one that is sent.
+    pub(crate) fn score(&self, score: &Score<'_>) {
+        let is_eventful = self.traces.is_eventful(score.trace);
+        if !(is_eventful || score.tells_of_trouble() || self.samples(score.trace)) {
+            return;
+        }
+        let span = score.span.and_then(|span| self.traces.nearest_sent(score.trace, span));
+        let score = Score { span, value: score.value.clone(), ..*score };
+        if let Some(bytes) = score.encode(self.defaults.environment()) {
+            let class = if is_eventful { Class::Eventful } else { Class::Uneventful };
+            self.sink.score(bytes, class);
+        }
     }
 
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), FlushError> {

@@ -9,7 +9,13 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::{
-    attribute, core::Core, level::Level, processor::current_ids, trace::TraceContext, value,
+    attribute,
+    core::Core,
+    level::Level,
+    processor::current_ids,
+    score::{Score, ScoreValue},
+    trace::TraceContext,
+    value,
 };
 
 /// Returns a handle on the span that is running: the innermost one that is sent to Langfuse.
@@ -86,6 +92,40 @@ impl CurrentSpan {
         self.set(attribute::OUTPUT, json_text(output.into()))
     }
 
+    /// Scores the span; see [`score_trace`](Self::score_trace) for the whole trace.
+    ///
+    /// Scores are delivered as spans are. Of a trace that is not sent, for its share, they are not
+    /// sent either.
+    pub fn score(&self, name: &str, value: impl Into<ScoreValue>) -> &Self {
+        self.add_score(name, value.into(), None, true)
+    }
+
+    /// Scores the span, with a comment for people.
+    pub fn score_with(
+        &self,
+        name: &str,
+        value: impl Into<ScoreValue>,
+        comment: impl AsRef<str>,
+    ) -> &Self {
+        self.add_score(name, value.into(), Some(comment.as_ref()), true)
+    }
+
+    fn add_score(
+        &self,
+        name: &str,
+        value: ScoreValue,
+        comment: Option<&str>,
+        of_span: bool,
+    ) -> &Self {
+        if let Some(place) = &self.place
+            && let Some(core) = place.core.upgrade()
+        {
+            let span = of_span.then_some(place.span);
+            core.score(&Score { trace: place.trace, span, name, value, comment });
+        }
+        self
+    }
+
     fn set(&self, key: impl Into<opentelemetry::Key>, value: impl Into<Value>) -> &Self {
         if let Some(place) = &self.place
             && let Some(core) = place.core.upgrade()
@@ -130,6 +170,11 @@ impl CurrentSpan {
             Some(value) => self.say(|trace| trace.set_metadata(key, value)),
             None => self,
         }
+    }
+
+    /// Scores the trace.
+    pub fn score_trace(&self, name: &str, value: impl Into<ScoreValue>) -> &Self {
+        self.add_score(name, value.into(), None, false)
     }
 
     fn say(&self, say: impl FnOnce(&mut TraceContext)) -> &Self {

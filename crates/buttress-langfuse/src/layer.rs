@@ -26,7 +26,7 @@ use opentelemetry_sdk::{
     },
 };
 use tracing::{
-    Dispatch, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     callsite::{Callsite, Identifier},
     dispatcher::WeakDispatch,
     field::{Field, FieldSet, Visit},
@@ -46,6 +46,7 @@ use crate::{
     core::Core,
     notice::notice,
     processor::{LangfuseSpanProcessor, said},
+    score::{Score, Told},
     trace::TraceContext,
 };
 
@@ -69,7 +70,7 @@ where
         .with_target(true)
         .with_error_fields_to_exceptions(false)
         .with_error_records_to_exceptions(false);
-    bridge.with_filter(Gate(standing.clone())).and_then(Check(standing))
+    bridge.with_filter(Gate(standing.clone())).and_then(Check(standing, core.clone()))
 }
 
 fn tracer(core: &Arc<Core>) -> SdkTracer {
@@ -224,7 +225,7 @@ struct Seen(Arc<Standing>);
 
 /// Checks the subscriber that the layer becomes a part of.
 #[derive(Debug)]
-struct Check(Arc<Standing>);
+struct Check(Arc<Standing>, Arc<Core>);
 
 impl<S> Layer<S> for Check
 where
@@ -271,10 +272,33 @@ where
         let mut outcome = Failed(false);
         values.record(&mut outcome);
         if outcome.0
-            && let Some(subscriber) = self.0.subscriber.get().and_then(WeakDispatch::upgrade)
-            && let Some(context) = get_otel_context(id, &subscriber)
+            && let Some(context) = self.context_of(id)
         {
             context.span().end();
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if event.metadata().target() != telemetry::SCORE_TARGET || self.0.is_refused() {
+            return;
+        }
+        let Some(context) = context.event_span(event).and_then(|span| self.context_of(&span.id()))
+        else {
+            return;
+        };
+        let mut told = Told::default();
+        event.record(&mut told);
+        if let Some(value) = told.value {
+            let span = context.span();
+            let span = span.span_context();
+            let comment = told.comment.as_deref();
+            self.1.score(&Score {
+                trace: span.trace_id(),
+                span: Some(span.span_id()),
+                name: &told.name,
+                value,
+                comment,
+            });
         }
     }
 }
@@ -291,6 +315,11 @@ impl Visit for Failed {
 }
 
 impl Check {
+    /// Returns what OpenTelemetry knows of a span.
+    fn context_of(&self, id: &Id) -> Option<OtelContext> {
+        get_otel_context(id, &self.0.subscriber.get()?.upgrade()?)
+    }
+
     /// Tries a span; answers whether it reached this layer.
     fn try_span(&self, dispatch: &Dispatch, metadata: &'static Metadata<'static>) -> bool {
         if self.0.is_refused() || !dispatch.enabled(metadata) {

@@ -31,6 +31,7 @@ mod notice;
 #[cfg(feature = "client")]
 mod observation;
 mod processor;
+mod score;
 mod sink;
 mod spool;
 #[cfg(feature = "client")]
@@ -53,6 +54,7 @@ pub use self::{
     langfuse::Langfuse,
     level::Level,
     processor::LangfuseSpanProcessor,
+    score::ScoreValue,
     sink::{FlushError, Stats},
     spool::Durability,
     terminal::TerminalTree,

@@ -193,7 +193,7 @@ impl Core {
     }
 
     /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.
-    fn samples(&self, trace: TraceId) -> bool {
+    pub(crate) fn samples(&self, trace: TraceId) -> bool {
         if self.sample_rate >= 1.0 {
             return true;
         }

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use bytes::Bytes;
+
 use crate::{encode::Encoded, spool::Class, text::shown};
 
 /// The name that OpenTelemetry gives to a service without one.
@@ -13,6 +15,9 @@ pub(crate) trait Sink: Send + Sync + fmt::Debug {
     ///
     /// `starts` are of the open spans above it, where the sink [`journals`](Self::journals).
     fn accept(&self, starts: &[Encoded], span: Encoded, class: Class);
+
+    /// Takes a score, as JSON; a sink that has no use for it does nothing.
+    fn score(&self, _score: Bytes, _class: Class) {}
 
     /// Returns whether spans are written that a process which is killed leaves to the next.
     fn journals(&self) -> bool {
@@ -65,6 +70,16 @@ pub struct Stats {
     pub recovered: u64,
     /// Places of the spool that are damaged, and were passed over.
     pub damaged: u64,
+    /// Scores that were taken.
+    pub scores_accepted: u64,
+    /// Scores that Langfuse acknowledged.
+    pub scores_delivered: u64,
+    /// Scores that were given up; those that the spool had no room for count as spans.
+    pub scores_dropped: u64,
+    /// Scores that Langfuse refuses for good.
+    pub scores_refused: u64,
+    /// Scores that wait for delivery.
+    pub scores_pending: u64,
 }
 
 /// Says why not everything was delivered.
@@ -73,14 +88,14 @@ pub struct Stats {
 pub enum FlushError {
     /// The time was over first; delivery goes on unless this was the shutdown.
     TimedOut {
-        /// Spans that were still waiting.
+        /// Spans and scores that were still waiting.
         pending: usize,
     },
     /// Langfuse cannot be reached or refuses, or the thread of the delivery has panicked.
     ///
     /// What waits is kept, unless this was the shutdown or the thread is gone.
     Undelivered {
-        /// Spans that were still waiting.
+        /// Spans and scores that were still waiting.
         pending: usize,
         /// What the last try ended with.
         reason: String,

@@ -147,6 +147,10 @@ pub(crate) struct Said<'a> {
 // ===== impl Defaults =====
 
 impl Defaults {
+    pub(crate) fn environment(&self) -> Option<&str> {
+        self.environment.as_deref()
+    }
+
     pub(crate) fn of(configured: &TraceDefaults) -> Self {
         let mut defaults = Self {
             environment: configured.environment.as_deref().and_then(environment),

@@ -172,6 +172,11 @@ impl Traces {
         None
     }
 
+    /// Returns whether something has gone wrong in a trace that is open.
+    pub(crate) fn is_eventful(&self, trace: TraceId) -> bool {
+        self.shard(trace).traces.get(&trace).is_some_and(|trace| trace.eventful)
+    }
+
     /// Takes the starts of the open spans above one that have not been taken yet, the outermost
     /// first; and what is known about the trace.
     pub(crate) fn starts_above(

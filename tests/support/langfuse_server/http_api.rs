@@ -29,7 +29,7 @@ use tower::ServiceExt as _;
 use super::faults::{Fault, RetryAfter};
 use super::js::Js;
 use super::mapping::{self, Sender};
-use super::{PROJECT_ID, Shared, dates, otlp, read_api, refusal};
+use super::{PROJECT_ID, Shared, dates, otlp, read_api, refusal, score_api};
 
 /// Answers connections until `stop` turns true, then closes them all. Dropping `_ended` tells
 /// that nothing listens any more.
@@ -90,6 +90,8 @@ impl Connection {
 fn routes(connection: Connection) -> Router {
     Router::new()
         .route("/api/public/otel/v1/traces", post(ingest))
+        .route("/api/public/scores", post(score_api::scores))
+        .route("/api/public/ingestion", post(score_api::ingestion))
         .route("/api/public/v2/observations", get(read_api::observations_v2))
         .route("/api/public/v2/metrics", get(read_api::metrics_v2))
         .route("/api/public/v3/scores", get(read_api::scores_v3))

@@ -18,6 +18,7 @@ mod protobuf;
 mod read_api;
 mod reading;
 mod refusal;
+mod score_api;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 use faults::Faults;
 pub use faults::{Fault, RetryAfter};
 pub use read_api::Line;
+pub use score_api::TakesScores;
 pub use store::{Observation, Received, Request};
 
 /// The project that the keys of the server belong to.
@@ -58,6 +60,7 @@ struct Shared {
     changed: Condvar,
     faults: Mutex<Faults>,
     reading: Mutex<read_api::Reading>,
+    scores: Mutex<score_api::Scores>,
     /// Counts the releases of hanging requests.
     released: watch::Sender<u64>,
 }
@@ -126,6 +129,7 @@ impl LangfuseServer {
             changed: Condvar::new(),
             faults: Mutex::default(),
             reading: Mutex::default(),
+            scores: Mutex::default(),
             released: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared), address, running: Mutex::new(None) }
@@ -294,6 +298,28 @@ impl LangfuseServer {
         self.shared.reading().numbers_as_text = as_text;
     }
 
+    /// Says which requests with scores it takes; all of them unless said otherwise.
+    pub fn takes_scores(&self, takes: TakesScores) {
+        self.shared.scores().takes = takes;
+    }
+
+    /// Shows a fault to the next request with scores that has none yet.
+    pub fn fail_next_scores(&self, fault: Fault) {
+        self.shared.scores().faults.push_back(fault);
+    }
+
+    /// Returns the paths of the requests with scores, in the order of their arrival.
+    #[must_use]
+    pub fn score_requests(&self) -> Vec<String> {
+        self.shared.scores().requests.clone()
+    }
+
+    /// Returns the scores, the oldest first.
+    #[must_use]
+    pub fn scores(&self) -> Vec<serde_json::Value> {
+        self.shared.reading().scores.clone()
+    }
+
     /// Stores a score: a JSON object with the fields of the newer interface.
     pub fn add_score(&self, score: serde_json::Value) {
         self.shared.reading().scores.push(score);
@@ -416,6 +442,10 @@ impl Drop for LangfuseServer {
 impl Shared {
     fn faults(&self) -> MutexGuard<'_, Faults> {
         lock(&self.faults)
+    }
+
+    fn scores(&self) -> MutexGuard<'_, score_api::Scores> {
+        lock(&self.scores)
     }
 
     fn reading(&self) -> MutexGuard<'_, read_api::Reading> {

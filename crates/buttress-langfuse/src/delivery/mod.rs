@@ -9,6 +9,7 @@ mod countdown;
 mod post;
 mod problem;
 mod request;
+mod scores;
 mod shared;
 mod state;
 
@@ -31,7 +32,7 @@ pub(crate) use self::request::Endpoint;
 use self::{
     countdown::Countdown,
     post::Post,
-    shared::{Ending, Shared},
+    shared::{Accepted, Ending, Shared},
 };
 #[cfg(feature = "client")]
 pub(crate) use self::{
@@ -43,7 +44,7 @@ use crate::{
     encode::Encoded,
     notice::notice,
     sink::{FlushError, Sink, Stats},
-    spool::{Class, Spool},
+    spool::{Class, Kind, Spool, Waiting},
     text::Secrets,
 };
 
@@ -75,7 +76,7 @@ impl Default for Limits {
 
 /// Where spans go.
 pub(crate) enum Destination {
-    Langfuse(Endpoint),
+    Langfuse(Box<Endpoint>),
     #[cfg(feature = "collector")]
     Collector {
         collector: Collector,
@@ -101,6 +102,8 @@ enum Answer {
     Taken { refused: usize },
     /// It will never be taken as it is.
     Refused { words: String },
+    /// The server does not take it so, and there is another way.
+    TryAgain,
     /// The time was over before it was taken; less of it may be faster.
     TooSlow,
 }
@@ -108,6 +111,7 @@ enum Answer {
 /// Sends spans to their destination.
 pub(crate) struct Delivery {
     shared: Arc<Shared>,
+    takes_scores: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -130,12 +134,13 @@ impl Delivery {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
+        let takes_scores = sender.takes_scores();
         let thread = thread::Builder::new().name("buttress-langfuse".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || work(&shared, &sender, runtime)
         });
         let thread = thread.map_err(StartError::Thread)?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, takes_scores, thread: Mutex::new(Some(thread)) })
     }
 }
 
@@ -163,14 +168,11 @@ impl fmt::Debug for Delivery {
 
 impl Sink for Delivery {
     fn accept(&self, starts: &[Encoded], span: Encoded, class: Class) {
-        let accepted = self.shared.accept(starts, span.0, class);
-        if accepted.is_first_drop {
-            notice(format_args!(
-                "spans are dropped: the queue is full or delivery has ended (counted in stats)"
-            ));
-        }
-        if accepted.wakes {
-            self.shared.work.notify_one();
+        self.note(self.shared.accept(starts, Waiting::span(span.0), class));
+    }
+    fn score(&self, score: Bytes, class: Class) {
+        if self.takes_scores {
+            self.note(self.shared.accept(&[], Waiting::score(score), class));
         }
     }
 
@@ -207,6 +209,19 @@ impl Drop for Delivery {
     }
 }
 
+impl Delivery {
+    fn note(&self, accepted: Accepted) {
+        if accepted.is_first_drop {
+            notice(format_args!(
+                "spans are dropped: the queue is full or delivery has ended (counted in stats)"
+            ));
+        }
+        if accepted.wakes {
+            self.shared.work.notify_one();
+        }
+    }
+}
+
 // ===== impl Destination, Sender =====
 
 impl Destination {
@@ -231,10 +246,9 @@ impl Destination {
 impl Sender {
     fn new(destination: Destination, shared: &Arc<Shared>) -> Result<Self, StartError> {
         match destination {
-            Destination::Langfuse(endpoint) => Ok(Self::Langfuse {
-                endpoint: Box::new(endpoint),
-                post: Post::new(Arc::clone(shared), false),
-            }),
+            Destination::Langfuse(endpoint) => {
+                Ok(Self::Langfuse { endpoint, post: Post::new(Arc::clone(shared), false) })
+            }
             #[cfg(feature = "collector")]
             Destination::Collector { collector, service_name } => {
                 let post = Post::new(Arc::clone(shared), true);
@@ -243,7 +257,44 @@ impl Sender {
         }
     }
 
-    async fn send(&self, spans: &[Bytes]) -> Answer {
+    /// Returns how many of some scores a request takes; none where scores cannot go.
+    fn fitting(&self, scores: &[Bytes]) -> usize {
+        match self {
+            Self::Langfuse { endpoint, .. } => endpoint.scores.fitting(scores),
+            #[cfg(feature = "collector")]
+            Self::Collector(_) => 0,
+            #[cfg(test)]
+            Self::Scripted(_) => scores.len(),
+        }
+    }
+
+    const fn takes_scores(&self) -> bool {
+        #[cfg(feature = "collector")]
+        if matches!(self, Self::Collector(_)) {
+            return false;
+        }
+        true
+    }
+
+    async fn send_scores(&self, scores: &[Bytes]) -> Answer {
+        match self {
+            Self::Langfuse { endpoint, post } => endpoint.scores.send(post, scores).await,
+            #[cfg(feature = "collector")]
+            Self::Collector(_) => Answer::Taken { refused: scores.len() },
+            #[cfg(test)]
+            Self::Scripted(script) => script().await,
+        }
+    }
+
+    async fn send(&self, kind: Kind, batch: &[Bytes]) -> Answer {
+        if kind == Kind::Score {
+            self.send_scores(batch).await
+        } else {
+            self.send_spans(batch).await
+        }
+    }
+
+    async fn send_spans(&self, spans: &[Bytes]) -> Answer {
         match self {
             Self::Langfuse { endpoint, post } => endpoint.send(post, spans).await,
             #[cfg(feature = "collector")]

@@ -79,7 +79,17 @@ impl Post {
     ///
     /// That its time is over, where it could be a smaller one.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        self.shared.persist(service_fn(|request| self.exchange(request)), request).await
+        self.send_until(request, is_about_the_batch).await
+    }
+
+    /// Does what [`send`](Self::send) does, where `is_final` says which answers refuse for good.
+    pub(super) async fn send_until(
+        &self,
+        request: Request<Bytes>,
+        is_final: impl Fn(&Response<Bytes>) -> bool + Clone,
+    ) -> Result<Response<Bytes>, Error> {
+        let exchange = service_fn(|request| self.exchange(request));
+        self.shared.persist(exchange, request, is_final).await
     }
 
     /// Returns the server's own words, for people.
@@ -131,6 +141,7 @@ impl Shared {
         &self,
         exchange: S,
         request: Request<Bytes>,
+        is_final: impl Fn(&Response<Bytes>) -> bool + Clone,
     ) -> Result<Response<Bytes>, Error>
     where
         S: Service<Request<Bytes>, Response = Response<Bytes>, Error = Error> + Clone,
@@ -140,7 +151,12 @@ impl Shared {
             .backoff(Delays { usual, shared: self })
             .max_retry_after(LONGEST_ASKED)
             .over_cap(OverCap::Clamp)
-            .classify(|result: Result<&Response<Bytes>, &Error>| self.judge(result));
+            .classify(|result: Result<&Response<Bytes>, &Error>| match result {
+                Ok(answer) if is_final(answer) => {
+                    Failure::new(FailureKind::InvalidRequest).with_retryable(false).into()
+                }
+                result => self.judge(result),
+            });
         let noted = exchange.map_request(|request| {
             self.begin_try();
             request
@@ -164,9 +180,6 @@ impl Shared {
                 return self.try_again(&Problem::Away(innermost(error)), failure);
             }
         };
-        if is_about_the_batch(answer) {
-            return Failure::new(FailureKind::InvalidRequest).with_retryable(false).into();
-        }
         let failure = match HttpClassifier::new().classify_head(answer.status(), answer.headers()) {
             Outcome::Failure(failure) => failure,
             // A redirect is none to the classifier.

@@ -21,7 +21,7 @@ use crate::{
     level::Level,
     notice::notice,
     sink::{FlushError, Stats},
-    spool::{Class, Spool, Waiting, Written},
+    spool::{Class, Kind, Spool, Waiting, Written},
     text::Secrets,
     value::Sent,
 };
@@ -90,20 +90,21 @@ impl Shared {
     }
 
     /// Takes a span: into memory, and where it has to be, on disk.
-    pub(super) fn accept(&self, starts: &[Encoded], span: Bytes, class: Class) -> Accepted {
-        let Some(spool) = &self.spool else { return self.keep(Waiting::in_memory(span)) };
-        let has_room = self.has_room(&self.state(), span.len());
-        if has_room && !spool.wants(&span, class) {
-            return self.keep(Waiting::in_memory(span));
+    pub(super) fn accept(&self, starts: &[Encoded], waiting: Waiting, class: Class) -> Accepted {
+        let Some(spool) = &self.spool else { return self.keep(waiting) };
+        let kind = waiting.kind;
+        let has_room = self.has_room(&self.state(), waiting.bytes.len());
+        if has_room && !spool.wants(&waiting.bytes, class) {
+            return self.keep(waiting);
         }
-        let written = spool.append(starts, span, class, has_room);
+        let written = spool.append(starts, waiting, class, has_room);
         let accepted = match written {
-            Written::Kept(waiting) => self.keep(waiting),
-            Written::Failed(span) => self.keep(Waiting::in_memory(span)),
+            Written::Kept(waiting) | Written::Failed(waiting) => self.keep(waiting),
             Written::Stored => {
                 let mut state = self.state();
-                state.stats.accepted += 1;
-                state.stats.pending += 1;
+                let counts = state.counts(kind);
+                counts.accepted += 1;
+                counts.pending += 1;
                 Accepted { is_first_drop: false, wakes: true }
             }
         };
@@ -129,16 +130,17 @@ impl Shared {
         !is_full && !state.closing && state.end.is_none()
     }
 
-    /// Keeps a span in memory.
+    /// Keeps something in memory.
     fn keep(&self, span: Waiting) -> Accepted {
         let mut state = self.state();
         let is_stored = span.position.is_some();
         if !is_stored && !self.has_room(&state, span.bytes.len()) {
-            state.stats.dropped += 1;
+            state.counts(span.kind).dropped += 1;
             return Accepted { is_first_drop: state.said.insert("dropped"), wakes: false };
         }
-        state.stats.accepted += 1;
-        state.stats.pending += 1;
+        let counts = state.counts(span.kind);
+        counts.accepted += 1;
+        counts.pending += 1;
         if state.end.is_some() {
             // The next process finds it.
             return Accepted::default();
@@ -152,7 +154,18 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let mut stats = self.state().stats;
+        let mut stats = {
+            let state = self.state();
+            let scores = state.scores;
+            Stats {
+                scores_accepted: scores.accepted,
+                scores_delivered: scores.delivered,
+                scores_dropped: scores.dropped,
+                scores_refused: scores.refused,
+                scores_pending: scores.pending,
+                ..state.stats
+            }
+        };
         if let Some(spool) = &self.spool {
             let counts = spool.counts();
             stats.dropped_eventful = counts.dropped_eventful;
@@ -168,10 +181,7 @@ impl Shared {
         let mut left = spool.unread_of_own();
         for span in waiting.into_iter().filter(|span| !span.is_taken_over()) {
             let is_left = span.position.is_some()
-                || !matches!(
-                    spool.append(&[], span.bytes, Class::Uneventful, false),
-                    Written::Failed(_)
-                );
+                || !matches!(spool.append(&[], span, Class::Uneventful, false), Written::Failed(_));
             left += u64::from(is_left);
         }
         left
@@ -187,7 +197,7 @@ impl Shared {
     /// Waits until what was accepted so far is settled.
     pub(super) fn flush(&self, countdown: &Countdown) -> Result<(), FlushError> {
         let mut state = self.state();
-        let target = state.stats.accepted;
+        let target = state.accepted();
         self.begin_to_wait(&mut state);
         let result = loop {
             if state.is_settled(target) {
@@ -209,7 +219,7 @@ impl Shared {
         let mut state = self.state();
         state.closing = true;
         self.begin_to_wait(&mut state);
-        let target = state.stats.accepted;
+        let target = state.accepted();
         let result = loop {
             match &state.end {
                 Some(End::Closed(result)) => break result.clone(),
@@ -221,7 +231,7 @@ impl Shared {
         };
         state.waiting -= 1;
         let given_up = state.finish(|_| End::Closed(result.clone()), |waiting| self.leave(waiting));
-        let left = state.stats.pending;
+        let left = state.pending();
         drop(state);
         if let Some(spool) = &self.spool {
             spool.close();
@@ -336,31 +346,41 @@ impl Shared {
         }
     }
 
-    /// Sends a batch; one that is refused is split until the span that is at fault is alone.
+    /// Sends spans and scores; what is refused is split until what is at fault is alone.
     async fn deliver(&self, sender: &Sender, batch: Vec<Waiting>) {
         if self.spool.is_some() {
             self.state().under_way.clone_from(&batch);
         }
-        let mut batches = vec![batch];
+        let (scores, spans): (Vec<_>, Vec<_>) = batch.into_iter().partition(Waiting::is_score);
+        let mut batches = vec![scores, spans];
         while let Some(mut batch) = batches.pop() {
-            let spans: Vec<Bytes> = batch.iter().map(|span| span.bytes.clone()).collect();
+            if batch.is_empty() {
+                continue;
+            }
+            let bytes: Vec<Bytes> = batch.iter().map(|one| one.bytes.clone()).collect();
+            if batch[0].is_score() {
+                let rest = batch.split_off(sender.fitting(&bytes));
+                batches.push(rest);
+            }
+            let bytes = &bytes[..batch.len()];
             self.state().is_divisible = batch.len() > 1;
-            match self.send(sender, &spans).await {
+            match self.send(sender, batch[0].kind, bytes).await {
                 Answer::Taken { refused } => {
                     let refused = refused.min(batch.len());
                     self.settle(&batch, refused);
                     self.state().grow_requests();
                 }
                 Answer::Refused { words } if batch.len() == 1 => {
-                    if let Some(spool) = &self.spool {
+                    if let Some(spool) = self.spool.as_ref().filter(|_| !batch[0].is_score()) {
                         spool.set_aside(&batch[0].bytes, &words);
                     }
                     self.say(&Problem::Refused(words));
                     self.settle(&batch, 1);
                 }
+                Answer::TryAgain => batches.push(batch),
                 answer => {
                     if matches!(answer, Answer::TooSlow) {
-                        let bytes = spans.iter().map(Bytes::len).sum();
+                        let bytes = bytes.iter().map(Bytes::len).sum();
                         self.state().shrink_requests(bytes);
                     }
                     let rest = batch.split_off(batch.len() / 2);
@@ -374,8 +394,9 @@ impl Shared {
     }
 
     /// Sends one batch; who begins to wait for it ends a pause that the server did not ask for.
-    async fn send(&self, sender: &Sender, batch: &[Bytes]) -> Answer {
-        let mut sending = pin!(sender.send(batch));
+    async fn send(&self, sender: &Sender, kind: Kind, batch: &[Bytes]) -> Answer {
+        let send = || sender.send(kind, batch);
+        let mut sending = pin!(send());
         loop {
             tokio::select! {
                 biased;
@@ -383,7 +404,7 @@ impl Shared {
                 () = self.hurried.notified() => {
                     let pause = self.state().pause;
                     if matches!(pause, Pause::Away | Pause::Misconfigured) {
-                        sending.set(sender.send(batch));
+                        sending.set(send());
                     }
                 }
             }
@@ -407,12 +428,14 @@ impl Shared {
         if state.end.is_some() {
             return;
         }
+        let Some(kind) = batch.first().map(|one| one.kind) else { return };
         let own = batch.iter().filter(|span| !span.is_taken_over()).count() as u64;
         let refused = refused as u64;
-        state.stats.pending = state.stats.pending.saturating_sub(own);
-        state.stats.refused += refused;
-        state.stats.delivered += own.saturating_sub(refused);
-        state.stats.recovered += batch.len() as u64 - own;
+        let counts = state.counts(kind);
+        counts.pending = counts.pending.saturating_sub(own);
+        counts.refused += refused;
+        counts.delivered += own.saturating_sub(refused);
+        counts.recovered += batch.len() as u64 - own;
         if refused < batch.len() as u64 {
             state.last_error = None;
             self.report_drops(&mut state);
@@ -434,7 +457,7 @@ impl Shared {
         state.stats.accepted += 1;
         state.stats.pending += 1;
         state.queued_bytes += report.0.len();
-        state.queue.push_back(Waiting::in_memory(report.0));
+        state.queue.push_back(Waiting::span(report.0));
     }
 
     /// Remembers why delivery waits, and says each cause once.

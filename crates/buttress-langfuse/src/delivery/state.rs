@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::{
     sink::{FlushError, Stats},
-    spool::Waiting,
+    spool::{Kind, Waiting},
 };
 
 /// No request holds more bytes of spans than this, before compression, unless one span does.
@@ -21,7 +21,10 @@ pub(super) struct State {
     /// How many bytes a request holds at most: fewer where they are too slow.
     pub(super) request_bytes: usize,
     pub(super) queued_bytes: usize,
+    /// Counts of spans.
     pub(super) stats: Stats,
+    /// The same of scores.
+    pub(super) scores: Stats,
     /// Of what was accepted, what was given up for want of room on disk.
     pub(super) given_up: u64,
     /// How many drops the server was told of.
@@ -74,6 +77,7 @@ impl Default for State {
             is_divisible: false,
             request_bytes: REQUEST_BYTES,
             stats: Stats::default(),
+            scores: Stats::default(),
             given_up: 0,
             reported: 0,
             waiting: 0,
@@ -119,12 +123,23 @@ impl State {
         self.request_bytes = (self.request_bytes * 5 / 4).min(REQUEST_BYTES);
     }
 
+    /// Returns the counts of spans or of scores.
+    pub(super) fn counts(&mut self, kind: Kind) -> &mut Stats {
+        if kind == Kind::Score { &mut self.scores } else { &mut self.stats }
+    }
+
+    pub(super) const fn accepted(&self) -> u64 {
+        self.stats.accepted + self.scores.accepted
+    }
+
     pub(super) const fn is_settled(&self, target: u64) -> bool {
-        self.stats.delivered + self.stats.refused + self.given_up >= target
+        let (spans, scores) = (&self.stats, &self.scores);
+        let settled = spans.delivered + spans.refused + scores.delivered + scores.refused;
+        settled + self.given_up >= target
     }
 
     pub(super) fn pending(&self) -> usize {
-        usize::try_from(self.stats.pending).unwrap_or(usize::MAX)
+        usize::try_from(self.stats.pending + self.scores.pending).unwrap_or(usize::MAX)
     }
 
     /// Says what is missing when the time is over.
@@ -156,10 +171,15 @@ impl State {
         let mut waiting = std::mem::take(&mut self.under_way);
         waiting.extend(std::mem::take(&mut self.queue));
         self.queued_bytes = 0;
-        let kept = keep(waiting).min(self.stats.pending);
-        let given_up = self.stats.pending - kept;
-        self.stats.pending = kept;
-        self.stats.dropped += given_up;
+        let pending = self.stats.pending + self.scores.pending;
+        let kept = keep(waiting).min(pending);
+        let given_up = pending - kept;
+        // Spans first, as which all count that wait on disk.
+        let spans = given_up.min(self.stats.pending);
+        self.stats.pending -= spans;
+        self.stats.dropped += spans;
+        self.scores.pending -= given_up - spans;
+        self.scores.dropped += given_up - spans;
         Some((given_up, reason))
     }
 }

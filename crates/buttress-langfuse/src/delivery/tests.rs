@@ -51,7 +51,7 @@ async fn pause_after(
         let answer = if is_first { first.clone() } else { answer(StatusCode::OK, None) };
         std::future::ready(Ok::<_, Error>(answer))
     });
-    let taken = shared.persist(exchange, Request::new(Bytes::new())).await.unwrap();
+    let taken = shared.persist(exchange, Request::new(Bytes::new()), |_| false).await.unwrap();
     assert_eq!((taken.status(), tries.load(Ordering::Relaxed)), (StatusCode::OK, 2));
     start.elapsed()
 }
@@ -85,7 +85,7 @@ async fn who_begins_to_wait_during_a_try_gets_another_at_once_unless_the_server_
 }
 
 fn accept(shared: &Shared) {
-    shared.accept(&[], span().0, Class::Uneventful);
+    shared.accept(&[], Waiting::span(span().0), Class::Uneventful);
 }
 
 #[test]
@@ -169,7 +169,7 @@ async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
     assert_eq!(shared.next_batch().await.len(), 1_000);
     let mebibyte = Bytes::from(vec![0; 1 << 20]);
     for _ in 0..5 {
-        shared.accept(&[], mebibyte.clone(), Class::Uneventful);
+        shared.accept(&[], Waiting::span(mebibyte.clone()), Class::Uneventful);
     }
     assert_eq!(shared.next_batch().await.len(), 3);
     assert_eq!(shared.next_batch().await.len(), 2);
@@ -179,7 +179,9 @@ async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
 fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
     let limits = |limits: Limits| Shared::new(limits, "Langfuse", Secrets::default(), None);
     let wakes = |shared: &Shared, spans: usize| -> Vec<bool> {
-        (0..spans).map(|_| shared.accept(&[], span().0, Class::Uneventful).wakes).collect()
+        (0..spans)
+            .map(|_| shared.accept(&[], Waiting::span(span().0), Class::Uneventful).wakes)
+            .collect()
     };
     let usual = Limits { flush_at: 3, ..Limits::default() };
     assert_eq!(wakes(&limits(usual), 5), [true, false, true, false, false]);

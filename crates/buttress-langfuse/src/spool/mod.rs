@@ -27,11 +27,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-pub(crate) use self::journal::Class;
-use self::{
-    journal::{Appended, Journal, Place, Reading},
-    record::Kind,
-};
+use self::journal::{Appended, Journal, Place, Reading};
+pub(crate) use self::{journal::Class, record::Kind};
 use crate::{
     encode::{self, Encoded},
     notice::notice,
@@ -69,17 +66,26 @@ pub(crate) struct Position {
     place: Place,
 }
 
-/// A span that waits for delivery.
+/// A span or a score that waits for delivery.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
+    pub(crate) kind: Kind,
     pub(crate) bytes: Bytes,
     /// None where it is in memory only.
     pub(crate) position: Option<Position>,
 }
 
 impl Waiting {
-    pub(crate) const fn in_memory(bytes: Bytes) -> Self {
-        Self { bytes, position: None }
+    pub(crate) const fn span(bytes: Bytes) -> Self {
+        Self { kind: Kind::Span, bytes, position: None }
+    }
+
+    pub(crate) const fn score(bytes: Bytes) -> Self {
+        Self { kind: Kind::Score, bytes, position: None }
+    }
+
+    pub(crate) fn is_score(&self) -> bool {
+        self.kind == Kind::Score
     }
 
     /// Returns whether it is of a process that has ended.
@@ -96,7 +102,7 @@ pub(crate) enum Written {
     /// It waits on disk only.
     Stored,
     /// The disk does not take it.
-    Failed(Bytes),
+    Failed(Waiting),
 }
 
 /// Counts of what is or was on disk.
@@ -194,17 +200,17 @@ impl Spool {
     pub(crate) fn append(
         &self,
         starts: &[Encoded],
-        span: Bytes,
+        waiting: Waiting,
         class: Class,
         has_room: bool,
     ) -> Written {
         let mut inner = self.inner();
         if inner.paused_until.is_some_and(|until| Instant::now() < until) {
-            return Written::Failed(span);
+            return Written::Failed(waiting);
         }
-        let class = if inner.has_started(&span) { Class::Eventful } else { class };
+        let class = if inner.has_started(&waiting.bytes) { Class::Eventful } else { class };
         let mut records: Vec<_> = starts.iter().map(|start| (Kind::Start, &*start.0)).collect();
-        records.push((Kind::Span, &*span));
+        records.push((waiting.kind, &*waiting.bytes));
         inner.make_room(&records, self.bytes);
         let appended =
             inner.append(&self.folder, &self.peer, class, &records, has_room, self.segment_bytes());
@@ -212,7 +218,7 @@ impl Spool {
             Ok(appended) => appended,
             Err(error) => {
                 inner.fail(&self.folder, &error);
-                return Written::Failed(span);
+                return Written::Failed(waiting);
             }
         };
         inner.paused_until = None;
@@ -230,7 +236,7 @@ impl Spool {
             self.inner().fail(&self.folder, &error);
         }
         if is_kept {
-            Written::Kept(Waiting { bytes: span, position: Some(Position { journal: 0, place }) })
+            Written::Kept(Waiting { position: Some(Position { journal: 0, place }), ..waiting })
         } else {
             Written::Stored
         }
@@ -325,9 +331,11 @@ impl Spool {
                 Kind::Start if at == 0 => {}
                 Kind::Start if journal.is_unended(read.place.number) => {
                     let bytes = ended(&read.payload, journal.last_write());
-                    waiting.push(Waiting { bytes, position });
+                    waiting.push(Waiting { kind: Kind::Span, bytes, position });
                 }
-                Kind::Span => waiting.push(Waiting { bytes: read.payload, position }),
+                kind @ (Kind::Span | Kind::Score) => {
+                    waiting.push(Waiting { kind, bytes: read.payload, position });
+                }
                 _ => over.push(read.place),
             }
         }

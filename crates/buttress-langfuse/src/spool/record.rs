@@ -20,7 +20,7 @@ const LONGEST: usize = 64 << 20;
 
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A span that has ended.
     Span,
     /// A span that was open when one below it was written: it is delivered only where its process

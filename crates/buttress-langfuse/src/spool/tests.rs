@@ -29,7 +29,7 @@ fn span(id: u64) -> Encoded {
 }
 
 fn append(spool: &Spool, id: u64, class: Class, has_room: bool) -> Written {
-    spool.append(&[], span(id).0, class, has_room)
+    spool.append(&[], Waiting::span(span(id).0), class, has_room)
 }
 
 fn keep(spool: &Spool, id: u64) -> Waiting {
@@ -121,7 +121,9 @@ fn a_span_that_never_ended_is_delivered_by_the_next_process_with_the_end_of_its_
     let folder = TempDir::new().unwrap();
     let first = spool(&folder);
     let starts = [span(1), span(2)];
-    let Written::Kept(failed) = first.append(&starts, span(3).0, Class::Eventful, true) else {
+    let Written::Kept(failed) =
+        first.append(&starts, Waiting::span(span(3).0), Class::Eventful, true)
+    else {
         panic!("it is kept")
     };
     // The second ends, though nothing went wrong in it.
@@ -152,7 +154,9 @@ fn a_span_that_never_ended_is_delivered_by_the_next_process_with_the_end_of_its_
 fn a_start_goes_with_the_span_that_it_is_of() {
     let folder = TempDir::new().unwrap();
     let spool = spool(&folder);
-    let Written::Kept(failed) = spool.append(&[span(1)], span(2).0, Class::Eventful, true) else {
+    let Written::Kept(failed) =
+        spool.append(&[span(1)], Waiting::span(span(2).0), Class::Eventful, true)
+    else {
         panic!("it is kept")
     };
     spool.settle(&[failed]);
@@ -202,7 +206,7 @@ fn what_is_read_in_small_parts_is_all_of_it() {
     let first = spool(&folder);
     for id in 1..=3 {
         let start = span(100 + id);
-        first.append(&[start], span(id).0, Class::Eventful, false);
+        first.append(&[start], Waiting::span(span(id).0), Class::Eventful, false);
     }
     // In the process itself, without the starts; and none is settled.
     assert_eq!((1..=3).map(|_| names(&first.read(1))).collect::<Vec<_>>(), [["1"], ["2"], ["3"]]);
@@ -278,10 +282,10 @@ fn a_spool_that_cannot_be_written_says_so_once_and_hands_the_span_back() {
     fs::write(&taken, "a file").unwrap();
     let spool = Spool::new(&taken, peer(), MOST, Durability::Process);
     for id in 0..3 {
-        let Written::Failed(bytes) = append(&spool, id, Class::Eventful, true) else {
+        let Written::Failed(waiting) = append(&spool, id, Class::Eventful, true) else {
             panic!("it fails")
         };
-        assert_eq!(bytes, span(id).0);
+        assert_eq!(waiting.bytes, span(id).0);
     }
     let said = captured::take();
     assert_eq!(said.len(), 1, "{said:?}");
