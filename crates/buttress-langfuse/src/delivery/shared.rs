@@ -423,19 +423,19 @@ impl Shared {
         if let Some(spool) = &self.spool {
             spool.settle(batch);
         }
+        let Some(kind) = batch.first().map(|one| one.kind) else { return };
+        let own = batch.iter().filter(|one| !one.is_taken_over()).count() as u64;
+        let refused = refused as u64;
         let mut state = self.state();
+        state.counts(kind).recovered += batch.len() as u64 - own;
         // After the end nothing is pending but what waits on disk.
         if state.end.is_some() {
             return;
         }
-        let Some(kind) = batch.first().map(|one| one.kind) else { return };
-        let own = batch.iter().filter(|span| !span.is_taken_over()).count() as u64;
-        let refused = refused as u64;
         let counts = state.counts(kind);
         counts.pending = counts.pending.saturating_sub(own);
         counts.refused += refused;
         counts.delivered += own.saturating_sub(refused);
-        counts.recovered += batch.len() as u64 - own;
         if refused < batch.len() as u64 {
             state.last_error = None;
             self.report_drops(&mut state);
