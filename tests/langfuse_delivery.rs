@@ -342,8 +342,12 @@ fn what_fills_a_request_or_half_the_bytes_is_sent_at_once() {
     let hour = Duration::from_secs(3_600);
     for (queue_bytes, bytes) in [(64 << 20, 3 << 20), (1 << 20, 512 << 10)] {
         let stored = server.observations().len();
-        let langfuse =
-            builder(&server).flush_interval(hour).queue_bytes(queue_bytes).start().unwrap();
+        let langfuse = builder(&server)
+            .flush_interval(hour)
+            .queue_bytes(queue_bytes)
+            .max_io_bytes(usize::MAX)
+            .start()
+            .unwrap();
         let subscriber = tracing_subscriber::registry().with(langfuse.layer());
         tracing::subscriber::with_default(subscriber, || {
             info_span!(target: "buttress", "llm_call").in_scope(|| {

@@ -41,7 +41,8 @@ const EXPORT_PATH: &str = "/api/public/otel/v1/traces";
 ///   one is dropped and counted
 /// - `retry_backoff`: 0.5 s up to 30 s; a `Retry-After` of the server is obeyed up to 10 minutes
 ///   and spread by a tenth
-/// - `sample_rate`: 1
+/// - `sample_rate`: 1; `compact`: off
+/// - `mask`: none; `max_io_bytes`: 1,000,000; secrets in messages and metadata are hidden
 ///
 /// Spans are sent at `flush_at`, at half of either limit of the queue, at 3 MiB, or after the
 /// interval, whichever comes first.
@@ -156,8 +157,11 @@ impl LangfuseBuilder {
         self
     }
 
-    /// Sets the share of traces that is sent; traces in which something failed are sent anyway.
+    /// Sets the share of traces that is sent; traces in which something failed, was retried, fell
+    /// back or degraded are sent anyway, whole.
     ///
+    /// What is not of the share waits in memory for the end of its trace, up to 32 MiB; past it the
+    /// oldest traces are sent. The share is decided by the trace's id, in every process alike.
     /// Where nothing is sent, every trace is collected.
     ///
     /// # Panics
@@ -167,6 +171,38 @@ impl LangfuseBuilder {
     pub fn sample_rate(mut self, share: f64) -> Self {
         assert!((0.0..=1.0).contains(&share), "sample_rate must be from 0 to 1, not {share}");
         self.defaults.sample_rate = share;
+        self
+    }
+
+    /// Sets what is made of each text of input, output, metadata and status messages before it
+    /// leaves the process.
+    ///
+    /// Of a text for which it panics nothing is sent.
+    pub fn mask(mut self, mask: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        self.defaults.privacy.mask = Some(Arc::new(mask));
+        self
+    }
+
+    /// Sets how many bytes are sent of an input or an output; a longer text is cut between two
+    /// characters, and says so.
+    pub const fn max_io_bytes(mut self, bytes: usize) -> Self {
+        self.defaults.privacy.io_bytes = bytes;
+        self
+    }
+
+    /// Sends status messages and metadata also where something in them looks like a secret: an API
+    /// key that begins with `sk-`, or what stands behind `Authorization`, `Bearer` or `Basic`.
+    pub const fn keep_secrets(mut self) -> Self {
+        self.defaults.privacy.hides_secrets = false;
+        self
+    }
+
+    /// Leaves out, of traces in which nothing went wrong, the spans of patterns: breaker, retry,
+    /// attempt, timeout and fallback; what is below them hangs below the next one above.
+    ///
+    /// Such a trace is sent when its last span has ended, or after 10 seconds in parts and whole.
+    pub const fn compact(mut self) -> Self {
+        self.defaults.is_compact = true;
         self
     }
 

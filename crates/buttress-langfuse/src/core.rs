@@ -13,6 +13,8 @@ use crate::{
     encode::Encoded,
     filter::SpanFilter,
     notice::notice,
+    privacy::Privacy,
+    sampling::Sampling,
     score::Score,
     sink::{FlushError, Sink, Stats, TraceDefaults},
     spool::Class,
@@ -29,7 +31,8 @@ pub(crate) struct Core {
     pub(crate) traces: Traces,
     pub(crate) filter: SpanFilter,
     pub(crate) defaults: Defaults,
-    pub(crate) sample_rate: f64,
+    pub(crate) sampling: Sampling,
+    pub(crate) privacy: Privacy,
     pub(crate) as_root: bool,
     /// Whether the sink wants the starts of open spans.
     pub(crate) journals: bool,
@@ -48,8 +51,9 @@ impl Core {
         let core = Arc::new(Self {
             traces: Traces::new(),
             defaults: Defaults::of(&defaults),
+            privacy: defaults.privacy,
             filter: SpanFilter { targets: defaults.targets },
-            sample_rate: defaults.sample_rate,
+            sampling: Sampling { rate: defaults.sample_rate, is_compact: defaults.is_compact },
             as_root: defaults.as_root,
             journals: sink.journals(),
             sink,
@@ -85,7 +89,7 @@ impl Core {
     /// Hands a score on, where its trace is one that is sent.
     pub(crate) fn score(&self, score: &Score<'_>) {
         let is_eventful = self.traces.is_eventful(score.trace);
-        if !(is_eventful || score.tells_of_trouble() || self.samples(score.trace)) {
+        if !(is_eventful || score.tells_of_trouble() || self.sampling.takes(score.trace)) {
             return;
         }
         let span = score.span.and_then(|span| self.traces.nearest_sent(score.trace, span));

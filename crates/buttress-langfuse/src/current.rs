@@ -57,6 +57,23 @@ struct Place {
 // ===== impl CurrentSpan: the observation =====
 
 impl CurrentSpan {
+    /// Returns a handle on the span of the nearest agent, else on the innermost one that is sent.
+    pub(crate) fn agent() -> Self {
+        let mut place = Place::find();
+        if let Some(place) = &mut place
+            && let Some(core) = place.core.upgrade()
+            && let Some(agent) = core.traces.nearest_agent(place.trace, place.span)
+        {
+            place.span = agent;
+        }
+        Self { place }
+    }
+
+    /// Returns whether the handle is on a span.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.place.is_some()
+    }
+
     /// Names the span.
     pub fn name(&self, name: impl Into<String>) -> &Self {
         self.set(attribute::NAME, name.into())

@@ -84,6 +84,31 @@ pub(crate) fn span_id(span: &[u8]) -> Option<[u8; 8]> {
     rest.strip_prefix(SPAN_HEAD)?.first_chunk().copied()
 }
 
+/// Returns a span below another parent; below none, where there is none.
+pub(crate) fn with_parent(span: &Encoded, parent: Option<[u8; 8]>) -> Encoded {
+    const PARENT_HEAD: [u8; 2] = [0x22, 8];
+    let mut bytes = Vec::with_capacity(span.0.len());
+    // The trace's id and the span's, then maybe a state.
+    let mut at = 18 + 10;
+    if span.0.get(at) == Some(&0x1a) {
+        let mut rest = &span.0[at + 1..];
+        let before = rest.len();
+        let length = encoding::decode_varint(&mut rest).unwrap_or_default();
+        at += 1 + before - rest.len() + usize::try_from(length).unwrap_or_default();
+    }
+    let Some((head, mut rest)) = span.0.split_at_checked(at) else { return span.clone() };
+    if let Some(behind) = rest.strip_prefix(&PARENT_HEAD) {
+        rest = behind.get(8..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(head);
+    if let Some(parent) = parent {
+        bytes.extend_from_slice(&PARENT_HEAD);
+        bytes.extend_from_slice(&parent);
+    }
+    bytes.extend_from_slice(rest);
+    Encoded(bytes.into())
+}
+
 /// Writes the end of a span that was written without one: of what is there twice the last counts,
 /// for protobuf and for Langfuse.
 pub(crate) fn end(span: &mut Vec<u8>, at: SystemTime, message: &str) {

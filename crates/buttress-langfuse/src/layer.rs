@@ -44,6 +44,7 @@ use tracing_subscriber::{
 
 use crate::{
     core::Core,
+    filter::is_agent,
     notice::notice,
     processor::{LangfuseSpanProcessor, said},
     score::{Score, Told},
@@ -124,6 +125,7 @@ pub(crate) struct Starting {
     pub(crate) name: String,
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
+    pub(crate) is_agent: bool,
     /// What the span says about its trace.
     pub(crate) says: Option<Box<TraceContext>>,
 }
@@ -141,6 +143,7 @@ impl Starting {
         starting.name.clear();
         starting.name.push_str(name);
         starting.sent = core.filter.sends(name, attributes);
+        starting.is_agent = is_agent(attributes);
         starting.says = said(attributes);
         starting.put_back();
     }

@@ -13,6 +13,7 @@
 //! returns, and a process that is killed leaves it to the next ([`Durability`]).
 
 mod attribute;
+mod capture;
 #[cfg(feature = "client")]
 pub mod client;
 mod clock;
@@ -30,7 +31,9 @@ mod mapping;
 mod notice;
 #[cfg(feature = "client")]
 mod observation;
+mod privacy;
 mod processor;
+mod sampling;
 mod score;
 mod sink;
 mod spool;
@@ -46,9 +49,8 @@ mod value;
 
 #[cfg(feature = "collector")]
 pub use self::delivery::Collector;
-#[cfg(feature = "client")]
-pub use self::{client::LangfuseClient, observation::Observation, statistics::Statistics};
 pub use self::{
+    capture::{CaptureIo, CaptureIoFuture, CaptureIoLayer},
     config::{ConfigError, LangfuseBuilder, StartError},
     current::{CurrentSpan, current},
     langfuse::Langfuse,
@@ -59,3 +61,5 @@ pub use self::{
     spool::Durability,
     terminal::TerminalTree,
 };
+#[cfg(feature = "client")]
+pub use self::{client::LangfuseClient, observation::Observation, statistics::Statistics};

@@ -21,14 +21,15 @@ use crate::{
     core::Core,
     draft::Draft,
     encode::Encoded,
-    filter::is_ours,
+    filter::{is_agent, is_ours, is_pattern},
     layer::{Starting, is_probe},
     level::Level,
     mapping::{Surroundings, map, map_start},
+    sampling::Decided,
     sink::FlushError,
     spool::Class,
     trace::{Said, TraceContext},
-    traces::{Start, Started},
+    traces::{Held, Start, Started},
 };
 
 /// How long a provider that flushes without a limit of its own waits.
@@ -104,17 +105,19 @@ impl Core {
         if is_probe(&span.name) {
             return;
         }
-        self.traces.start(Started {
+        let held = self.traces.start(Started {
             trace: span.span_context.trace_id(),
             span: span.span_context.span_id(),
             parent: span.parent_span_id,
             parent_is_remote: span.parent_span_is_remote,
             sent: self.filter.sends(&span.name, &span.attributes),
             name: &span.name,
+            is_agent: is_agent(&span.attributes),
             at: self.journals.then(|| clock::nanos(span.start_time)),
             says: said(&span.attributes),
             scope: context.get::<Arc<TraceContext>>().cloned(),
         });
+        self.send(held, Class::Uneventful);
     }
 
     /// Notes a span of the layer that starts, without copying what it has recorded.
@@ -126,17 +129,19 @@ impl Core {
         let parent = parent.span_context();
         // As the SDK has it: a parent that is not valid is none.
         let parent_is_valid = parent.is_valid();
-        self.traces.start(Started {
+        let held = self.traces.start(Started {
             trace: span.trace_id(),
             span: span.span_id(),
             parent: if parent_is_valid { parent.span_id() } else { SpanId::INVALID },
             parent_is_remote: parent_is_valid && parent.is_remote(),
             sent: starting.sent,
             name: &starting.name,
+            is_agent: starting.is_agent,
             at: self.journals.then(|| clock::nanos(SystemTime::now())),
             says: starting.says.take(),
             scope: context.get::<Arc<TraceContext>>().cloned(),
         });
+        self.send(held, Class::Uneventful);
     }
 
     /// Maps a span that ended and hands it on.
@@ -147,8 +152,9 @@ impl Core {
         let name = fit.then_some(&*span.name);
         let ended = self.traces.end(trace_id, span.span_context.span_id(), name);
         if !fit || ended.passed_over || is_probe(&span.name) {
-            // A span that is not sent may still say something about its trace.
+            // A span that is not sent may still say something about its trace, and end it.
             self.traces.learn(trace_id, said(&span.attributes).as_deref(), false);
+            self.finish(trace_id, ended);
             return;
         }
         let mut draft = Draft::read(&span.attributes, &ended.updates);
@@ -158,9 +164,10 @@ impl Core {
         if eventful || says.is_some() {
             self.traces.learn(trace_id, says.as_deref(), eventful);
         }
-        if !(eventful || ended.eventful || self.samples(trace_id)) {
-            return;
-        }
+        let is_eventful = eventful || ended.eventful;
+        // Of what went well a trace counts for those that are not sent.
+        let is_share = self.sampling.rate < 1.0 && ended.above.is_none() && !is_eventful;
+        let sample_rate = is_share.then_some(self.sampling.rate);
         let (trace, scope) = (ended.trace.as_deref(), ended.scope.as_deref());
         let trace = Said { defaults: &self.defaults, by: [trace, scope, says.as_deref()] };
         let has_parent = span.parent_span_id != SpanId::INVALID;
@@ -170,17 +177,30 @@ impl Core {
             parent: ended.above.unwrap_or(span.parent_span_id),
             app_root: has_parent && cut_off,
             as_root: self.as_root,
+            sample_rate,
+            privacy: &self.privacy,
             ours,
         };
-        let encoded = Encoded::new(|into| map(span, draft, around, into));
-        let is_eventful = eventful || ended.eventful;
         let starts = if is_eventful && self.journals {
             self.starts_above(trace_id, ended.above)
         } else {
             Vec::new()
         };
-        let class = if is_eventful { Class::Eventful } else { Class::Uneventful };
-        self.accept(&starts, encoded, class);
+        self.decide(Decided {
+            trace: trace_id,
+            held: Held {
+                span: span.span_context.span_id(),
+                above: ended.above,
+                encoded: Encoded::new(|into| map(span, draft, around, into)),
+                is_dispensable: ours && is_pattern(&span.name),
+                at: clock::nanos(span.end_time),
+            },
+            is_eventful,
+            is_sent: ended.is_sent,
+            is_unwanted: !span.span_context.is_sampled(),
+            rest: ended.held,
+            starts,
+        });
     }
 
     /// Encodes the open spans above one that has failed: where it belongs, should this process
@@ -188,24 +208,10 @@ impl Core {
     fn starts_above(&self, trace_id: TraceId, above: Option<SpanId>) -> Vec<Encoded> {
         let (starts, trace) = self.traces.starts_above(trace_id, above);
         let trace = Said { defaults: &self.defaults, by: [trace.as_deref(), None, None] };
-        let encode = |start: &Start| Encoded::new(|into| map_start(trace_id, start, trace, into));
+        let encode = |start: &Start| {
+            Encoded::new(|into| map_start(trace_id, start, trace, &self.privacy, into))
+        };
         starts.iter().map(encode).collect()
-    }
-
-    /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.
-    pub(crate) fn samples(&self, trace: TraceId) -> bool {
-        if self.sample_rate >= 1.0 {
-            return true;
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of 2^63 fits, and the cast saturates"
-        )]
-        let bound = (self.sample_rate.max(0.0) * (1_u64 << 63) as f64) as u64;
-        let mut low = [0; 8];
-        low.copy_from_slice(&trace.to_bytes()[8..]);
-        u64::from_be_bytes(low) >> 1 < bound
     }
 }
 

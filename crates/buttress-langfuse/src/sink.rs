@@ -4,7 +4,7 @@ use std::{error::Error, fmt, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{encode::Encoded, spool::Class, text::shown};
+use crate::{encode::Encoded, privacy::Privacy, spool::Class, text::shown};
 
 /// The name that OpenTelemetry gives to a service without one.
 pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -151,6 +151,10 @@ pub(crate) struct TraceDefaults {
     pub(crate) version: Option<String>,
     /// The share of traces that is kept, 0 to 1.
     pub(crate) sample_rate: f64,
+    /// What may leave the process.
+    pub(crate) privacy: Privacy,
+    /// Whether spans that say only that all went well are left out.
+    pub(crate) is_compact: bool,
     /// Targets whose spans are sent beside our own.
     pub(crate) targets: Vec<String>,
     /// The name of the service in the resource.
@@ -166,6 +170,8 @@ impl Default for TraceDefaults {
             release: None,
             version: None,
             sample_rate: 1.0,
+            privacy: Privacy::default(),
+            is_compact: false,
             targets: Vec::new(),
             service_name: UNKNOWN_SERVICE.to_owned(),
             as_root: false,

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use crate::{
     attribute,
     encode::Writer,
+    privacy::Privacy,
     sink::TraceDefaults,
     value::{self, Sent},
 };
@@ -204,14 +205,16 @@ impl<'a> Said<'a> {
     }
 
     /// Writes the metadata.
-    pub(crate) fn write_metadata(self, into: &mut Writer<'_>) {
+    pub(crate) fn write_metadata(self, privacy: &Privacy, into: &mut Writer<'_>) {
         if self.all().all(|by| by.metadata.is_empty()) {
             return;
         }
         let merged =
             self.merged(|by| TraceContext { metadata: by.metadata.clone(), ..<_>::default() });
         for (key, value) in merged.metadata {
-            into.trace_metadata(&key, &Sent::Any(value));
+            let mut value = Sent::Any(value);
+            privacy.metadata(&key, &mut value);
+            into.trace_metadata(&key, &value);
         }
     }
 

@@ -8,16 +8,23 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use opentelemetry::{KeyValue, SpanId, TraceId};
 
-use crate::trace::TraceContext;
+use crate::{encode::Encoded, trace::TraceContext};
 
 const SHARDS: usize = 16;
 /// How many traces are kept at a time; the oldest are forgotten first.
 const CAPACITY: usize = 100_000;
+/// How many bytes of spans wait for the ends of their traces; then those of the oldest are sent.
+const HELD_BYTES: usize = 32 << 20;
+/// After how many nanoseconds a trace is no more waited for.
+const LONG: u64 = 10_000_000_000;
 /// How many spans of one trace are kept before those that ended are forgotten.
 const SPANS_PER_TRACE: usize = 10_000;
 
@@ -30,6 +37,8 @@ const SPARE_SPANS: usize = 64;
 pub(crate) struct Traces {
     shards: [Mutex<Shard>; SHARDS],
     capacity_per_shard: usize,
+    /// How many bytes are held back, of all traces.
+    held_bytes: AtomicUsize,
 }
 
 /// A span that starts.
@@ -42,6 +51,8 @@ pub(crate) struct Started<'a> {
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
     pub(crate) name: &'a str,
+    /// Whether it is an agent's.
+    pub(crate) is_agent: bool,
     /// In nanoseconds since 1970, where it is kept with the name.
     pub(crate) at: Option<u64>,
     /// What the span says about its trace.
@@ -67,6 +78,23 @@ pub(crate) struct Ended {
     pub(crate) eventful: bool,
     /// Whether a span below it has taken its place, as it was not one that is sent then.
     pub(crate) passed_over: bool,
+    /// Whether its trace is sent as it comes.
+    pub(crate) is_sent: bool,
+    /// What was held back of the trace, if this was its last span.
+    pub(crate) held: Option<Vec<Held>>,
+}
+
+/// A span that waits for the end of its trace: whether it is sent is not decided yet.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) span: SpanId,
+    /// The nearest span above that is sent.
+    pub(crate) above: Option<SpanId>,
+    pub(crate) encoded: Encoded,
+    /// Whether it may be left out of a trace in which nothing went wrong.
+    pub(crate) is_dispensable: bool,
+    /// When it ended, in nanoseconds since 1970.
+    pub(crate) at: u64,
 }
 
 #[derive(Default)]
@@ -89,6 +117,9 @@ struct Trace {
     /// Whether another process began the trace, which then names it.
     joined: bool,
     eventful: bool,
+    /// Whether its spans are sent as they come, though nothing has gone wrong.
+    is_sent: bool,
+    held: Vec<Held>,
     context: Arc<TraceContext>,
     spans: Spans,
 }
@@ -103,6 +134,7 @@ struct Note {
     above: Option<SpanId>,
     /// Whether a span that is sent began below while this one was not one of them.
     passed_over: bool,
+    is_agent: bool,
     updates: Vec<KeyValue>,
     scope: Option<Arc<TraceContext>>,
     /// What is written of it before it ends, until it is.
@@ -130,12 +162,19 @@ impl Traces {
 
     fn with_capacity(capacity: usize) -> Self {
         let capacity_per_shard = capacity.div_ceil(SHARDS);
-        Self { shards: std::array::from_fn(|_| Mutex::default()), capacity_per_shard }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            capacity_per_shard,
+            held_bytes: AtomicUsize::new(0),
+        }
     }
 
-    /// Notes a span that starts.
-    pub(crate) fn start(&self, started: Started<'_>) {
-        self.shard(started.trace).start(started, self.capacity_per_shard);
+    /// Notes a span that starts; returns what was held back of traces that had to make room.
+    #[must_use = "what was held back is to be sent"]
+    pub(crate) fn start(&self, started: Started<'_>) -> Vec<Held> {
+        let held = self.shard(started.trace).start(started, self.capacity_per_shard);
+        self.no_more(&held);
+        held
     }
 
     /// Takes what is known about a span that ends, and forgets the trace with its last span.
@@ -143,7 +182,69 @@ impl Traces {
     /// `name` is there if the span, as it ends, is one to send; it may not have been when it
     /// started.
     pub(crate) fn end(&self, trace: TraceId, span: SpanId, name: Option<&str>) -> Ended {
-        self.shard(trace).end(trace, span, name)
+        let ended = self.shard(trace).end(trace, span, name);
+        if let Some(held) = &ended.held {
+            self.no_more(held);
+        }
+        ended
+    }
+
+    /// Holds a span back until its trace is decided; returns what is to be sent at once, for want
+    /// of room or because the trace takes long: the whole of its trace, or of the oldest ones.
+    #[must_use = "what was held back is to be sent"]
+    pub(crate) fn hold(&self, trace: TraceId, held: Held) -> Vec<Held> {
+        let bytes = held.encoded.0.len();
+        let mut shard = self.shard(trace);
+        let Some(known) = shard.traces.get_mut(&trace) else { return vec![held] };
+        if known.is_sent || known.eventful {
+            return vec![held];
+        }
+        let is_long =
+            known.held.first().is_some_and(|first| held.at - first.at.min(held.at) > LONG);
+        known.held.push(held);
+        let all = self.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let sent = if is_long {
+            known.is_sent = true;
+            std::mem::take(&mut known.held)
+        } else if all > HELD_BYTES {
+            shard.give_way()
+        } else {
+            return Vec::new();
+        };
+        self.no_more(&sent);
+        sent
+    }
+
+    /// Takes what was held back of a trace that is open, which is sent from now on.
+    pub(crate) fn take_held(&self, trace: TraceId) -> Vec<Held> {
+        let mut shard = self.shard(trace);
+        let Some(known) = shard.traces.get_mut(&trace) else { return Vec::new() };
+        let held = std::mem::take(&mut known.held);
+        self.no_more(&held);
+        held
+    }
+
+    fn no_more(&self, held: &[Held]) {
+        if !held.is_empty() {
+            let bytes = held.iter().map(|held| held.encoded.0.len()).sum();
+            self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Finds the nearest agent at or above a span, else the nearest span that is sent.
+    pub(crate) fn nearest_agent(&self, trace: TraceId, span: SpanId) -> Option<SpanId> {
+        let nearest = self.nearest_sent(trace, span)?;
+        let shard = self.shard(trace);
+        let spans = &shard.traces.get(&trace)?.spans;
+        let mut candidate = Some(nearest);
+        while let Some(span) = candidate {
+            let note = spans.get(&span)?;
+            if note.is_agent && note.open {
+                return Some(span);
+            }
+            candidate = note.above;
+        }
+        Some(nearest)
     }
 
     /// Adds to a trace what one of its spans said at its end.
@@ -223,19 +324,51 @@ impl Traces {
 // ===== impl Shard =====
 
 impl Shard {
-    fn start(&mut self, started: Started<'_>, capacity: usize) {
+    fn start(&mut self, started: Started<'_>, capacity: usize) -> Vec<Held> {
         if let Some(trace) = self.traces.get_mut(&started.trace) {
-            return trace.start(started);
+            trace.start(started);
+            return Vec::new();
         }
         let id = started.trace;
-        let mut trace = self.admit(id, capacity);
+        let (mut trace, held) = self.admit(id, capacity);
         trace.start(started);
         self.traces.insert(id, trace);
+        held
+    }
+
+    /// Takes what is held back of the oldest traces, until half of it is gone.
+    fn give_way(&mut self) -> Vec<Held> {
+        let bytes =
+            |trace: &Trace| -> usize { trace.held.iter().map(|held| held.encoded.0.len()).sum() };
+        let mut left = self.traces.values().map(bytes).sum::<usize>() / 2;
+        let mut sent = Vec::new();
+        for (id, serial) in &self.ages {
+            let Some(trace) = self.traces.get_mut(id).filter(|trace| trace.serial == *serial)
+            else {
+                continue;
+            };
+            if trace.held.is_empty() {
+                continue;
+            }
+            let held = bytes(trace);
+            trace.is_sent = true;
+            sent.append(&mut trace.held);
+            if held >= left {
+                break;
+            }
+            left -= held;
+        }
+        sent
     }
 
     /// Makes room for a trace.
-    fn admit(&mut self, id: TraceId, capacity: usize) -> Trace {
-        while self.traces.len() >= capacity.max(1) && self.forget_oldest() {}
+    fn admit(&mut self, id: TraceId, capacity: usize) -> (Trace, Vec<Held>) {
+        let mut held = Vec::new();
+        while self.traces.len() >= capacity.max(1)
+            && let Some(mut oldest) = self.forget_oldest()
+        {
+            held.append(&mut oldest.held);
+        }
         // Traces that ended left their places in the list of ages.
         if self.ages.len() > 2 * self.traces.len() + 64 {
             let traces = &self.traces;
@@ -245,23 +378,23 @@ impl Shard {
         self.next += 1;
         self.ages.push_back((id, self.next));
         let spans = self.spare.pop().unwrap_or_default();
-        Trace { serial: self.next, spans, ..Trace::default() }
+        (Trace { serial: self.next, spans, ..Trace::default() }, held)
     }
 
-    fn forget_oldest(&mut self) -> bool {
+    fn forget_oldest(&mut self) -> Option<Trace> {
         while let Some((id, serial)) = self.ages.pop_front() {
             if self.traces.get(&id).is_some_and(|trace| trace.serial == serial) {
-                self.traces.remove(&id);
-                return true;
+                return self.traces.remove(&id);
             }
         }
-        false
+        None
     }
 
     fn end(&mut self, id: TraceId, span: SpanId, name: Option<&str>) -> Ended {
         let Some(trace) = self.traces.get_mut(&id) else { return Ended::default() };
-        let ended = trace.end(span, name);
+        let mut ended = trace.end(span, name);
         if trace.open == 0 {
+            ended.held = Some(std::mem::take(&mut trace.held));
             let spans = std::mem::take(&mut trace.spans);
             self.traces.remove(&id);
             self.keep(spans);
@@ -306,6 +439,7 @@ impl Trace {
             parent,
             above,
             passed_over: false,
+            is_agent: started.is_agent,
             updates: Vec::new(),
             scope: started.scope,
             start,
@@ -371,7 +505,18 @@ impl Trace {
             self.pass_over(parent);
         }
         let trace = Some(self.context.clone());
-        Ended { known: true, above, updates, trace, scope, eventful: self.eventful, passed_over }
+        let (eventful, is_sent) = (self.eventful, self.is_sent);
+        Ended {
+            known: true,
+            above,
+            updates,
+            trace,
+            scope,
+            eventful,
+            passed_over,
+            is_sent,
+            held: None,
+        }
     }
 }
 
@@ -460,6 +605,7 @@ mod tests {
             parent_is_remote: false,
             sent: true,
             name: "span 1",
+            is_agent: false,
             at: None,
             says: None,
             scope: None,
@@ -473,8 +619,8 @@ mod tests {
     #[test]
     fn a_trace_is_forgotten_with_its_last_span() {
         let traces = Traces::new();
-        traces.start(started(1, 1, 0));
-        traces.start(started(1, 2, 1));
+        drop(traces.start(started(1, 1, 0)));
+        drop(traces.start(started(1, 2, 1)));
         let child = traces.end(TraceId::from(1), SpanId::from(2), None);
         assert_eq!((name(&child), child.above), (Some("span 1"), Some(SpanId::from(1))));
         assert_eq!(name(&traces.end(TraceId::from(1), SpanId::from(1), None)), Some("span 1"));
@@ -485,10 +631,10 @@ mod tests {
     #[test]
     fn a_child_that_starts_after_its_parent_ended_still_hangs_below_it() {
         let traces = Traces::new();
-        traces.start(started(1, 1, 0));
-        traces.start(started(1, 2, 1));
+        drop(traces.start(started(1, 1, 0)));
+        drop(traces.start(started(1, 2, 1)));
         traces.end(TraceId::from(1), SpanId::from(1), None);
-        traces.start(started(1, 3, 1));
+        drop(traces.start(started(1, 3, 1)));
         assert_eq!(
             traces.end(TraceId::from(1), SpanId::from(3), None).above,
             Some(SpanId::from(1))
@@ -500,7 +646,7 @@ mod tests {
         let traces = Traces::with_capacity(SHARDS * 2);
         // All ids end in the same byte, so that they share a shard.
         for trace in 1..=3_u128 {
-            traces.start(started(trace << 8, 1, 0));
+            drop(traces.start(started(trace << 8, 1, 0)));
         }
         let known =
             |trace: u128| traces.end(TraceId::from(trace << 8), SpanId::from(1), None).known;
@@ -510,7 +656,7 @@ mod tests {
     #[test]
     fn of_a_key_said_twice_only_the_last_value_is_kept() {
         let traces = Traces::new();
-        traces.start(started(1, 1, 0));
+        drop(traces.start(started(1, 1, 0)));
         for attempt in 0..1_000 {
             let attribute = KeyValue::new("attempt", attempt);
             traces.update(TraceId::from(1), SpanId::from(1), attribute);
@@ -523,7 +669,7 @@ mod tests {
     fn the_list_of_ages_does_not_grow_with_traces_that_ended() {
         let traces = Traces::new();
         for trace in 1..=10_000_u128 {
-            traces.start(started(trace << 8, 1, 0));
+            drop(traces.start(started(trace << 8, 1, 0)));
             traces.end(TraceId::from(trace << 8), SpanId::from(1), None);
         }
         assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().ages.len() <= 66));
