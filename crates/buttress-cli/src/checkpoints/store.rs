@@ -1,14 +1,15 @@
 //! Which store is meant.
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+use std::time::Duration;
 use std::{
     env, fmt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+use buttress::BoxStore;
 #[cfg(feature = "file")]
 use buttress::FileStore;
-use buttress::{BoxStore, StoreError};
 #[cfg(feature = "postgres")]
 use buttress_stores::PostgresStore;
 #[cfg(feature = "redis")]
@@ -21,6 +22,7 @@ use crate::problem::Problem;
 const VARIABLE: &str = "BUTTRESS_STORE";
 
 /// How long a store that is busy or away is waited for.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A store that was named and is not open yet.
@@ -80,23 +82,23 @@ impl Store {
     }
 
     async fn open_there(&self) -> Result<BoxStore, Problem> {
-        let opened: Result<BoxStore, StoreError> = match self {
+        match self {
             #[cfg(feature = "file")]
-            Self::File(folder) => FileStore::open(folder).keep(u32::MAX).await.map(BoxStore::new),
+            Self::File(folder) => Ok(BoxStore::new(FileStore::open(folder).keep(u32::MAX).await?)),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(file) => {
                 let store = SqliteStore::open(file).keep_all().busy_timeout(PATIENCE);
-                store.await.map(BoxStore::new)
+                Ok(BoxStore::new(store.await?))
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(Address(url)) => {
                 let store = PostgresStore::builder(url).keep_all().call_timeout(PATIENCE);
-                store.connect().await.map(BoxStore::new)
+                Ok(BoxStore::new(store.connect().await?))
             }
             #[cfg(feature = "redis")]
             Self::Redis(Address(url)) => {
                 let store = RedisStore::builder(url).keep_all().call_timeout(PATIENCE);
-                store.connect().await.map(BoxStore::new)
+                Ok(BoxStore::new(store.connect().await?))
             }
             #[cfg(not(all(
                 feature = "file",
@@ -104,15 +106,11 @@ impl Store {
                 feature = "postgres",
                 feature = "redis"
             )))]
-            other => {
-                _ = PATIENCE;
-                return Err(Problem::Usage(format!(
-                    "--store: this buttress was built without the feature {}",
-                    other.feature()
-                )));
-            }
-        };
-        Ok(opened?)
+            other => Err(Problem::Usage(format!(
+                "--store: this buttress was built without the feature {}",
+                other.feature()
+            ))),
+        }
     }
 
     /// Returns the feature that a build needs for it.
