@@ -1,6 +1,9 @@
 //! Writes to stdout and stderr, whether or not anybody reads them.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 use crate::{problem::Problem, text::escaped};
 
@@ -32,9 +35,10 @@ pub(crate) struct Progress {
 // ===== impl Progress =====
 
 impl Progress {
-    /// Shows nothing where stderr is no terminal.
+    /// Shows nothing where stderr is no terminal, or one that cannot write over a line.
     pub(crate) fn new() -> Self {
-        Self { is_shown: io::stderr().is_terminal() }
+        let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self { is_shown: io::stderr().is_terminal() && !is_dumb }
     }
 
     pub(crate) fn show(&self, sentence: &str) {

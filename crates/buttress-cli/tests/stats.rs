@@ -24,10 +24,10 @@ fn the_figures_are_told_in_80_columns() {
         assert_eq!(figure("not answered"), "2 failed");
         assert_eq!(figure("success rate"), "25.0 % (1 of 4 retried series)");
         assert_eq!(figure("attempts needed"), "2.0");
-        assert_eq!(figure("fallback rate"), "40.0 % (2 of 5 chains)");
+        assert_eq!(figure("fallback rate"), "50.0 % (2 of 4 chains)");
         assert_eq!(figure("answered by primary"), "1");
         assert_eq!(figure("answered by fallback 1"), "2");
-        assert_eq!(figure("exhausted"), "2");
+        assert_eq!(figure("exhausted"), "1");
         assert!(figure("timed out").starts_with("1"), "{}", ran.stdout);
         assert_eq!(figure("not at full level"), "100.0 % (1 of 1 swarm calls)");
         assert_eq!(figure("levels"), "1 degraded");
@@ -35,6 +35,11 @@ fn the_figures_are_told_in_80_columns() {
         assert_eq!(figure("sentiment"), "1");
         assert!(ran.stdout.contains("closed -> open"), "{}", ran.stdout);
         assert!(figure("gpt ").starts_with("open "), "{}", ran.stdout);
+        assert!(
+            figure("research/small ").contains("closed       0      4         0"),
+            "{}",
+            ran.stdout
+        );
         assert!(figure("timeout ").starts_with('1'), "{}", ran.stdout);
         let agents = ran.stdout.split("\nAgents\n").nth(1).unwrap();
         assert!(agents.contains("\n  research") && agents.contains("\n  slow"), "{agents}");

@@ -3,10 +3,7 @@
 mod document;
 mod report;
 
-use std::{
-    io::{self, IsTerminal as _},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
 use buttress_langfuse::{
     LangfuseClient, Observation, Statistics,
@@ -64,11 +61,8 @@ pub(crate) fn print(counted: &Counted, args: &StatsArgs, color: Color) -> Result
 /// Connects to Langfuse, and tells why it is waited for.
 pub(crate) fn client() -> Result<LangfuseClient, ClientError> {
     let client = LangfuseClient::from_env()?;
-    Ok(client.on_wait(|why| {
-        if io::stderr().is_terminal() {
-            terminal::tell(&format!("\r{why}"));
-        }
-    }))
+    let progress = Progress::new();
+    Ok(client.on_wait(move |why| progress.show(why)))
 }
 
 fn period(args: &StatsArgs) -> Result<(SystemTime, SystemTime), Problem> {

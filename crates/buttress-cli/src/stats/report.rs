@@ -14,6 +14,8 @@ use crate::{
 
 /// What stands where a figure has nothing to be made of.
 const NO_DATA: &str = "no data";
+/// The states that have a column of their own.
+const STATES: [&str; 3] = ["closed", "open", "half_open"];
 /// Where the values of a section stand.
 const VALUES: usize = 26;
 
@@ -139,28 +141,51 @@ impl Report {
         let mut table = Table::new([
             ("CIRCUIT", Side::Text),
             ("STATE", Side::Left),
-            ("CLOSED", Side::Right),
-            ("OPEN", Side::Right),
-            ("HALF OPEN", Side::Right),
             ("OPENED", Side::Right),
+            ("CALLS", Side::Right),
             ("REJECTED", Side::Right),
         ]);
         for (name, circuit) in &figures.circuits {
-            let time_in = |state: &str| {
-                circuit.time_in.get(state).map_or_else(|| "-".to_owned(), |time| span(*time))
-            };
             table.row([
                 name.clone(),
                 circuit.state.clone().unwrap_or_else(|| "-".to_owned()),
-                time_in("closed"),
-                time_in("open"),
-                time_in("half_open"),
                 whole(circuit.opened()),
-                format!("{} of {}", whole(circuit.rejected), whole(circuit.calls)),
+                whole(circuit.calls),
+                whole(circuit.rejected),
             ]);
         }
         self.table(&table);
+        self.times(figures.circuits.iter());
         self.transitions(figures.circuits.iter());
+    }
+
+    /// Tells for how long circuits were in each state; those that were in no other than closed
+    /// are left out.
+    fn times<'a>(&mut self, circuits: impl Iterator<Item = (&'a String, &'a CircuitFigures)>) {
+        let mut table = Table::new([
+            ("CIRCUIT", Side::Text),
+            ("CLOSED", Side::Right),
+            ("OPEN", Side::Right),
+            ("HALF OPEN", Side::Right),
+            ("OTHER", Side::Right),
+        ]);
+        let mut is_empty = true;
+        for (name, circuit) in circuits {
+            if circuit.time_in.keys().all(|state| state == "closed") {
+                continue;
+            }
+            let time_in = |state: &str| circuit.time_in.get(state).map(|time| span(*time));
+            let others = circuit.time_in.iter().filter(|(state, _)| !STATES.contains(&&state[..]));
+            let other = others.map(|(_, time)| *time).reduce(|one, other| one + other).map(span);
+            let times = STATES.map(time_in).into_iter().chain([other]);
+            let times = times.map(|time| time.unwrap_or_else(|| "-".to_owned()));
+            table.row([name.clone()].into_iter().chain(times));
+            is_empty = false;
+        }
+        if !is_empty {
+            self.text.push('\n');
+            self.table(&table);
+        }
     }
 
     fn transitions<'a>(
@@ -307,7 +332,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }
-        assert!(!text.contains("NaN"), "{text}");
+        assert!(!text.contains("NaN") && !text.contains(" -0"), "{text}");
     }
 
     #[test]
