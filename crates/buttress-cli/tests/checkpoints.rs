@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -297,6 +298,30 @@ fn a_database_is_read_while_a_service_writes_to_it() {
         stop.send_replace(true);
         assert!(writing.await.unwrap() > 0);
     });
+}
+
+#[test]
+fn a_database_is_read_while_somebody_holds_its_lock() {
+    let stores = Stores::filled();
+    let hold = "import sqlite3, sys\n\
+        held = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+        held.execute('BEGIN IMMEDIATE')\n\
+        print('held', flush=True)\n\
+        sys.stdin.read()\n";
+    let mut python = Command::new("python3");
+    python.args(["-c", hold]).arg(stores.path("checkpoints.db"));
+    let mut holder = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    let store = &stores.names()[1];
+    checkpoints(store, &["list"]).code(0);
+    checkpoints(store, &["show", "trades/7"]).code(0);
+    // Writing has to wait, and says so in the end.
+    checkpoints(store, &["delete", "trades/7", "--yes"]).code(1).said("check --store");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    checkpoints(store, &["delete", "trades/7", "--yes"]).code(0);
 }
 
 #[test]

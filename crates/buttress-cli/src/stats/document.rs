@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use buttress_langfuse::statistics::{CircuitFigures, FailureFigures, Figures};
+use buttress_langfuse::statistics::{
+    CallFigures, CircuitFigures, DegradationFigures, FailureFigures, FallbackFigures, Figures,
+    RetryFigures, TimeoutFigures,
+};
 use serde_json::{Map, Value as Json, json};
 
 use super::Counted;
@@ -37,71 +40,76 @@ fn named(agent: &str) -> Json {
 }
 
 fn figures(figures: &Figures) -> Map<String, Json> {
-    let Figures { calls, retry, fallback, timeout, circuits, degradation, failures, .. } = figures;
+    let failures = figures.failures.iter().map(failure);
     let sections = [
-        (
-            "calls",
-            json!({
-                "all": count(calls.all),
-                "answered": count(calls.answered),
-                "failed": count(calls.failed),
-                "rejected": count(calls.rejected),
-                "panicked": count(calls.panicked),
-                "cancelled": count(calls.cancelled),
-                "unfinished": count(calls.unfinished),
-                "availability": calls.availability(),
-            }),
-        ),
-        (
-            "retry",
-            json!({
-                "series": count(retry.series),
-                "first_try": count(retry.first_try),
-                "retried": count(retry.retried),
-                "rescued": count(retry.rescued),
-                "failed": count(retry.failed),
-                "attempts": count(retry.attempts),
-                "success_rate": retry.success_rate(),
-                "average_attempts_needed": retry.average_attempts_needed(),
-                "stops": counts(&retry.stops),
-            }),
-        ),
-        (
-            "fallback",
-            json!({
-                "chains": count(fallback.chains),
-                "primary_failed": count(fallback.primary_failed),
-                "rescued": count(fallback.rescued),
-                "exhausted": count(fallback.exhausted),
-                "rate": fallback.rate(),
-                "levels": counts(&fallback.levels),
-            }),
-        ),
-        (
-            "timeouts",
-            json!({
-                "calls": count(timeout.calls),
-                "timed_out": count(timeout.timed_out),
-                "rate": timeout.rate(),
-            }),
-        ),
-        ("circuits", circuits.iter().map(circuit).collect()),
-        (
-            "degradation",
-            json!({
-                "runs": count(degradation.runs),
-                "full": count(degradation.full),
-                "degraded": count(degradation.degraded),
-                "minimal": count(degradation.minimal),
-                "critical": count(degradation.critical),
-                "rate": degradation.rate(),
-                "average_success_rate": degradation.average_success_rate(),
-                "failed_agents": counts(&degradation.failed_agents),
-            }),
-        ),
-        ("failures", failures.iter().map(failure).collect::<Map<_, _>>().into()),
+        ("calls", calls(&figures.calls)),
+        ("retry", retry(&figures.retry)),
+        ("fallback", fallback(&figures.fallback)),
+        ("timeouts", timeouts(&figures.timeout)),
+        ("circuits", figures.circuits.iter().map(circuit).collect()),
+        ("degradation", degradation(&figures.degradation)),
+        ("failures", failures.collect()),
     ];
     sections.into_iter().map(|(name, section)| (name.to_owned(), section)).collect()
+}
+
+fn calls(calls: &CallFigures) -> Json {
+    json!({
+        "all": count(calls.all),
+        "answered": count(calls.answered),
+        "failed": count(calls.failed),
+        "rejected": count(calls.rejected),
+        "panicked": count(calls.panicked),
+        "cancelled": count(calls.cancelled),
+        "unfinished": count(calls.unfinished),
+        "availability": calls.availability(),
+    })
+}
+
+fn retry(retry: &RetryFigures) -> Json {
+    json!({
+        "series": count(retry.series),
+        "first_try": count(retry.first_try),
+        "retried": count(retry.retried),
+        "rescued": count(retry.rescued),
+        "failed": count(retry.failed),
+        "attempts": count(retry.attempts),
+        "success_rate": retry.success_rate(),
+        "average_attempts_needed": retry.average_attempts_needed(),
+        "stops": counts(&retry.stops),
+    })
+}
+
+fn fallback(fallback: &FallbackFigures) -> Json {
+    json!({
+        "chains": count(fallback.chains),
+        "primary_failed": count(fallback.primary_failed),
+        "rescued": count(fallback.rescued),
+        "exhausted": count(fallback.exhausted),
+        "rate": fallback.rate(),
+        "levels": counts(&fallback.levels),
+    })
+}
+
+fn timeouts(timeout: &TimeoutFigures) -> Json {
+    json!({
+        "calls": count(timeout.calls),
+        "timed_out": count(timeout.timed_out),
+        "rate": timeout.rate(),
+    })
+}
+
+fn degradation(degradation: &DegradationFigures) -> Json {
+    json!({
+        "runs": count(degradation.runs),
+        "full": count(degradation.full),
+        "degraded": count(degradation.degraded),
+        "minimal": count(degradation.minimal),
+        "critical": count(degradation.critical),
+        "rate": degradation.rate(),
+        "average_success_rate": degradation.average_success_rate(),
+        "failed_agents": counts(&degradation.failed_agents),
+    })
 }
 
 fn circuit((name, circuit): (&String, &CircuitFigures)) -> Json {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use buttress_langfuse::statistics::{CircuitFigures, Figures};
+use buttress_langfuse::statistics::{
+    CallFigures, CircuitFigures, DegradationFigures, FallbackFigures, Figures, RetryFigures,
+    TimeoutFigures,
+};
 
 use super::Counted;
 use crate::{
@@ -29,9 +32,14 @@ pub(super) fn of(counted: &Counted, by: Option<By>, color: Color) -> String {
     let statistics = &counted.statistics;
     let mut report = Report { text: String::new(), color };
     report.head(counted);
-    report.total(&statistics.total);
-    report.circuits(&statistics.total);
-    report.failures(&statistics.total);
+    let total = &statistics.total;
+    report.calls(&total.calls);
+    report.retry(&total.retry);
+    report.fallback(&total.fallback);
+    report.timeouts(&total.timeout);
+    report.degradation(&total.degradation);
+    report.circuits(total);
+    report.failures(total);
     if by == Some(By::Agent) {
         report.agents(statistics.by_agent.iter().map(|(agent, of)| (agent.as_str(), of)));
     }
@@ -68,8 +76,7 @@ impl Report {
         self.text.push_str(&table.render(2));
     }
 
-    fn total(&mut self, figures: &Figures) {
-        let Figures { calls, retry, fallback, timeout, degradation, .. } = figures;
+    fn calls(&mut self, calls: &CallFigures) {
         self.section("Calls");
         self.line("availability", &share(calls.availability(), calls.answered, calls.all, "calls"));
         self.line(
@@ -82,6 +89,9 @@ impl Report {
                 ("unfinished", calls.unfinished),
             ]),
         );
+    }
+
+    fn retry(&mut self, retry: &RetryFigures) {
         self.section("Retry");
         let rate = share(retry.success_rate(), retry.rescued, retry.retried, "retried series");
         self.line("success rate", &rate);
@@ -94,6 +104,9 @@ impl Report {
                 ("failed", retry.failed),
             ]),
         );
+    }
+
+    fn fallback(&mut self, fallback: &FallbackFigures) {
         self.section("Fallback");
         let rate = share(fallback.rate(), fallback.rescued, fallback.chains, "chains");
         self.line("fallback rate", &rate);
@@ -105,32 +118,40 @@ impl Report {
             self.line(&name, &whole(*times));
         }
         self.line("exhausted", &value(fallback.exhausted, fallback.chains));
+    }
+
+    fn timeouts(&mut self, timeout: &TimeoutFigures) {
         self.section("Timeouts");
         let rate = share(timeout.rate(), timeout.timed_out, timeout.calls, "calls with a limit");
         self.line("timed out", &rate);
+    }
+
+    fn degradation(&mut self, degradation: &DegradationFigures) {
         self.section("Degradation");
         let runs = degradation.runs;
         let less = degradation.degraded + degradation.minimal + degradation.critical;
         self.line("not at full level", &share(degradation.rate(), less, runs, "swarm calls"));
-        if runs > 0.0 {
-            self.line(
-                "levels",
-                &listed(&[
-                    ("full", degradation.full),
-                    ("degraded", degradation.degraded),
-                    ("minimal", degradation.minimal),
-                    ("critical", degradation.critical),
-                ]),
-            );
-            self.line("agents that succeeded", &percent(degradation.average_success_rate()));
-            let mut table = Table::new([("FAILED AGENT", Side::Text), ("TIMES", Side::Right)]);
-            for (agent, times) in &degradation.failed_agents {
-                table.row([agent.clone(), whole(*times)]);
-            }
-            if !degradation.failed_agents.is_empty() {
-                self.table(&table);
-            }
+        if runs == 0.0 {
+            return;
         }
+        self.line(
+            "levels",
+            &listed(&[
+                ("full", degradation.full),
+                ("degraded", degradation.degraded),
+                ("minimal", degradation.minimal),
+                ("critical", degradation.critical),
+            ]),
+        );
+        self.line("agents that succeeded", &percent(degradation.average_success_rate()));
+        if degradation.failed_agents.is_empty() {
+            return;
+        }
+        let mut table = Table::new([("FAILED AGENT", Side::Text), ("TIMES", Side::Right)]);
+        for (agent, times) in &degradation.failed_agents {
+            table.row([agent.clone(), whole(*times)]);
+        }
+        self.table(&table);
     }
 
     fn circuits(&mut self, figures: &Figures) {
