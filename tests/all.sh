@@ -60,13 +60,15 @@ tests() {
 
 # Lints every crate alone with its smallest set of features, and each of its features alone.
 minimal_features() {
-    local package feature
-    for package in buttress buttress-graph buttress-langfuse buttress-stores; do
+    local package feature target
+    for package in buttress buttress-graph buttress-langfuse buttress-stores buttress-cli; do
         echo "$package, no features"
-        cargo clippy --quiet -p "$package" --lib --no-default-features -- -D warnings || return 1
+        target=--lib
+        [ "$package" = buttress-cli ] && target=--bins
+        cargo clippy --quiet -p "$package" $target --no-default-features -- -D warnings || return 1
         for feature in $(features_of "$package"); do
             echo "$package, $feature"
-            cargo clippy --quiet -p "$package" --lib --no-default-features --features "$feature" \
+            cargo clippy --quiet -p "$package" $target --no-default-features --features "$feature" \
                 -- -D warnings || return 1
         done
     done

@@ -1,12 +1,15 @@
 //! One trace, to be looked at.
 
-use std::{fmt, time::SystemTime};
+use std::{collections::HashMap, fmt, time::SystemTime};
 
 use crate::{
     Level, Observation, attribute, clock, terminal,
     value::{self, from_json},
 };
 use opentelemetry_proto::tonic::trace::v1::Span;
+
+/// How far up is looked for what stands around: there is nothing to be ordered deeper down.
+const DEEPEST: usize = 100;
 
 /// A trace with everything in it.
 #[derive(Clone, PartialEq)]
@@ -27,7 +30,10 @@ impl Trace {
     #[must_use]
     pub fn new(observations: Vec<Observation>) -> Option<Self> {
         let mut observations = Observation::distinct(observations);
-        observations.sort_by_key(order);
+        let depths = depths(&observations);
+        observations.sort_by_cached_key(|one| {
+            (one.start, depths.get(&one.id).copied().unwrap_or_default(), number(one))
+        });
         let first = observations.first()?;
         let root = observations.iter().find(|one| one.is_root).unwrap_or(first);
         let named = observations.iter().find_map(|one| one.trace_name.clone());
@@ -64,11 +70,23 @@ impl fmt::Debug for Trace {
     }
 }
 
-/// Returns what observations are ordered by: times are of milliseconds, in which an agent may have
-/// been asked twice.
-fn order(one: &Observation) -> (SystemTime, u64) {
-    let number = one.count("attempt").or_else(|| one.count("agent_index"));
-    (one.start, number.unwrap_or_default())
+/// Returns how many stand around each observation: times are of milliseconds, in which one may have
+/// begun in another.
+fn depths(observations: &[Observation]) -> HashMap<String, usize> {
+    let parents: HashMap<&str, &str> = observations
+        .iter()
+        .filter_map(|one| Some((one.id.as_str(), one.parent_id.as_deref()?)))
+        .collect();
+    let depth = |id: &str| {
+        let around = std::iter::successors(Some(id), |id| parents.get(id).copied());
+        around.take(DEEPEST).count()
+    };
+    observations.iter().map(|one| (one.id.clone(), depth(&one.id))).collect()
+}
+
+/// Returns which of several side by side it is.
+fn number(one: &Observation) -> u64 {
+    one.count("attempt").or_else(|| one.count("agent_index")).unwrap_or_default()
 }
 
 /// Turns an observation back into the span that it was sent as, as far as it is drawn.

@@ -92,7 +92,8 @@ impl CircuitFigures {
     #[must_use]
     pub fn opened(&self) -> f64 {
         let to_open = self.transitions.iter().filter(|(name, _)| name.ends_with("-> open"));
-        to_open.map(|(_, times)| times).sum()
+        // A sum of nothing would be minus zero.
+        to_open.fold(0.0, |sum, (_, times)| sum + times)
     }
 
     /// Counts a sign; they come in their order.

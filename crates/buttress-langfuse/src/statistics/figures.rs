@@ -69,7 +69,7 @@ pub struct RetryFigures {
     pub stops: BTreeMap<String, f64>,
 }
 
-/// Chains of agents.
+/// Chains of agents; one that has no fallback is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FallbackFigures {
@@ -243,6 +243,10 @@ impl FallbackFigures {
     }
 
     fn count(&mut self, one: &Observation, weight: f64) {
+        // An agent without fallbacks stands in a chain of one.
+        if one.count("total_agents") == Some(1) {
+            return;
+        }
         self.chains += weight;
         if one.boolean("primary_failed") == Some(true) {
             self.primary_failed += weight;

@@ -11,7 +11,7 @@
 //! - **retry success**: of series with more than one attempt, those that ended in success. A
 //!   success at the first attempt is no success of the retry.
 //! - **attempts needed**: attempts of the series that a retry rescued, on average.
-//! - **fallback rate**: chains that a fallback answered, by all chains.
+//! - **fallback rate**: chains that a fallback answered, by all chains that have one.
 //! - **time in a state**: from the first to the last sign of a circuit in what was read. Circuits
 //!   of one name in several processes are taken for one.
 //!

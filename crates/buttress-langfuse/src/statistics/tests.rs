@@ -84,6 +84,8 @@ fn fallbacks_are_counted_by_who_answered() {
             json!({"outcome": "failure", "fallback_succeeded": false, "primary_failed": true}),
         ),
         chain("e", json!({"outcome": "cancelled"})),
+        // It has nobody to fall back to.
+        chain("f", json!({"outcome": "failure", "total_agents": 1})),
     ])
     .fallback;
     assert_eq!((fallback.chains, fallback.rescued, fallback.exhausted), (5.0, 2.0, 1.0));
