@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -49,14 +49,19 @@ const WHOLE: &str = "state";
 type Fields = Map<String, Value>;
 
 /// Applies the updates of one superstep, in their order, each with the node that it is from.
-pub(crate) fn merge<S: State>(
-    state: &mut S,
-    mut updates: Vec<(&str, S::Update)>,
+pub(crate) fn merge<'a, S: State>(
+    state: &mut Arc<S>,
+    updates: impl IntoIterator<Item = (&'a str, S::Update)>,
 ) -> Result<(), GraphError> {
-    if updates.len() > 1 {
-        *state = merge_branches(state, &updates)?;
-    } else if let Some((_, update)) = updates.pop() {
-        state.apply(update);
+    let mut updates = updates.into_iter();
+    match (updates.next(), updates.next()) {
+        (Some(first), Some(second)) => {
+            let updates: Vec<_> = [first, second].into_iter().chain(updates).collect();
+            *state = Arc::new(merge_branches(&**state, &updates)?);
+        }
+        // No call holds the state any more, so that it is changed where it is.
+        (Some((_, update)), None) => Arc::make_mut(state).apply(update),
+        (None, _) => {}
     }
     Ok(())
 }

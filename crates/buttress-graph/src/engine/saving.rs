@@ -1,5 +1,7 @@
 //! What a run saves and reads: its record between supersteps, answers within one.
 
+use std::sync::Arc;
+
 use buttress::{
     CheckpointKey, CheckpointStore, StoreError, WorkflowId,
     checkpoint::{Payload, TaskWrite, WriteKind},
@@ -9,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Begin, GRAPH, Run, Saved, Saving};
 use crate::{
-    Command, CompiledGraph, END, Event, GraphError, GraphErrorKind, Interrupt, State, Status,
+    Command, CompiledGraph, Event, GraphError, GraphErrorKind, Interrupt, State, Status,
     events::Listener,
     graph::Durability,
     record::{NodeFailure, Record, Task},
@@ -74,16 +76,11 @@ impl<'a, S: State> Run<'a, S> {
     }
 
     fn first(graph: &CompiledGraph<S>, run: u64, state: S) -> Result<Record<S>, GraphError> {
-        let (edges, branches) = graph.entry();
-        let mut nodes = edges.to_vec();
-        for branch in branches {
-            let chosen = branch.choose(crate::START, &state, Ok(()))?;
-            nodes.extend(chosen.into_iter().map(|(_, to)| to));
-        }
-        nodes.retain(|name| name != END);
-        nodes.sort_by_key(|name| graph.place(name));
-        nodes.dedup();
-        Ok(Record::first(run, state, nodes))
+        let mut nodes = Vec::new();
+        graph.entry().lead(crate::START, &state, Ok(()), &mut nodes)?;
+        let mut record = Record::first(run, Arc::new(state));
+        record.set_next(super::tasks_behind(graph, nodes, Vec::new()));
+        Ok(record)
     }
 
     /// Decides whether a workflow may go on, and writes what that takes.
@@ -172,15 +169,16 @@ impl<'a, S: State> Run<'a, S> {
     /// Saves what a node has answered before the superstep is over.
     pub(super) async fn save_answer(
         &mut self,
-        task: &str,
+        task: &Task<S>,
         command: &Command<S>,
     ) -> Result<(), GraphError> {
         if self.saved.is_none() {
             return Ok(());
         }
+        let task = self.record.id(task).to_string();
         let write = match &command.interrupt {
             Some(question) => {
-                let asked = self.values(task, WriteKind::Interrupt)?.len();
+                let asked = self.values(&task, WriteKind::Interrupt)?.len();
                 let index = u32::try_from(asked).unwrap_or(u32::MAX);
                 TaskWrite::new(task, WriteKind::Interrupt, index, Payload::json(question)?)
             }
@@ -203,7 +201,11 @@ impl<'a, S: State> Run<'a, S> {
     /// Returns what a task has answered before; none where it has to run.
     pub(super) fn answered(&self, task: &Task<S>) -> Result<Option<Answer<S>>, GraphError> {
         let Some(saved) = &self.saved else { return Ok(None) };
-        let own = |kind| move |write: &&TaskWrite| write.task == task.id && write.kind == kind;
+        let id = self.record.id(task).to_string();
+        let own = |kind| {
+            let id = &id;
+            move |write: &&TaskWrite| write.task == *id && write.kind == kind
+        };
         if let Some(write) = saved.writes.iter().find(own(WriteKind::Result)) {
             let command = serde_json::from_slice(&write.value).map_err(GraphError::state)?;
             return Ok(Some(Answer { result: Ok(command), handled: None, span: None }));
@@ -248,9 +250,10 @@ impl<'a, S: State> Run<'a, S> {
         let mut open = Vec::new();
         for (task, answer) in tasks.iter().zip(answers) {
             let Ok(Command { interrupt: Some(value), .. }) = &answer.result else { continue };
-            let asked = self.values(&task.id, WriteKind::Interrupt)?.len();
-            let id = format!("{}#{}", task.id, asked.saturating_sub(1));
-            open.push(Interrupt { id, node: task.node.clone(), value: value.clone() });
+            let id = self.record.id(task).to_string();
+            let asked = self.values(&id, WriteKind::Interrupt)?.len();
+            let id = format!("{id}#{}", asked.saturating_sub(1));
+            open.push(Interrupt { id, node: task.node.to_string(), value: value.clone() });
         }
         Ok(open)
     }
