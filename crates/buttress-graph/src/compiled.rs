@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     pin::Pin,
     sync::{
@@ -41,7 +41,7 @@ struct Inner<S: State> {
     span_name: String,
     nodes: Vec<Compiled<S>>,
     /// Of the nodes, and of the end behind them.
-    places: HashMap<Arc<str>, usize>,
+    places: BTreeMap<Arc<str>, usize>,
     entry: Ways<S>,
     settings: Settings,
     drained: AtomicBool,
@@ -76,7 +76,7 @@ impl<S: State> CompiledGraph<S> {
     pub(crate) fn new(
         name: Arc<str>,
         nodes: Vec<Compiled<S>>,
-        places: HashMap<Arc<str>, usize>,
+        places: BTreeMap<Arc<str>, usize>,
         entry: Ways<S>,
         settings: Settings,
     ) -> Self {

@@ -1,9 +1,4 @@
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use buttress::{BoxStore, CheckpointStore, Failure, checkpoint::WhenUnavailable};
 
@@ -225,7 +220,7 @@ impl<S: State> StateGraph<S> {
         self.check_ways()?;
         // The place behind the last node is the end.
         let names = self.nodes.iter().map(|(name, ..)| Arc::from(&**name)).chain([END.into()]);
-        let places: HashMap<Arc<str>, usize> = names.zip(0..).collect();
+        let places: BTreeMap<Arc<str>, usize> = names.zip(0..).collect();
         let ways = |from: &str| {
             let edges = self.edges.iter().filter(|(source, _)| source == from);
             let branches = self.branches.iter().filter(|(source, _)| source == from);
@@ -346,7 +341,7 @@ impl<S: State> fmt::Debug for StateGraph<S> {
 // ===== impl Branch =====
 
 impl<S> Branch<S, String> {
-    fn to_places(&self, places: &HashMap<Arc<str>, usize>) -> Branch<S> {
+    fn to_places(&self, places: &BTreeMap<Arc<str>, usize>) -> Branch<S> {
         let routes = self.routes.iter().map(|(label, to)| (label.clone(), places[&**to]));
         Branch { router: Arc::clone(&self.router), routes: routes.collect() }
     }

@@ -147,17 +147,51 @@ impl<'a, S: State> Run<'a, S> {
         let mut running = Running::new(tasks.len());
         // What has answered while the store was waited for.
         let mut answered = VecDeque::new();
-        let lease = self.graph.settings().lease;
         loop {
             while running.len() < self.graph.settings().max_parallelism {
                 let unanswered = waiting.find(|place| answers[*place].is_none());
                 let Some(place) = unanswered else { break };
                 running.push(self.call(place, &tasks[place])?);
             }
+            let next = self.next_answer(&mut running, &mut answered).await?;
+            let Some((place, answer)) = next else { break };
+            if self.has_store() {
+                beside(&mut running, &mut answered, self.settle()).await?;
+                if let Ok(command) = &answer.result {
+                    let saved = self.save_answer(&tasks[place], command);
+                    beside(&mut running, &mut answered, saved).await?;
+                }
+            }
+            let (node, step) = (|| tasks[place].node.to_string(), self.record.step + 1);
+            self.listener.tell(|| match &answer.result {
+                Ok(_) => Event::NodeFinished { node: node(), step },
+                Err(error) => Event::NodeFailed { node: node(), error: error.to_string() },
+            });
+            answers[place] = Some(answer);
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Returns whether anything is saved of the run.
+    const fn has_store(&self) -> bool {
+        self.saved.is_some() || self.saving.is_some()
+    }
+
+    /// Waits for an answer; meanwhile a save is finished, or the lease renewed.
+    async fn next_answer(
+        &mut self,
+        running: &mut Running<'_, S>,
+        answered: &mut VecDeque<(usize, Answer<S>)>,
+    ) -> Result<Option<(usize, Answer<S>)>, GraphError> {
+        if !self.has_store() {
+            return Ok(running.next().await);
+        }
+        loop {
             let heartbeat = async {
                 match (&mut self.saving, &self.saved) {
                     (Some(saving), _) => Some(saving.await),
                     (None, Some(saved)) => {
+                        let lease = self.graph.settings().lease;
                         tokio::time::sleep_until(saved.renewed + lease / 3).await;
                         None
                     }
@@ -170,37 +204,17 @@ impl<'a, S: State> Run<'a, S> {
                     None => running.next().await,
                 }
             };
-            let (place, answer) = tokio::select! {
-                next = next => match next {
-                    Some(answer) => answer,
-                    None => break,
-                },
-                saved = heartbeat => {
-                    if let Some(done) = saved {
-                        self.has_saved(done)?;
-                    } else if let Some(saved) = &mut self.saved {
-                        let renewed = saved.renew(self.graph, &self.listener);
-                        beside(&mut running, &mut answered, renewed).await?;
-                    }
-                    continue;
-                }
+            let saved = tokio::select! {
+                next = next => return Ok(next),
+                saved = heartbeat => saved,
             };
-            beside(&mut running, &mut answered, self.settle()).await?;
-            let (node, step) = (|| tasks[place].node.to_string(), self.record.step + 1);
-            match &answer.result {
-                Ok(command) => {
-                    let saved = self.save_answer(&tasks[place], command);
-                    beside(&mut running, &mut answered, saved).await?;
-                    self.listener.tell(|| Event::NodeFinished { node: node(), step });
-                }
-                Err(error) => {
-                    let error = || error.to_string();
-                    self.listener.tell(|| Event::NodeFailed { node: node(), error: error() });
-                }
+            if let Some(done) = saved {
+                self.has_saved(done)?;
+            } else if let Some(saved) = &mut self.saved {
+                let renewed = saved.renew(self.graph, &self.listener);
+                beside(running, answered, renewed).await?;
             }
-            answers[place] = Some(answer);
         }
-        Ok(answers.into_iter().flatten().collect())
     }
 
     /// Calls the node of a task, which has a place in its superstep.
@@ -291,7 +305,7 @@ impl<'a, S: State> Run<'a, S> {
         }
         self.record.step += 1;
         self.record.set_next(tasks_behind(self.graph, nodes, sent));
-        self.save().await
+        if self.has_store() { self.save().await } else { Ok(()) }
     }
 
     fn names(&self, places: &[usize]) -> impl Iterator<Item = &'a str> + Clone {
