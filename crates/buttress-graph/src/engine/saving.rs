@@ -166,25 +166,21 @@ impl<'a, S: State> Run<'a, S> {
         done
     }
 
-    /// Saves what a node has answered before the superstep is over.
-    pub(super) async fn save_answer(
-        &mut self,
+    /// Returns what is saved of a node's answer before the superstep is over.
+    pub(super) fn write_of(
+        &self,
         task: &Task<S>,
         command: &Command<S>,
-    ) -> Result<(), GraphError> {
-        if self.saved.is_none() {
-            return Ok(());
-        }
+    ) -> Result<TaskWrite, GraphError> {
         let task = self.record.id(task).to_string();
-        let write = match &command.interrupt {
+        Ok(match &command.interrupt {
             Some(question) => {
                 let asked = self.values(&task, WriteKind::Interrupt)?.len();
                 let index = u32::try_from(asked).unwrap_or(u32::MAX);
                 TaskWrite::new(task, WriteKind::Interrupt, index, Payload::json(question)?)
             }
             None => TaskWrite::new(task, WriteKind::Result, 0, Payload::json(command)?),
-        };
-        self.write(write).await
+        })
     }
 
     pub(super) async fn write(&mut self, write: TaskWrite) -> Result<(), GraphError> {
