@@ -51,11 +51,21 @@ pub(crate) struct Run<'a, S: State> {
     saved: Option<Saved<S>>,
     /// The save that is on its way beside the nodes that run.
     saving: Option<Saving<S>>,
+    /// What is saved when the run ends; only where that is when it is.
+    unsaved: Option<Unsaved<S>>,
 }
 
 /// A save on its way, which has what is saved. Boxed, since a future of an async function has no
 /// name.
 type Saving<S> = Pin<Box<dyn Future<Output = (Saved<S>, Result<(), GraphError>)> + Send>>;
+
+/// What a run has come to since it was saved last.
+struct Unsaved<S: State> {
+    /// The newest record; none where that is saved, and only writes behind it are not.
+    record: Option<Record<S>>,
+    /// What tasks have written behind it.
+    writes: Vec<TaskWrite>,
+}
 
 /// What is saved of a run.
 struct Saved<S: State> {
@@ -93,6 +103,8 @@ impl<'a, S: State> Run<'a, S> {
             let mut run = Run::begin(graph, id, begin, listener).await?;
             let done = run.drive().await;
             let last = run.settle().await;
+            let done = done.and(last);
+            let last = run.save_at_exit().await;
             let done = done.and(last);
             span.record_step("steps", run.record.step);
             if let Some(saved) = &mut run.saved {
@@ -162,7 +174,7 @@ impl<'a, S: State> Run<'a, S> {
                 calls.beside(self.settle()).await?;
                 if let Some(Answer { result: Ok(command), .. }) = calls.answer(place) {
                     let write = self.write_of(task, command)?;
-                    calls.beside(self.write(write)).await?;
+                    calls.beside(self.write_of_task(write)).await?;
                 }
             }
             if let Some(answer) = calls.answer(place) {
@@ -374,7 +386,7 @@ impl<'a, S: State> Run<'a, S> {
             }
             Err(error) => return error.into(),
         };
-        if let Err(error) = self.write(write).await {
+        if let Err(error) = self.write_of_task(write).await {
             return error;
         }
         GraphError::from(GraphErrorKind::NodeFailed { node: task.node.to_string() })
