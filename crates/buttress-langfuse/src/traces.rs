@@ -743,6 +743,41 @@ mod tests {
         assert_eq!(ended.updates, [KeyValue::new("attempt", 999)]);
     }
 
+    fn held(at: u64) -> Held {
+        let encoded = Encoded::new(|_| ());
+        Held { span: SpanId::from(9), above: None, encoded, is_dispensable: false, at }
+    }
+
+    #[test]
+    fn a_trace_that_takes_long_is_sent_unless_its_caller_does_not_want_it() {
+        let traces = Traces::new();
+        drop(traces.start(started(1, 1, 0)));
+        drop(traces.start(Started { is_unwanted: true, ..started(2, 1, 0) }));
+        for (trace, sent) in [(1, 2), (2, 0)] {
+            let trace = TraceId::from(trace);
+            assert!(traces.hold(trace, held(1)).is_empty());
+            assert_eq!(traces.hold(trace, held(LONG + 2)).len(), sent);
+            assert_eq!(traces.is_unwanted(trace), sent == 0);
+        }
+    }
+
+    #[test]
+    fn the_starts_of_open_spans_know_their_caller_and_what_stands_around_them() {
+        let traces = Traces::new();
+        let scope = Some(Arc::new(Scope::default()));
+        let outermost = Started { sent: false, parent_is_remote: true, scope, ..started(1, 1, 7) };
+        drop(traces.start(outermost));
+        drop(traces.start(Started { at: Some(1), ..started(1, 2, 1) }));
+        let (starts, _) = traces.starts_above(TraceId::from(1), Some(SpanId::from(2)));
+        assert_eq!(starts.len(), 1);
+        assert_eq!((starts[0].parent, starts[0].is_outermost), (SpanId::from(7), true));
+        assert!(starts[0].scope.is_some());
+        let out = traces.goes_out(TraceId::from(1), SpanId::from(1)).unwrap();
+        assert_eq!((out.parent, out.is_sent), (SpanId::from(7), false));
+        let ended = traces.end(TraceId::from(1), SpanId::from(2), Some("span 2"));
+        assert_eq!((ended.parent, ended.went_out), (Some(SpanId::from(7)), false));
+    }
+
     #[test]
     fn the_list_of_ages_does_not_grow_with_traces_that_ended() {
         let traces = Traces::new();

@@ -43,7 +43,8 @@ use super::{
 ///
 /// # Ordering
 ///
-/// It stands outside of every layer that makes spans. Work that goes on after the answer, such as a
+/// It stands outside of every layer that makes spans; with tonic it is a layer of the server, not
+/// of one service, which would lose its name. Work that goes on after the answer, such as a
 /// body that is streamed, is outside of the call: [`InTrace`](crate::InTrace) keeps it in.
 ///
 /// # Cancellation
