@@ -74,7 +74,9 @@ impl Waiting {
         self.spans + self.scores + self.starts == 0
     }
 
-    pub(super) const fn and(self, other: Self) -> Self {
+    /// Returns the sum of both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
         Self {
             spans: self.spans + other.spans,
             scores: self.scores + other.scores,
