@@ -66,7 +66,8 @@ fn child() {
 }
 
 fn ready() {
-    writeln!(std::io::stdout(), "ready").unwrap();
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "ready").unwrap();
 }
 
 /// A call whose first attempt fails and whose second never ends.

@@ -521,6 +521,7 @@ impl Reading {
         Ok((reading, status))
     }
 
+    #[cfg(feature = "client")]
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

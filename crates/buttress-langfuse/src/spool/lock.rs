@@ -2,9 +2,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    io,
-    path::Path,
-    thread,
+    io, thread,
 };
 
 /// The file that is locked.
@@ -35,7 +33,7 @@ pub(super) fn take(lock: &File) -> io::Result<bool> {
 ///
 /// The folder is held for a moment, which whoever takes over waits for.
 #[cfg(feature = "client")]
-pub(super) fn is_taken(folder: &Path) -> io::Result<bool> {
+pub(super) fn is_taken(folder: &std::path::Path) -> io::Result<bool> {
     let lock = match File::open(folder.join(LOCK)) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
