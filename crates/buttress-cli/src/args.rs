@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use buttress::WorkflowId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{checkpoints::CheckpointsArgs, period::Since};
+use crate::{checkpoints::CheckpointsArgs, period::Since, spool::SpoolArgs};
 
 /// What follows the options in `--help` and in the manual.
 const MORE: &str = "\
@@ -15,18 +15,21 @@ Environment:
   LANGFUSE_BASE_URL  Where Langfuse is [default: https://cloud.langfuse.com];
                      LANGFUSE_HOST is its older name
   LANGFUSE_TIMEOUT   How many seconds one request may take, from 30
+  BUTTRESS_SPOOL_DIR Where what is not delivered waits, unless --spool says so
   BUTTRESS_STORE     Where checkpoints are, unless --store says so; a password
                      is not seen by others there
   NO_COLOR, TERM     No colours where NO_COLOR is set or TERM is dumb
 
 Exit codes:
   0  done
-  1  failed: Langfuse or the store is away or refuses, or something unexpected
+  1  failed: Langfuse or the store is away or refuses, not all was delivered, or
+     something unexpected
   2  wrong use: a flag or an argument
-  3  nothing there: no data in the period, no such trace or workflow
-  4  wrong settings: keys, an address, a store that cannot be used";
+  3  nothing there: no data in the period, no such trace or workflow, nothing
+     that waits
+  4  wrong settings: keys, an address, a store or a spool that cannot be used";
 
-/// Looks at what buttress did: statistics, a trace, checkpoints.
+/// Looks at what buttress did: statistics, a trace, what waits on disk, checkpoints.
 #[derive(Debug, Parser)]
 #[command(
     name = "buttress",
@@ -49,11 +52,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Counts what the layers did: retries, fallbacks, breakers, timeouts, failures.
     ///
-    /// Reads the observations of a period from Langfuse. Retry success is of series with more
-    /// than one attempt, availability of all calls; a figure without data says so.
+    /// Reads the observations of a period from Langfuse, or with --spool from disk. Retry success
+    /// is of series with more than one attempt, availability of all calls; a figure without data
+    /// says so.
     Stats(StatsArgs),
     /// Draws a trace as a tree.
     Trace(TraceArgs),
+    /// Tells what waits on disk for Langfuse, and delivers what was left there.
+    Spool(SpoolArgs),
     /// Lists, shows and deletes checkpoints of workflows, in any store.
     Checkpoints(CheckpointsArgs),
     /// Writes completions for a shell to stdout.
@@ -77,9 +83,9 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
     /// From when on: a time ago, such as 24h or "7d 12h", or a point in time, such as
-    /// 2026-11-25 or 2026-11-25T10:00:00Z.
-    #[arg(long, value_name = "TIME", default_value = "24h")]
-    pub(crate) since: Since,
+    /// 2026-11-25 or 2026-11-25T10:00:00Z [default: 24h; with --spool from the first].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Since>,
 
     /// Until when [default: now].
     #[arg(long, value_name = "TIME")]
@@ -92,6 +98,11 @@ pub(crate) struct StatsArgs {
     /// Read one environment only, such as production.
     #[arg(long, value_name = "NAME")]
     pub(crate) environment: Option<String>,
+
+    /// Read what waits in this folder of a spool instead of what Langfuse has; no keys and no
+    /// server are needed.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) spool: Option<PathBuf>,
 
     /// Read at most so many observations, the newest.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
@@ -107,6 +118,10 @@ pub(crate) struct StatsArgs {
 pub(crate) struct TraceArgs {
     /// The id of the trace, or "last" for the one that something began in last.
     pub(crate) id: String,
+
+    /// Look in this folder of a spool, where what is not delivered waits, instead of in Langfuse.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) spool: Option<PathBuf>,
 
     /// Look for the last trace in one environment only.
     #[arg(long, value_name = "NAME")]

@@ -1,4 +1,5 @@
-//! The `buttress` command: what the layers did, one trace, and the checkpoints of workflows.
+//! The `buttress` command: what the layers did, one trace, what waits for Langfuse on disk, and the
+//! checkpoints of workflows.
 
 mod args;
 mod checkpoints;
@@ -7,6 +8,7 @@ mod generate;
 mod log;
 mod period;
 mod problem;
+mod spool;
 mod stats;
 mod table;
 mod terminal;
@@ -42,6 +44,7 @@ fn run(command: Command, color: Color) -> Result<(), Problem> {
     let result = match command {
         Command::Stats(args) => runtime.block_on(stats::run(&args, color)),
         Command::Trace(args) => runtime.block_on(trace::run(&args, color)),
+        Command::Spool(args) => spool::run(&args, color),
         Command::Checkpoints(args) => runtime.block_on(checkpoints::run(args, color)),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { dir } => generate::man(dir.as_deref()),

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, io};
 
 use buttress::{StoreError, StoreErrorKind};
-use buttress_langfuse::client::ClientError;
+use buttress_langfuse::{backlog::BacklogError, client::ClientError};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -56,6 +56,22 @@ impl From<ClientError> for Problem {
             Self::Nothing(sentence)
         } else {
             Self::Failed(sentence)
+        }
+    }
+}
+
+impl From<BacklogError> for Problem {
+    fn from(error: BacklogError) -> Self {
+        if error.is_missing() {
+            return Self::Nothing(format!("{error}: nothing waits"));
+        }
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        let why = source.map(|source| format!(": {source}")).unwrap_or_default();
+        match source.map(io::Error::kind) {
+            Some(io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied) => {
+                Self::Settings(format!("{error}{why}; check --spool or BUTTRESS_SPOOL_DIR"))
+            }
+            _ => Self::Failed(format!("{error}{why}")),
         }
     }
 }

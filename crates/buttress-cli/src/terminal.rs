@@ -43,7 +43,8 @@ impl Progress {
 
     pub(crate) fn show(&self, sentence: &str) {
         if self.is_shown {
-            write!(io::stderr(), "\r\u{1b}[K{}", escaped(sentence)).ok();
+            // What others write there meanwhile stands over it, not behind it.
+            write!(io::stderr(), "\r\u{1b}[K{}\r", escaped(sentence)).ok();
         }
     }
 }

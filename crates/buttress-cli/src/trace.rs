@@ -1,20 +1,48 @@
 //! `buttress trace`.
 
+use std::path::Path;
+
 use buttress_langfuse::{
     LangfuseClient, Observation,
     client::{ObservationQuery, Trace},
 };
 use serde_json::{Value as Json, json};
 
-use crate::{args::TraceArgs, color::Color, period::iso, problem::Problem, stats, terminal, text};
+use crate::{
+    args::TraceArgs, color::Color, period::iso, problem::Problem, spool, stats, terminal, text,
+};
 
 pub(crate) async fn run(args: &TraceArgs, color: Color) -> Result<(), Problem> {
-    let client = stats::client()?;
-    let trace = client.trace(&id(args, &client).await?).await?;
+    let trace = match &args.spool {
+        Some(folder) => spooled(args, folder)?,
+        None => {
+            let client = stats::client()?;
+            client.trace(&id(args, &client).await?).await?
+        }
+    };
     if args.json {
         return terminal::print(&text::json(&document(&trace)));
     }
     terminal::print(&trace.render(color.is_on()))
+}
+
+/// Reads a trace from a spool: what of it waits there.
+fn spooled(args: &TraceArgs, folder: &Path) -> Result<Trace, Problem> {
+    let mut observations = spool::observations(folder)?;
+    let environment = args.environment.as_deref();
+    let mut newest = observations.iter().rev();
+    let last = newest
+        .find(|one| environment.is_none() || one.environment.as_deref() == environment)
+        .map(|one| one.trace_id.clone());
+    let id = if args.id == "last" { last.unwrap_or_default() } else { args.id.trim().to_owned() };
+    observations.retain(|one| one.trace_id == id);
+    Trace::new(observations).ok_or_else(|| {
+        let folder = folder.display();
+        Problem::Nothing(match args.id.as_str() {
+            "last" => format!("no data: no trace waits in {folder}"),
+            id => format!("no trace {id} waits in {folder}"),
+        })
+    })
 }
 
 /// Returns the id that is asked for; that of the last trace is looked up.

@@ -11,7 +11,9 @@ use support::run;
 fn every_shell_has_completions_of_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = run(&["completions", shell], &[]).code(0).stdout;
-        for word in ["stats", "trace", "checkpoints", "history", "since", "store"] {
+        for word in
+            ["stats", "trace", "spool", "replay", "checkpoints", "history", "since", "store"]
+        {
             assert!(script.contains(word), "{word} is missing for {shell}");
         }
     }
@@ -32,7 +34,14 @@ fn bash_reads_its_completions() {
 fn the_manual_names_the_commands_the_variables_and_the_exit_codes() {
     let page = run(&["man"], &[]).code(0).stdout;
     assert!(page.starts_with(".ie \\n(.g") && page.contains(".TH buttress 1"), "{page}");
-    for word in ["buttress\\-stats(1)", "LANGFUSE_BASE_URL", "BUTTRESS_STORE", "Exit codes"] {
+    for word in [
+        "buttress\\-stats(1)",
+        "buttress\\-spool(1)",
+        "LANGFUSE_BASE_URL",
+        "BUTTRESS_STORE",
+        "BUTTRESS_SPOOL_DIR",
+        "Exit codes",
+    ] {
         assert!(page.contains(word), "{word} is not in\n{page}");
     }
 }
@@ -43,7 +52,7 @@ fn a_page_for_each_command_goes_into_a_folder() {
     let into = folder.path().join("man");
     let ran = run(&["man", "--dir", into.to_str().unwrap()], &[]).code(0);
     assert_eq!(ran.stdout, "");
-    for page in ["buttress.1", "buttress-stats.1", "buttress-checkpoints-delete.1"] {
+    for page in ["buttress.1", "buttress-stats.1", "buttress-spool-replay.1"] {
         assert!(fs::read_to_string(into.join(page)).unwrap().contains(".TH"), "{page}");
     }
     let file = folder.path().join("file");

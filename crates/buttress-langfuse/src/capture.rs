@@ -16,7 +16,7 @@ use crate::current::CurrentSpan;
 ///
 /// The span is that of the nearest agent around the call, and where there is none the innermost
 /// span that is sent; so the layer stands around the agent itself, within
-/// [`AgentLayer`](buttress::AgentLayer) or any other layer of buttress. A text is sent as it is,
+/// `AgentLayer` or any other layer of buttress. A text is sent as it is,
 /// anything else as JSON; what cannot be written as JSON is left out. Length and secrets are
 /// bounded by [`max_io_bytes`](crate::LangfuseBuilder::max_io_bytes) and
 /// [`mask`](crate::LangfuseBuilder::mask).

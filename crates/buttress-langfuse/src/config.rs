@@ -357,8 +357,12 @@ impl LangfuseBuilder {
             ));
             return None;
         };
-        let peer = Peer { base_url: self.peer_url(), public_key: self.public_key.clone() };
-        Some(Spool::new(&folder, peer, self.spool_bytes, self.durability))
+        Some(Spool::new(&folder, self.peer(), self.spool_bytes, self.durability))
+    }
+
+    /// Returns whose the spool is.
+    pub(crate) fn peer(&self) -> Peer {
+        Peer { base_url: self.peer_url(), public_key: self.public_key.clone() }
     }
 
     /// Returns the address that tells where spans go from where others do.

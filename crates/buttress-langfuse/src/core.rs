@@ -132,6 +132,10 @@ impl Core {
         self.sink.shutdown(timeout)
     }
 
+    pub(crate) fn recover(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.sink.recover(timeout)
+    }
+
     /// Remembers that nobody is left to shut delivery down again.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);

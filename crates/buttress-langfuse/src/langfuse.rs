@@ -140,6 +140,20 @@ impl Langfuse {
         self.handle.core.flush(timeout)
     }
 
+    /// Waits until what processes before have left in the spool is delivered, or refused for good.
+    ///
+    /// What ended processes left is taken over once, when this handle starts, and is delivered
+    /// without this as well; [`Stats::to_recover`] says how much of it still waits. Of it that
+    /// which cannot be read stays on disk, counts as waiting, and is said on stderr.
+    ///
+    /// # Errors
+    ///
+    /// Fails when some of it still waits after `timeout`, and `Misconfigured` as soon as Langfuse
+    /// answers that keys or address are wrong. Nothing of it is lost: it stays on disk.
+    pub fn recover(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.handle.core.recover(timeout)
+    }
+
     /// Delivers what is left and ends delivery, for every clone of the handle.
     ///
     /// It takes no longer than `timeout`, and answers the same when it is called again. What is

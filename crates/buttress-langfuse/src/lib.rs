@@ -6,7 +6,7 @@
 //!
 //! | feature | adds | further crates | default |
 //! |---|---|---|---|
-//! | `client` | [`LangfuseClient`], which reads what Langfuse has, and [`Statistics`] of it | jiff | |
+//! | `client` | [`LangfuseClient`], which reads what Langfuse has, [`backlog`], which reads what waits on disk, and [`Statistics`] of either | jiff | |
 //! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
 //!
 //! What is of a trace in which something went wrong is written to a spool on disk before the call
@@ -14,6 +14,8 @@
 //!
 //! [`Propagate`] says for whom and what a trace runs, [`spawn`] keeps it in other tasks, and
 //! [`InjectLayer`] and [`ExtractLayer`] in other processes.
+//! returns, and a process that is killed leaves it to the next ([`Durability`]); [`Langfuse::recover`]
+//! waits for what was left.
 
 mod attribute;
 mod capture;
@@ -53,6 +55,8 @@ mod value;
 
 #[cfg(feature = "collector")]
 pub use self::delivery::Collector;
+#[cfg(feature = "client")]
+pub use self::spool::backlog;
 pub use self::{
     capture::{CaptureIo, CaptureIoFuture, CaptureIoLayer},
     config::{ConfigError, LangfuseBuilder, StartError},

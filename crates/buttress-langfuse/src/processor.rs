@@ -59,7 +59,9 @@ impl LangfuseSpanProcessor {
         self.core.flush(timeout).map_err(|error| match error {
             FlushError::TimedOut { .. } => OTelSdkError::Timeout(timeout),
             FlushError::Closed => OTelSdkError::AlreadyShutdown,
-            FlushError::Undelivered { .. } => OTelSdkError::InternalFailure(error.to_string()),
+            FlushError::Undelivered { .. } | FlushError::Misconfigured { .. } => {
+                OTelSdkError::InternalFailure(error.to_string())
+            }
         })
     }
 }

@@ -73,7 +73,7 @@ impl Core {
         }
         match rest {
             None => {
-                let sent = self.traces.hold(trace, held);
+                let sent = self.traces.hold(trace, held, is_wanted);
                 self.send(sent, Class::Uneventful);
             }
             Some(mut all) if is_wanted => {

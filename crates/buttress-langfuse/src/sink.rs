@@ -40,6 +40,16 @@ pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Fails as [`flush`](Self::flush) does.
     fn shutdown(&self, timeout: Duration) -> Result<(), FlushError>;
 
+    /// Waits until what was taken over is delivered; what is kept nowhere is.
+    ///
+    /// # Errors
+    ///
+    /// Fails when something is still here when the time is over, or a person has to change
+    /// something.
+    fn recover(&self, _timeout: Duration) -> Result<(), FlushError> {
+        Ok(())
+    }
+
     /// Returns the counts since the start.
     fn stats(&self) -> Stats;
 }
@@ -68,6 +78,8 @@ pub struct Stats {
     /// Spans of processes that ended before which Langfuse has acknowledged; they count nowhere
     /// else.
     pub recovered: u64,
+    /// Spans and scores of processes that ended before which were taken over and still wait.
+    pub to_recover: u64,
     /// Places of the spool that are damaged, and were passed over.
     pub damaged: u64,
     /// Scores that were taken.
@@ -78,6 +90,8 @@ pub struct Stats {
     pub scores_dropped: u64,
     /// Scores that Langfuse refuses for good.
     pub scores_refused: u64,
+    /// Scores of processes that ended before which Langfuse has acknowledged.
+    pub scores_recovered: u64,
     /// Scores that wait for delivery.
     pub scores_pending: u64,
 }
@@ -100,6 +114,14 @@ pub enum FlushError {
         /// What the last try ended with.
         reason: String,
     },
+    /// Langfuse refuses this program's requests until a person changes something: keys, address,
+    /// plan or version. Only [`Langfuse::recover`](crate::Langfuse::recover) ends with it.
+    Misconfigured {
+        /// Spans and scores that are still waiting.
+        pending: usize,
+        /// What the last try ended with.
+        reason: String,
+    },
     /// Delivery has been shut down.
     Closed,
 }
@@ -110,7 +132,7 @@ impl fmt::Display for FlushError {
             Self::TimedOut { pending } => {
                 write!(f, "time is over with {pending} spans waiting for delivery")
             }
-            Self::Undelivered { pending, reason } => {
+            Self::Undelivered { pending, reason } | Self::Misconfigured { pending, reason } => {
                 write!(f, "{pending} spans are not delivered: {reason}")
             }
             Self::Closed => f.write_str("delivery has been shut down"),

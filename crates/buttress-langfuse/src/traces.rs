@@ -221,16 +221,18 @@ impl Traces {
     /// Holds a span back until its trace is decided; returns what is to be sent at once, for want
     /// of room or because the trace takes long: the whole of its trace, or of the oldest ones.
     #[must_use = "what was held back is to be sent"]
-    pub(crate) fn hold(&self, trace: TraceId, held: Held) -> Vec<Held> {
+    pub(crate) fn hold(&self, trace: TraceId, held: Held, is_wanted: bool) -> Vec<Held> {
         let bytes = held.encoded.0.len();
         let mut shard = self.shard(trace);
-        let Some(known) = shard.traces.get_mut(&trace) else { return vec![held] };
+        let Some(known) = shard.traces.get_mut(&trace) else {
+            return if is_wanted { vec![held] } else { Vec::new() };
+        };
         if known.is_sent || known.eventful {
             return vec![held];
         }
         let is_long =
             known.held.first().is_some_and(|first| held.at - first.at.min(held.at) > LONG)
-                && !known.is_unwanted;
+                && is_wanted;
         known.held.push(held);
         let all = self.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let sent = if is_long {
@@ -755,8 +757,8 @@ mod tests {
         drop(traces.start(Started { is_unwanted: true, ..started(2, 1, 0) }));
         for (trace, sent) in [(1, 2), (2, 0)] {
             let trace = TraceId::from(trace);
-            assert!(traces.hold(trace, held(1)).is_empty());
-            assert_eq!(traces.hold(trace, held(LONG + 2)).len(), sent);
+            assert!(traces.hold(trace, held(1), sent > 0).is_empty());
+            assert_eq!(traces.hold(trace, held(LONG + 2), sent > 0).len(), sent);
             assert_eq!(traces.is_unwanted(trace), sent == 0);
         }
     }

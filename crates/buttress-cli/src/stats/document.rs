@@ -20,6 +20,7 @@ pub(super) fn of(counted: &Counted, by: Option<By>) -> Json {
         "first": statistics.first.map(iso),
         "last": statistics.last.map(iso),
         "truncated": counted.is_cut,
+        "spool": counted.spool.as_ref().map(|folder| folder.display().to_string()),
         "sampled": statistics.is_sampled,
         "total": figures(&statistics.total),
     });

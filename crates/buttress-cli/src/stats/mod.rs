@@ -3,7 +3,10 @@
 mod document;
 mod report;
 
-use std::time::SystemTime;
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use buttress_langfuse::{
     LangfuseClient, Observation, Statistics,
@@ -13,8 +16,9 @@ use buttress_langfuse::{
 use crate::{
     args::StatsArgs,
     color::Color,
-    period::shown,
+    period::{Since, shown},
     problem::Problem,
+    spool,
     terminal::{self, Progress},
     text,
 };
@@ -27,10 +31,19 @@ pub(crate) struct Counted {
     pub(crate) statistics: Statistics,
     /// Whether there are more observations than were read.
     pub(crate) is_cut: bool,
+    /// The spool, where it was not Langfuse that was read.
+    pub(crate) spool: Option<PathBuf>,
 }
+
+/// How far back Langfuse is read, unless something else is asked for.
+const SINCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) async fn run(args: &StatsArgs, color: Color) -> Result<(), Problem> {
     let (since, until) = period(args)?;
+    if let Some(folder) = &args.spool {
+        return print(&spooled(folder, args, since, until)?, args, color);
+    }
+    let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
     let client = client()?;
     let mut query = ObservationQuery::new().from(since).to(until);
     if let Some(environment) = &args.environment {
@@ -38,7 +51,29 @@ pub(crate) async fn run(args: &StatsArgs, color: Color) -> Result<(), Problem> {
     }
     let (observations, is_cut) = read(&client, query, args.limit).await?;
     let statistics = Statistics::of(observations);
-    print(&Counted { since, until, statistics, is_cut }, args, color)
+    print(&Counted { since, until, statistics, is_cut, spool: None }, args, color)
+}
+
+/// Counts what waits in a spool, all of it unless a period is asked for.
+fn spooled(
+    folder: &Path,
+    args: &StatsArgs,
+    since: Option<SystemTime>,
+    until: SystemTime,
+) -> Result<Counted, Problem> {
+    let mut observations = spool::observations(folder)?;
+    observations.retain(|one| {
+        let environment = args.environment.as_deref();
+        since.is_none_or(|since| one.start >= since)
+            && one.start < until
+            && (environment.is_none() || one.environment.as_deref() == environment)
+    });
+    let over = observations.len().saturating_sub(args.limit);
+    observations.drain(..over);
+    let since = since.or_else(|| Some(observations.first()?.start)).unwrap_or(until);
+    let statistics = Statistics::of(observations);
+    let spool = Some(folder.to_owned());
+    Ok(Counted { since, until, statistics, is_cut: over > 0, spool })
 }
 
 /// Prints what was counted; that nothing was is a problem of its own.
@@ -50,12 +85,24 @@ pub(crate) fn print(counted: &Counted, args: &StatsArgs, color: Color) -> Result
         terminal::print(&report::of(counted, args.by, color))?;
     }
     if is_empty {
-        let (since, until) = (shown(counted.since), shown(counted.until));
-        return Err(Problem::Nothing(format!(
-            "no data: no observations of buttress from {since} to {until}; --since reads more"
-        )));
+        return Err(Problem::Nothing(format!("no data: {}", missing(counted, args))));
     }
     Ok(())
+}
+
+/// Says what there is none of.
+fn missing(counted: &Counted, args: &StatsArgs) -> String {
+    let (since, until) = (shown(counted.since), shown(counted.until));
+    let period = format!("from {since} to {until}; --since reads more");
+    match &counted.spool {
+        Some(folder) if args.since.is_none() && args.until.is_none() => {
+            format!("no observations of buttress wait in {}", folder.display())
+        }
+        Some(folder) => {
+            format!("no observations of buttress wait in {} {period}", folder.display())
+        }
+        None => format!("no observations of buttress {period}"),
+    }
 }
 
 /// Connects to Langfuse, and tells why it is waited for.
@@ -65,15 +112,18 @@ pub(crate) fn client() -> Result<LangfuseClient, ClientError> {
     Ok(client.on_wait(move |why| progress.show(why)))
 }
 
-fn period(args: &StatsArgs) -> Result<(SystemTime, SystemTime), Problem> {
+fn period(args: &StatsArgs) -> Result<(Option<SystemTime>, SystemTime), Problem> {
     let now = SystemTime::now();
-    let since = args.since.point(now);
-    let until = args.until.map_or(Some(now), |until| until.point(now));
-    match since.zip(until) {
-        Some((since, until)) if since < until => Ok((since, until)),
-        Some(_) => Err(Problem::Usage("--since must lie before --until".to_owned())),
-        None => Err(Problem::Usage("--since lies before every clock".to_owned())),
+    let before = || Problem::Usage("--since lies before every clock".to_owned());
+    let point = |since: Since| since.point(now).ok_or_else(before);
+    let until = args.until.map_or(Ok(now), point)?;
+    // What Langfuse has is read from some time on; what waits in a spool is all read.
+    let usual = args.spool.is_none().then_some(Since::Ago(SINCE));
+    let since = args.since.or(usual).map(point).transpose()?;
+    if since.is_some_and(|since| since >= until) {
+        return Err(Problem::Usage("--since must lie before --until".to_owned()));
     }
+    Ok((since, until))
 }
 
 /// Reads a list, up to a limit, and says whether there is more.

@@ -13,6 +13,7 @@ use crate::{
     color::Color,
     period::{shown, span},
     table::{Side, Table, WIDTH},
+    text::{cut, escaped},
 };
 
 /// What stands where a figure has nothing to be made of.
@@ -51,6 +52,10 @@ impl Report {
         let (since, until) = (shown(counted.since), shown(counted.until));
         let observations = counted.statistics.observations;
         _ = writeln!(self.text, "from {since} to {until}, {observations} observations");
+        if let Some(folder) = &counted.spool {
+            let line = format!("waiting for delivery in {}", folder.display());
+            _ = writeln!(self.text, "{}", cut(&escaped(&line), WIDTH));
+        }
         if counted.is_cut {
             _ = writeln!(self.text, "there are more: these are the newest; --limit reads more");
         }
@@ -335,7 +340,7 @@ mod tests {
 
     fn counted() -> Counted {
         let (since, until) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
-        Counted { since, until, statistics: Statistics::default(), is_cut: true }
+        Counted { since, until, statistics: Statistics::default(), is_cut: true, spool: None }
     }
 
     #[test]

@@ -106,16 +106,22 @@ pub(crate) fn busy() -> LangfuseServer {
         .base_url(server.base_url())
         .start()
         .unwrap();
-    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
-    tracing::subscriber::with_default(subscriber, || {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        runtime.enable_time().build().unwrap().block_on(calls());
-    });
+    traced(&langfuse, calls());
     langfuse.shutdown(Duration::from_secs(20)).unwrap();
     server
 }
 
-async fn calls() {
+/// Runs something whose spans go to a Langfuse.
+pub(crate) fn traced<T>(langfuse: &Langfuse, future: impl Future<Output = T>) -> T {
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().unwrap().block_on(future)
+    })
+}
+
+/// Makes the calls of [`busy`].
+pub(crate) async fn calls() {
     let breaker = CircuitBreakerLayer::new("gpt").consecutive_failures(3);
     let answers = [
         [Answer::error("reset"), Answer::ok("fine")],

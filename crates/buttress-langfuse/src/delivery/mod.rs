@@ -194,6 +194,10 @@ impl Sink for Delivery {
         result
     }
 
+    fn recover(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.shared.recover(&Countdown::start(timeout))
+    }
+
     fn stats(&self) -> Stats {
         self.shared.stats()
     }

@@ -171,6 +171,7 @@ impl Shared {
                 scores_dropped: scores.dropped,
                 scores_refused: scores.refused,
                 scores_pending: scores.pending,
+                scores_recovered: scores.recovered,
                 ..state.stats
             }
         };
@@ -179,6 +180,7 @@ impl Shared {
             stats.dropped_eventful = counts.dropped_eventful;
             stats.damaged = counts.damaged;
             stats.spooled = spool.unread_of_own();
+            stats.to_recover = spool.to_recover();
         }
         stats
     }
@@ -216,6 +218,35 @@ impl Shared {
                 Some(End::Panicked(error)) => break Err(error.clone()),
                 None if countdown.is_over() => break Err(state.shortfall()),
                 None => state = self.wait(state, countdown),
+            }
+        };
+        state.waiting -= 1;
+        result
+    }
+
+    /// Waits until what was taken over is settled, or a person has to change something.
+    pub(super) fn recover(&self, countdown: &Countdown) -> Result<(), FlushError> {
+        let Some(spool) = &self.spool else { return Ok(()) };
+        let mut state = self.state();
+        self.begin_to_wait(&mut state);
+        let result = loop {
+            let left = spool.to_recover();
+            // What is settled on disk is counted a moment later.
+            let is_under_way = state.under_way.iter().any(Waiting::is_taken_over);
+            if state.has_taken_over && left == 0 && !is_under_way {
+                break Ok(());
+            }
+            let pending = usize::try_from(left).unwrap_or(usize::MAX);
+            // Not by a try from before this wait.
+            let is_misconfigured = state.pause == Pause::Misconfigured && !state.hurry;
+            match (&state.end, state.last_error.clone()) {
+                (Some(End::Closed(_)), _) => break Err(FlushError::Closed),
+                (Some(End::Panicked(error)), _) => break Err(error.clone()),
+                (None, Some(reason)) if is_misconfigured => {
+                    break Err(FlushError::Misconfigured { pending, reason });
+                }
+                (None, _) if countdown.is_over() => break Err(state.shortfall_of(pending)),
+                (None, _) => state = self.wait(state, countdown),
             }
         };
         state.waiting -= 1;
@@ -298,6 +329,8 @@ impl Shared {
     pub(super) async fn run(&self, sender: &Sender) {
         if let Some(spool) = &self.spool {
             spool.take_over();
+            self.state().has_taken_over = true;
+            self.settled.notify_all();
         }
         let mut from_disk = true;
         loop {
@@ -356,10 +389,10 @@ impl Shared {
 
     /// Sends spans and scores; what is refused is split until what is at fault is alone.
     async fn deliver(&self, sender: &Sender, batch: Vec<Waiting>) {
-        if self.spool.is_some() {
-            self.state().under_way.clone_from(&batch);
-        }
         let (scores, spans): (Vec<_>, Vec<_>) = batch.into_iter().partition(Waiting::is_score);
+        if self.spool.is_some() {
+            self.state().under_way = scores.iter().chain(&spans).cloned().collect();
+        }
         let mut batches = vec![scores, spans];
         while let Some(mut batch) = batches.pop() {
             if batch.is_empty() {
@@ -368,6 +401,7 @@ impl Shared {
             let bytes: Vec<Bytes> = batch.iter().map(|one| one.bytes.clone()).collect();
             if batch[0].is_score() {
                 let rest = batch.split_off(sender.fitting(&bytes));
+                self.state().put_off(batch.len(), rest.len());
                 batches.push(rest);
             }
             let bytes = &bytes[..batch.len()];
@@ -392,13 +426,13 @@ impl Shared {
                         self.state().shrink_requests(bytes);
                     }
                     let rest = batch.split_off(batch.len() / 2);
+                    self.state().put_off(batch.len(), rest.len());
                     // The first half goes first, so that order is kept.
                     batches.push(rest);
                     batches.push(batch);
                 }
             }
         }
-        self.state().under_way.clear();
     }
 
     /// Sends one batch; who begins to wait for it ends a pause that the server did not ask for.
@@ -441,9 +475,13 @@ impl Shared {
         }
         let Some(kind) = batch.first().map(|one| one.kind) else { return };
         let own = batch.iter().filter(|one| !one.is_taken_over()).count() as u64;
+        let others = batch.len() as u64 - own;
         let refused = refused as u64;
         let mut state = self.state();
-        state.counts(kind).recovered += batch.len() as u64 - own;
+        // Which of them the server does not say.
+        let refused_of_others = refused.saturating_sub(own).min(others);
+        state.counts(kind).recovered += others - refused_of_others;
+        state.has_arrived(batch.len());
         // After the end nothing is pending but what waits on disk.
         if state.end.is_some() {
             return;
@@ -451,6 +489,8 @@ impl Shared {
         let counts = state.counts(kind);
         counts.pending = counts.pending.saturating_sub(own);
         counts.refused += refused;
+        state.refused_of_others += refused_of_others;
+        let counts = state.counts(kind);
         counts.delivered += own.saturating_sub(refused);
         if refused < batch.len() as u64 {
             state.last_error = None;
@@ -492,6 +532,8 @@ impl Shared {
     /// Notes why delivery pauses after a try.
     pub(super) fn pause(&self, pause: Pause) {
         self.state().pause = pause;
+        // Who waits for what was taken over waits for no person.
+        self.settled.notify_all();
     }
 
     /// Returns how long delivery pauses, where `usual` is what the backoff says.

@@ -14,7 +14,8 @@ const LEAST_REQUEST_BYTES: usize = 4 << 10;
 
 pub(super) struct State {
     pub(super) queue: VecDeque<Waiting>,
-    /// What is on its way to the server, where a spool takes it that ends before the answer.
+    /// What is on its way to the server, where a spool takes it that ends before the answer; what
+    /// is sent next stands last.
     pub(super) under_way: Vec<Waiting>,
     /// Whether that is of more than one span.
     pub(super) is_divisible: bool,
@@ -27,9 +28,13 @@ pub(super) struct State {
     pub(super) scores: Stats,
     /// Of what was accepted, what was given up for want of room on disk.
     pub(super) given_up: u64,
+    /// Of what was refused, what was taken over: it was never accepted.
+    pub(super) refused_of_others: u64,
+    /// Whether the thread has looked for what processes before have left.
+    pub(super) has_taken_over: bool,
     /// How many drops the server was told of.
     pub(super) reported: u64,
-    /// How many threads wait in `flush` and `shutdown`: do not wait for more spans.
+    /// How many threads wait in `flush`, `recover` and `shutdown`: do not wait for more spans.
     pub(super) waiting: usize,
     /// Whether somebody has begun to wait since the last try began.
     pub(super) hurry: bool,
@@ -79,6 +84,8 @@ impl Default for State {
             stats: Stats::default(),
             scores: Stats::default(),
             given_up: 0,
+            refused_of_others: 0,
+            has_taken_over: false,
             reported: 0,
             waiting: 0,
             hurry: false,
@@ -113,6 +120,18 @@ impl State {
         batch
     }
 
+    /// Notes that of what is sent next only the first part is, and the rest after it.
+    pub(super) fn put_off(&mut self, first: usize, rest: usize) {
+        if let Some(at) = self.under_way.len().checked_sub(first + rest) {
+            self.under_way[at..].rotate_left(first);
+        }
+    }
+
+    /// Notes that what was sent last has its answer.
+    pub(super) fn has_arrived(&mut self, sent: usize) {
+        self.under_way.truncate(self.under_way.len().saturating_sub(sent));
+    }
+
     /// Makes requests smaller than one that was too slow.
     pub(super) fn shrink_requests(&mut self, bytes: usize) {
         self.request_bytes = (bytes / 2).clamp(LEAST_REQUEST_BYTES, REQUEST_BYTES);
@@ -135,7 +154,7 @@ impl State {
     pub(super) const fn is_settled(&self, target: u64) -> bool {
         let (spans, scores) = (&self.stats, &self.scores);
         let settled = spans.delivered + spans.refused + scores.delivered + scores.refused;
-        settled + self.given_up >= target
+        settled - self.refused_of_others + self.given_up >= target
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -144,7 +163,11 @@ impl State {
 
     /// Says what is missing when the time is over.
     pub(super) fn shortfall(&self) -> FlushError {
-        let pending = self.pending();
+        self.shortfall_of(self.pending())
+    }
+
+    /// Says what is missing when so much waits.
+    pub(super) fn shortfall_of(&self, pending: usize) -> FlushError {
         match self.last_error.clone() {
             Some(reason) => FlushError::Undelivered { pending, reason },
             None => FlushError::TimedOut { pending },

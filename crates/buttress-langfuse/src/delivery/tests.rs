@@ -1,4 +1,5 @@
 use std::{
+    fs,
     future::Future,
     pin::Pin,
     sync::{atomic::AtomicUsize, atomic::Ordering, mpsc},
@@ -6,11 +7,15 @@ use std::{
 
 use buttress::{Error, TimeoutLayer};
 use http::{Request, Response, StatusCode, header};
+use tempfile::TempDir;
 use tokio::time::Instant;
 use tower::{Layer as _, service_fn};
 
-use super::*;
-use crate::notice::captured;
+use super::{problem::Problem, state::Pause, *};
+use crate::{
+    notice::captured,
+    spool::{Durability, Peer},
+};
 
 /// What a scripted sender does with a batch.
 pub(super) type Script = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer>>> + Send>;
@@ -219,4 +224,83 @@ async fn a_server_that_answers_nothing_is_left_alone_for_a_while() {
     let answer = shared.persist(exchange, Request::new(Bytes::new()), |_| false).await;
     assert!(answer.unwrap_err().is_timeout());
     assert_eq!(start.elapsed().as_secs(), 1);
+}
+
+/// A spool with spans of a process that has ended, and the scripted delivery that takes it over.
+fn recovering(folder: &TempDir, spans: u64) -> Arc<Shared> {
+    let spool = || {
+        let peer = Peer { base_url: "http://lf.example".to_owned(), public_key: None };
+        Spool::new(folder.path(), peer, 1 << 20, Durability::Process)
+    };
+    let before = spool();
+    for id in 0..spans {
+        let span = Encoded::new(|into| {
+            into.bytes(1, &[1; 16]);
+            into.bytes(2, &id.to_be_bytes());
+        });
+        before.append(&[], Waiting::span(span.0), Class::Eventful, true);
+    }
+    drop(before);
+    Arc::new(Shared::new(Limits::default(), "Langfuse", Secrets::default(), Some(spool())))
+}
+
+fn is_left(folder: &TempDir) -> bool {
+    let mut destinations = fs::read_dir(folder.path()).unwrap();
+    destinations.any(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count() > 1)
+}
+
+#[test]
+fn who_recovers_waits_until_what_was_left_is_delivered_or_refused() {
+    let folder = TempDir::new().unwrap();
+    let script: Script = Box::new(|| Box::pin(async { Answer::Taken { refused: 1 } }));
+    let delivery = Delivery::launch(recovering(&folder, 5), Sender::Scripted(script)).unwrap();
+    delivery.recover(PATIENCE).unwrap();
+    let stats = delivery.stats();
+    assert_eq!((stats.recovered, stats.refused, stats.to_recover), (4, 1, 0), "{stats:?}");
+    assert_eq!((stats.accepted, stats.delivered, stats.pending), (0, 0, 0), "{stats:?}");
+    // What was refused of others is none of this process's own.
+    accept(&delivery.shared);
+    assert!(delivery.flush(Duration::ZERO).is_err());
+    delivery.shutdown(PATIENCE).unwrap();
+    assert!(!is_left(&folder));
+    assert_eq!(delivery.recover(PATIENCE), Ok(()));
+}
+
+#[test]
+fn who_recovers_is_told_what_is_left_and_nothing_is_lost() {
+    let folder = TempDir::new().unwrap();
+    let script: Script = Box::new(|| Box::pin(std::future::pending()));
+    let delivery = Delivery::launch(recovering(&folder, 3), Sender::Scripted(script)).unwrap();
+    let error = delivery.recover(Duration::from_millis(50)).unwrap_err();
+    assert_eq!(error, FlushError::TimedOut { pending: 3 });
+    assert_eq!(delivery.stats().to_recover, 3);
+    delivery.shutdown(PATIENCE).unwrap();
+    assert!(is_left(&folder));
+}
+
+#[test]
+fn who_recovers_does_not_wait_for_a_person() {
+    let folder = TempDir::new().unwrap();
+    let shared = recovering(&folder, 2);
+    let refuses = Arc::clone(&shared);
+    let script: Script = Box::new(move || {
+        // As a try that is answered by 401.
+        refuses.begin_try();
+        refuses.say(&Problem::Misconfigured("HTTP 401".to_owned()));
+        refuses.pause(Pause::Misconfigured);
+        Box::pin(std::future::pending())
+    });
+    let delivery = Delivery::launch(shared, Sender::Scripted(script)).unwrap();
+    let error = delivery.recover(PATIENCE).unwrap_err();
+    let FlushError::Misconfigured { pending: 2, reason } = error else { panic!("{error:?}") };
+    assert!(reason.contains("keys") && reason.contains("HTTP 401"), "{reason}");
+    assert!(
+        Delivery::launch(
+            self::shared(),
+            Sender::Scripted(Box::new(|| { Box::pin(std::future::pending()) }))
+        )
+        .unwrap()
+        .recover(PATIENCE)
+        .is_ok()
+    );
 }

@@ -12,7 +12,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,12 +23,11 @@ use bytes::Bytes;
 
 use super::{
     folder,
+    lock::{self, LOCK},
     record::{self, Found, Kind, Reader},
 };
 use crate::encode;
 
-/// The file that is locked.
-const LOCK: &str = "lock";
 /// How the names of segments end, and of what is settled of them.
 const SEGMENT: &str = ".seg";
 const SETTLED: &str = ".settled";
@@ -74,6 +73,8 @@ pub(super) struct Reading {
 pub(super) struct Content {
     pub(super) records: Vec<Read>,
     pub(super) damaged: u64,
+    /// Whether the last of these places is its end, as while something is being written.
+    pub(super) is_torn: bool,
     /// Where the next part begins.
     end: u64,
 }
@@ -97,8 +98,8 @@ pub(super) struct Journal {
     _lock: File,
     streams: [Stream; 2],
     next: u64,
-    /// Of a process that has ended: which of its starts never came to their end.
-    unended: HashSet<u64>,
+    /// Of a process that has ended: which of its starts came to their end, and are not delivered.
+    over: HashSet<u64>,
     /// When that process wrote last.
     last_write: Option<SystemTime>,
 }
@@ -118,6 +119,8 @@ struct Segment {
     bytes: u64,
     /// Records that are not settled.
     left: u32,
+    /// Of them, starts that came to their end.
+    over: u32,
     /// Records that are nowhere else, and have still to be read.
     unread: u32,
 }
@@ -125,7 +128,7 @@ struct Segment {
 // ===== impl Class =====
 
 impl Class {
-    const ALL: [Self; 2] = [Self::Eventful, Self::Uneventful];
+    pub(super) const ALL: [Self; 2] = [Self::Eventful, Self::Uneventful];
 
     const fn prefix(self) -> &'static str {
         match self {
@@ -134,8 +137,12 @@ impl Class {
         }
     }
 
+    fn path(self, folder: &Path, first: u64) -> PathBuf {
+        folder.join(format!("{}{first:020}{SEGMENT}", self.prefix()))
+    }
+
     /// Returns the first number of a segment by its name.
-    fn first_of(self, name: &str) -> Option<u64> {
+    pub(super) fn first_of(self, name: &str) -> Option<u64> {
         name.strip_prefix(self.prefix())?.strip_suffix(SEGMENT)?.parse().ok()
     }
 }
@@ -161,7 +168,7 @@ impl Journal {
             _lock: lock,
             streams: Class::ALL.map(Stream::new),
             next: 1,
-            unended: HashSet::new(),
+            over: HashSet::new(),
             last_write: None,
         })
     }
@@ -174,17 +181,15 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
+        if !lock::take(&lock)? {
+            return Ok(None);
         }
         let mut journal = Self {
             folder: folder.to_owned(),
             _lock: lock,
             streams: Class::ALL.map(Stream::new),
             next: 1,
-            unended: HashSet::new(),
+            over: HashSet::new(),
             last_write: None,
         };
         let damaged = journal.load()?;
@@ -198,46 +203,32 @@ impl Journal {
         for class in Class::ALL {
             let mut open_starts: HashMap<[u8; 8], (u64, u64)> = HashMap::new();
             for first in names.iter().filter_map(|name| class.first_of(name)) {
-                let reading = self.whole(class, first)?;
+                let (reading, status) = Reading::whole(&self.folder, class, first)?;
+                self.last_write = self.last_write.max(status.modified().ok());
                 let content = reading.read()?;
                 damaged += content.damaged;
                 let left = u32::try_from(content.records.len()).unwrap_or(u32::MAX);
                 let bytes = reading.to;
                 let stream = self.stream(class);
-                // One in which nothing is left goes like one that is read.
-                stream.segments.push_back(Segment { first, bytes, left, unread: left });
+                stream.segments.push_back(Segment { first, bytes, left, over: 0, unread: left });
                 for read in content.records {
                     let Some(id) = encode::span_id(&read.payload) else { continue };
-                    match read.kind {
-                        Kind::Start => {
-                            open_starts.insert(id, (first, read.place.number));
-                        }
-                        _ => drop(open_starts.remove(&id)),
+                    let ended = match read.kind {
+                        Kind::Start => open_starts.insert(id, (first, read.place.number)),
+                        _ => open_starts.remove(&id),
+                    };
+                    if let Some((first, number)) = ended {
+                        self.over.insert(number);
+                        self.stream(class).note_over(first);
                     }
                 }
             }
-            self.unended.extend(open_starts.into_values().map(|(_, number)| number));
-            let stream = self.stream(class);
+            let folder = &self.folder;
+            let stream = &mut self.streams[class as usize];
+            stream.remove_empty(folder);
             stream.cursor = (stream.segments.front().map_or(0, |segment| segment.first), 0);
         }
         Ok(damaged)
-    }
-
-    fn whole(&mut self, class: Class, first: u64) -> io::Result<Reading> {
-        let path = self.streams[class as usize].path(&self.folder, first);
-        let status = fs::metadata(&path)?;
-        self.last_write = self.last_write.max(status.modified().ok());
-        let settled = path.with_extension(&SETTLED[1..]);
-        Ok(Reading {
-            class,
-            path,
-            settled,
-            first,
-            from: 0,
-            to: status.len(),
-            most: u64::MAX,
-            unread: 0,
-        })
     }
 
     /// When the process wrote last that had this folder.
@@ -247,7 +238,7 @@ impl Journal {
 
     /// Returns whether a start is one that never came to its end, in a process that is no more.
     pub(super) fn is_unended(&self, number: u64) -> bool {
-        self.unended.contains(&number)
+        !self.over.contains(&number)
     }
 
     /// Writes records to the end, in one piece.
@@ -349,6 +340,10 @@ impl Journal {
                     next = numbers.next();
                 }
                 if !settled.is_empty() {
+                    let over = settled.iter().filter(|number| self.over.remove(*number)).count();
+                    let segment = &mut stream.segments[at];
+                    let over = u32::try_from(over).unwrap_or(u32::MAX);
+                    segment.over = segment.over.saturating_sub(over);
                     result = result.and(stream.settle(folder, at, &settled));
                 }
                 if stream.segments.get(at).is_some_and(|segment| segment.left == 0) {
@@ -380,6 +375,12 @@ impl Journal {
         segments.map(|segment| u64::from(segment.unread)).sum()
     }
 
+    /// Returns how many records wait for delivery.
+    pub(super) fn waiting(&self) -> u64 {
+        let segments = self.streams.iter().flat_map(|stream| &stream.segments);
+        segments.map(|segment| u64::from(segment.left.saturating_sub(segment.over))).sum()
+    }
+
     pub(super) fn has_unread_of(&self, class: Class) -> bool {
         self.streams[class as usize].has_unread()
     }
@@ -406,7 +407,21 @@ impl Stream {
     }
 
     fn path(&self, folder: &Path, first: u64) -> PathBuf {
-        folder.join(format!("{}{first:020}{SEGMENT}", self.class.prefix()))
+        self.class.path(folder, first)
+    }
+
+    /// Notes that a start in a segment came to its end.
+    fn note_over(&mut self, first: u64) {
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.first == first) {
+            segment.over += 1;
+        }
+    }
+
+    /// Removes the segments in which nothing can be read: no reading would come to their end.
+    fn remove_empty(&mut self, folder: &Path) {
+        while let Some(at) = self.segments.iter().position(|segment| segment.left == 0) {
+            self.remove(folder, at);
+        }
     }
 
     fn has_unread(&self) -> bool {
@@ -430,7 +445,8 @@ impl Stream {
             Some(file) => Arc::clone(file),
             None => {
                 let file = Arc::new(folder::append_to(&self.path(folder, first))?);
-                self.segments.push_back(Segment { first, bytes: 0, left: 0, unread: 0 });
+                let segment = Segment { first, bytes: 0, left: 0, over: 0, unread: 0 };
+                self.segments.push_back(segment);
                 Arc::clone(self.open.insert(file))
             }
         };
@@ -495,6 +511,21 @@ impl Stream {
 // ===== impl Reading =====
 
 impl Reading {
+    /// Makes a reading of a whole segment, and tells of its file.
+    pub(super) fn whole(folder: &Path, class: Class, first: u64) -> io::Result<(Self, Metadata)> {
+        let path = class.path(folder, first);
+        let status = fs::metadata(&path)?;
+        let settled = path.with_extension(&SETTLED[1..]);
+        let to = status.len();
+        let reading = Self { class, path, settled, first, from: 0, to, most: u64::MAX, unread: 0 };
+        Ok((reading, status))
+    }
+
+    #[cfg(feature = "client")]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads the records that are not settled.
     pub(super) fn read(&self) -> io::Result<Content> {
         let mut file = File::open(&self.path)?;
@@ -509,6 +540,7 @@ impl Reading {
         while payloads < self.most
             && let Some(found) = reader.next()
         {
+            content.is_torn = matches!(found, Found::Damaged(_));
             match found {
                 Found::Damaged(_) => content.damaged += 1,
                 Found::Record(record) => {

@@ -5,8 +5,11 @@
 //! something went wrong is written before the call returns; the rest only where memory has no room
 //! for it, or delivery ends before it is sent.
 
+#[cfg(feature = "client")]
+pub mod backlog;
 mod folder;
 mod journal;
+mod lock;
 mod record;
 
 use std::{
@@ -265,6 +268,11 @@ impl Spool {
         self.inner().journals[0].as_ref().map_or(0, Journal::unread)
     }
 
+    /// Returns how much of processes that have ended waits for delivery.
+    pub(crate) fn to_recover(&self) -> u64 {
+        self.inner().journals[1..].iter().flatten().map(Journal::waiting).sum()
+    }
+
     // ===== for the thread =====
 
     /// Takes over what processes that have ended left; returns how many there were.
@@ -408,7 +416,7 @@ impl Spool {
 
 impl Peer {
     /// Returns a name for the folder: the host for people, and a hash of all that counts.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let host = self.base_url.split_once("://").map_or(&*self.base_url, |(_, rest)| rest);
         let host = host.split(['/', '?', '#']).next().unwrap_or_default();
         let is_plain = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.');

@@ -276,6 +276,44 @@ fn damage_is_passed_over_and_counted() {
 }
 
 #[test]
+fn a_segment_in_which_nothing_can_be_read_goes_when_it_is_taken_over() {
+    let folder = TempDir::new().unwrap();
+    keep(&spool(&folder), 1);
+    fs::write(&segments(&folder)[0], "no records").unwrap();
+    let second = spool(&folder);
+    assert_eq!((second.take_over(), second.counts().damaged), (0, 1));
+    assert!(segments(&folder).is_empty());
+}
+
+#[test]
+fn what_is_to_be_recovered_is_what_is_delivered() {
+    let folder = TempDir::new().unwrap();
+    let first = spool(&folder);
+    // Two starts, of which one comes to its end.
+    first.append(&[span(1), span(2)], Waiting::span(span(3).0), Class::Eventful, true);
+    append(&first, 2, Class::Eventful, true);
+    append(&first, 4, Class::Uneventful, true);
+    first.append(&[], Waiting::score(Bytes::from_static(b"{}")), Class::Eventful, true);
+    drop(first);
+    let second = spool(&folder);
+    assert_eq!(second.to_recover(), 0);
+    second.take_over();
+    assert_eq!(second.to_recover(), 5);
+    keep(&second, 9);
+    let mut left = 5;
+    loop {
+        let part = second.read(1);
+        if part.is_empty() {
+            break;
+        }
+        second.settle(&part);
+        left -= part.len() as u64;
+        assert_eq!(second.to_recover(), left);
+    }
+    assert_eq!(left, 0);
+}
+
+#[test]
 fn a_spool_that_cannot_be_written_says_so_once_and_hands_the_span_back() {
     let folder = TempDir::new().unwrap();
     let taken = folder.path().join("taken");
