@@ -43,7 +43,7 @@ fn builder(base_url: &str, spool: &Path) -> LangfuseBuilder {
         .retry_backoff(Duration::from_millis(5), Duration::from_millis(50))
 }
 
-/// One call in ten fails, after a retry.
+/// One call in ten fails, after a retry; the others have nothing to tell.
 const fn fails(call: u64) -> bool {
     call % 10 == 3
 }
@@ -54,10 +54,14 @@ fn make_calls(langfuse: &Langfuse, calls: std::ops::Range<u64>, mut after: impl 
     tracing::subscriber::with_default(subscriber, || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for call in calls {
-            let last = if fails(call) { Answer::error("reset") } else { Answer::ok("fine") };
+            let answers = if fails(call) {
+                [Answer::error("reset"), Answer::error("reset")]
+            } else {
+                [Answer::ok("fine"), Answer::ok("fine")]
+            };
             let agent = FaultTolerantAgent::builder(format!("call-{call}"))
                 .retry(RetryLayer::new(2).backoff([Duration::ZERO]))
-                .service(Scripted::new([Answer::error("reset"), last]));
+                .service(Scripted::new(answers));
             let answer = runtime.block_on(agent.invoke("AAPL"));
             assert_eq!(answer.is_err(), fails(call));
             after(call, answer.is_err());
@@ -79,7 +83,7 @@ fn child() {
     });
     // What is left here and of those before, where nothing stands in its way.
     let started = Instant::now();
-    while !segments(Path::new(spool)).is_empty() && started.elapsed() < PATIENCE {
+    while !segments(Path::new(spool)).is_empty() && started.elapsed() < 10 * PATIENCE {
         drop(langfuse.flush(Duration::from_millis(50)));
     }
     langfuse.shutdown(PATIENCE).unwrap();
@@ -174,7 +178,7 @@ fn what_a_killed_process_saw_fail_arrives_with_the_next_one() {
         assert!(trace.len() >= 6, "{trace:?}");
     }
     let stats = langfuse.stats();
-    assert!(stats.recovered >= 50 && stats.accepted == 0, "{stats:?}");
+    assert!(stats.recovered >= 45 && stats.accepted == 0, "{stats:?}");
 }
 
 #[test]

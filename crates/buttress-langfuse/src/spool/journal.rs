@@ -117,6 +117,8 @@ struct Stream {
 struct Segment {
     first: u64,
     bytes: u64,
+    /// How long the list of what is settled of it is.
+    settled_bytes: u64,
     /// Records that are not settled.
     left: u32,
     /// Of them, starts that came to their end.
@@ -209,8 +211,16 @@ impl Journal {
                 damaged += content.damaged;
                 let left = u32::try_from(content.records.len()).unwrap_or(u32::MAX);
                 let bytes = reading.to;
+                let settled_bytes = fs::metadata(&reading.settled).map_or(0, |status| status.len());
                 let stream = self.stream(class);
-                stream.segments.push_back(Segment { first, bytes, left, over: 0, unread: left });
+                stream.segments.push_back(Segment {
+                    first,
+                    bytes,
+                    settled_bytes,
+                    left,
+                    over: 0,
+                    unread: left,
+                });
                 for read in content.records {
                     let Some(id) = encode::span_id(&read.payload) else { continue };
                     let ended = match read.kind {
@@ -366,7 +376,11 @@ impl Journal {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.streams.iter().flat_map(|stream| &stream.segments).map(|segment| segment.bytes).sum()
+        self.streams
+            .iter()
+            .flat_map(|stream| &stream.segments)
+            .map(|segment| segment.bytes + segment.settled_bytes)
+            .sum()
     }
 
     /// Returns how many records wait that are nowhere else.
@@ -445,7 +459,8 @@ impl Stream {
             Some(file) => Arc::clone(file),
             None => {
                 let file = Arc::new(folder::append_to(&self.path(folder, first))?);
-                let segment = Segment { first, bytes: 0, left: 0, over: 0, unread: 0 };
+                let segment =
+                    Segment { first, bytes: 0, settled_bytes: 0, left: 0, over: 0, unread: 0 };
                 self.segments.push_back(segment);
                 Arc::clone(self.open.insert(file))
             }
@@ -493,6 +508,7 @@ impl Stream {
         let path = self.path(folder, first).with_extension(&SETTLED[1..]);
         let mut file = folder::append_to(&path)?;
         file.write_all(&bytes)?;
+        self.segments[at].settled_bytes += bytes.len() as u64;
         // A loss of power would deliver them again.
         file.sync_data()
     }
