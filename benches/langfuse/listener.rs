@@ -83,21 +83,30 @@ impl Listeners {
 // ===== impl Listener =====
 
 impl Listener {
-    /// Listens until what it returns is dropped, and then delivers.
+    /// Listens until what it returns is dropped.
     pub(crate) fn listen(&self) -> Listening {
         let registry = tracing_subscriber::registry();
-        match self.clone() {
-            Self::Nobody => Listening::to(None, || ()),
-            Self::Langfuse(langfuse) => {
-                Listening::to(Some(registry.with(langfuse.layer()).into()), move || {
-                    langfuse.flush(PATIENCE).expect("the server takes every span");
-                })
-            }
+        let dispatch = match self {
+            Self::Nobody => None,
+            Self::Langfuse(langfuse) => Some(registry.with(langfuse.layer()).into()),
             Self::Stock(provider) => {
                 let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("bench"));
-                Listening::to(Some(registry.with(layer).into()), move || {
-                    provider.force_flush().expect("the server takes every span");
-                })
+                Some(registry.with(layer).into())
+            }
+        };
+        let listener = self.clone();
+        Listening::to(dispatch, move || listener.deliver())
+    }
+
+    /// Delivers what is left.
+    pub(crate) fn deliver(&self) {
+        match self {
+            Self::Nobody => {}
+            Self::Langfuse(langfuse) => {
+                langfuse.flush(PATIENCE).expect("the server takes every span");
+            }
+            Self::Stock(provider) => {
+                provider.force_flush().expect("the server takes every span");
             }
         }
     }
