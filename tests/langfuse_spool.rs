@@ -15,7 +15,7 @@ use buttress::{
     FaultTolerantAgent, RetryLayer,
     test_util::{Answer, Scripted},
 };
-use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder};
+use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder, current};
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -28,6 +28,8 @@ const SPOOL_BYTES: u64 = 64 << 20;
 /// What a child is told: where its server and its spool are, from which call on it makes calls,
 /// and up to which.
 const CHILD: &str = "BUTTRESS_TEST_SPOOL";
+/// The same for a child that ends in the middle of a run.
+const OPEN_CHILD: &str = "BUTTRESS_TEST_OPEN";
 
 fn builder(base_url: &str, spool: &Path) -> LangfuseBuilder {
     Langfuse::builder()
@@ -82,6 +84,29 @@ fn child() {
     }
     langfuse.shutdown(PATIENCE).unwrap();
     writeln!(stdout, "done {:?}", langfuse.stats()).unwrap();
+}
+
+/// A call that has failed within a run that goes on; nothing in the test itself.
+#[test]
+fn child_with_an_open_span() {
+    let Ok(told) = std::env::var(OPEN_CHILD) else { return };
+    let (base_url, spool) = told.split_once('\n').unwrap();
+    let langfuse = builder(base_url, Path::new(spool)).start().unwrap();
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        let run = tracing::info_span!(target: "buttress", "graph", otel.name = "graph_trades");
+        let _run = run.entered();
+        current().session("session-7");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let agent = FaultTolerantAgent::builder("research")
+            .retry(RetryLayer::new(1).backoff([Duration::ZERO]))
+            .service(Scripted::new([Answer::error("reset"), Answer::ok("fine")]));
+        runtime.block_on(agent.invoke("AAPL")).unwrap_err();
+        writeln!(std::io::stdout(), "failed").unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
 }
 
 fn spawn(server: &LangfuseServer, spool: &Path, calls: std::ops::Range<u64>) -> Child {
@@ -150,6 +175,30 @@ fn what_a_killed_process_saw_fail_arrives_with_the_next_one() {
     }
     let stats = langfuse.stats();
     assert!(stats.recovered >= 50 && stats.accepted == 0, "{stats:?}");
+}
+
+#[test]
+fn a_run_that_was_under_way_is_told_as_ended_with_its_process() {
+    let (server, spool) = (LangfuseServer::start_blocking(), TempDir::new().unwrap());
+    // Also where the failure itself was delivered before.
+    let told = format!("{}\n{}", server.base_url(), spool.path().display());
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["child_with_an_open_span", "--exact", "--nocapture"]).env(OPEN_CHILD, told);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    assert!(lines(&mut child).any(|line| line == "failed"));
+    server.wait_until_blocking(PATIENCE, |received| received.named("agent_research").count() == 1);
+    assert!(server.named("graph_trades").is_empty());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let langfuse = builder(&server.base_url(), spool.path()).start().unwrap();
+    until_empty(spool.path());
+    langfuse.shutdown(PATIENCE).unwrap();
+    let run = server.named("graph_trades").remove(0);
+    assert_eq!((run.level(), run.status_message()), ("ERROR", Some("process ended")));
+    assert_eq!(run.field("sessionId"), "session-7");
+    let agent = server.named("agent_research").remove(0);
+    assert_eq!((agent.parent_id(), agent.trace_id()), (Some(run.id()), run.trace_id()));
 }
 
 #[test]

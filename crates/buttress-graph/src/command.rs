@@ -73,6 +73,18 @@ impl<S: State> Command<S> {
     }
 }
 
+impl<S: State> Command<S> {
+    pub(crate) const fn goes_by_edges(&self) -> bool {
+        self.goto.is_empty() && self.send.is_empty()
+    }
+
+    /// Returns where it goes instead.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &str> + Clone {
+        let sent = self.send.iter().map(|(node, _)| &**node);
+        self.goto.iter().map(|node| &**node).chain(sent)
+    }
+}
+
 impl<S: State> Default for Command<S> {
     fn default() -> Self {
         Self::new()

@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     pin::Pin,
     sync::{
@@ -18,10 +18,10 @@ use serde_json::Value;
 use tower::Service;
 
 use crate::{
-    Events, GraphError, GraphErrorKind, State, Status,
+    END, Events, GraphError, GraphErrorKind, State, Status,
     engine::{Begin, Run},
     events::Listener,
-    graph::{Branch, Compiled, Settings},
+    graph::{Compiled, Settings, Ways},
     record::Record,
 };
 
@@ -40,8 +40,9 @@ struct Inner<S: State> {
     name: Arc<str>,
     span_name: String,
     nodes: Vec<Compiled<S>>,
-    places: HashMap<Arc<str>, usize>,
-    entry: (Vec<String>, Vec<Branch<S>>),
+    /// Of the nodes, and of the end behind them.
+    places: BTreeMap<Arc<str>, usize>,
+    entry: Ways<S>,
     settings: Settings,
     drained: AtomicBool,
 }
@@ -75,15 +76,15 @@ impl<S: State> CompiledGraph<S> {
     pub(crate) fn new(
         name: Arc<str>,
         nodes: Vec<Compiled<S>>,
-        entry: (Vec<String>, Vec<Branch<S>>),
+        places: BTreeMap<Arc<str>, usize>,
+        entry: Ways<S>,
         settings: Settings,
     ) -> Self {
-        let places = nodes.iter().enumerate().map(|(place, node)| (Arc::clone(&node.name), place));
         Self(Arc::new(Inner {
             span_name: format!("graph_{name}"),
             name,
-            places: places.collect(),
             nodes,
+            places,
             entry,
             settings,
             drained: AtomicBool::new(false),
@@ -195,10 +196,10 @@ impl<S: State> CompiledGraph<S> {
             Ok(Snapshot {
                 sequence: checkpoint.sequence,
                 timestamp: checkpoint.timestamp,
-                state: record.state,
+                state: Arc::unwrap_or_clone(record.state),
                 status: record.status,
                 step: record.step,
-                next: record.next.into_iter().map(|task| task.node).collect(),
+                next: record.next.iter().map(|task| task.node.to_string()).collect(),
             })
         });
         read.collect()
@@ -255,12 +256,17 @@ impl<S: State> CompiledGraph<S> {
         &self.0.nodes
     }
 
-    pub(crate) fn place(&self, node: &str) -> Option<usize> {
-        self.0.places.get(node).copied()
+    /// Returns the place of a node, or of the end.
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
+        self.0.places.get(name).copied()
     }
 
-    pub(crate) fn entry(&self) -> (&[String], &[Branch<S>]) {
-        (&self.0.entry.0, &self.0.entry.1)
+    pub(crate) fn name_at(&self, place: usize) -> &str {
+        self.nodes().get(place).map_or(END, |node| &node.name)
+    }
+
+    pub(crate) fn entry(&self) -> &Ways<S> {
+        &self.0.entry
     }
 }
 

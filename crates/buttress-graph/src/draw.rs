@@ -48,16 +48,13 @@ impl<S: State> CompiledGraph<S> {
 
     /// Returns the ways by the places of their names.
     fn places(&self) -> Vec<(usize, usize, Option<&str>)> {
-        let names = self.names();
-        let place = |name: &str| names.iter().position(|other| *other == name).unwrap_or_default();
         let mut ways = Vec::new();
-        let (edges, branches) = self.entry();
-        let entry = std::iter::once((START, edges, branches));
-        let nodes = self.nodes().iter().map(|node| (&*node.name, &*node.edges, &*node.branches));
-        for (from, edges, branches) in entry.chain(nodes) {
-            ways.extend(edges.iter().map(|to| (place(from), place(to), None)));
-            let routes = branches.iter().flat_map(|branch| &branch.routes);
-            ways.extend(routes.map(|(label, to)| (place(from), place(to), Some(&**label))));
+        let nodes = self.nodes().iter().map(|node| &node.ways);
+        for (from, leads) in std::iter::once(self.entry()).chain(nodes).enumerate() {
+            // START comes before the nodes.
+            ways.extend(leads.edges.iter().map(|to| (from, to + 1, None)));
+            let routes = leads.branches.iter().flat_map(|branch| &branch.routes);
+            ways.extend(routes.map(|(label, to)| (from, to + 1, Some(&**label))));
         }
         ways
     }

@@ -4,7 +4,7 @@ use buttress::{BoxStore, CheckpointStore, Failure, checkpoint::WhenUnavailable};
 
 use crate::{
     CompiledGraph, END, GraphError, IntoNode, Node, NodeOptions, Route, START, State,
-    node::{Handler, NodeService},
+    node::{Guarded, Handler},
 };
 
 /// Builds a graph of nodes and edges.
@@ -23,7 +23,7 @@ pub struct StateGraph<S: State> {
     name: Arc<str>,
     nodes: Vec<(String, Node<S>, NodeOptions<S>)>,
     edges: Vec<(String, String)>,
-    branches: Vec<(String, Branch<S>)>,
+    branches: Vec<(String, Branch<S, String>)>,
     settings: Settings,
 }
 
@@ -37,6 +37,9 @@ pub enum Durability {
     /// While the nodes of the next superstep run: one save at most is on its way, no answer counts
     /// before it is done, and its error ends that superstep. A crash repeats one step more.
     Async,
+    /// When the run ends, in whatever way but a crash, and before its first node: a crash, and a
+    /// future that is dropped, repeat all of it.
+    Exit,
 }
 
 #[derive(Clone)]
@@ -54,12 +57,17 @@ pub(crate) struct Settings {
 /// What decides where to go behind a node.
 pub(crate) type Router<S> = Arc<dyn Fn(&S, Result<(), &Failure>) -> Route + Send + Sync>;
 
-/// The ways that a router chooses from.
-#[derive(Clone)]
-pub(crate) struct Branch<S> {
+/// The ways that a router chooses from: to places, or to names while the graph is built.
+pub(crate) struct Branch<S, T = usize> {
     pub(crate) router: Router<S>,
     /// Label and node.
-    pub(crate) routes: Vec<(String, String)>,
+    pub(crate) routes: Vec<(String, T)>,
+}
+
+/// Where edges and routers lead, by the places of nodes.
+pub(crate) struct Ways<S> {
+    pub(crate) edges: Vec<usize>,
+    pub(crate) branches: Vec<Branch<S>>,
 }
 
 /// A node with all that leads away from it.
@@ -67,11 +75,9 @@ pub(crate) struct Compiled<S: State> {
     pub(crate) name: Arc<str>,
     /// What tracing shows as the span's name: `node_{name}`.
     pub(crate) span_name: String,
-    pub(crate) service: NodeService<S>,
+    pub(crate) service: Arc<dyn Guarded<S>>,
     pub(crate) on_error: Option<Handler<S>>,
-    /// Shared with the calls that are under way.
-    pub(crate) edges: Arc<[String]>,
-    pub(crate) branches: Vec<Branch<S>>,
+    pub(crate) ways: Ways<S>,
 }
 
 // ===== impl StateGraph =====
@@ -215,29 +221,28 @@ impl<S: State> StateGraph<S> {
         self.check_names()?;
         self.check_edges()?;
         self.check_ways()?;
-        let targets = |from: &str| {
-            let own = self.edges.iter().filter(|(source, _)| source == from);
-            own.map(|(_, to)| to.clone()).collect::<Vec<_>>()
+        // The place behind the last node is the end.
+        let names = self.nodes.iter().map(|(name, ..)| Arc::from(&**name)).chain([END.into()]);
+        let places: BTreeMap<Arc<str>, usize> = names.zip(0..).collect();
+        let ways = |from: &str| {
+            let edges = self.edges.iter().filter(|(source, _)| source == from);
+            let branches = self.branches.iter().filter(|(source, _)| source == from);
+            Ways {
+                edges: edges.map(|(_, to)| places[&**to]).collect(),
+                branches: branches.map(|(_, branch)| branch.to_places(&places)).collect(),
+            }
         };
-        let entry = targets(START);
-        let entry_branches = self.branches_of(START);
-        let edges: Vec<_> = self.nodes.iter().map(|(name, ..)| targets(name)).collect();
-        let branches: Vec<_> = self.nodes.iter().map(|(name, ..)| self.branches_of(name)).collect();
-        let nodes = self.nodes.into_iter().zip(edges).zip(branches);
-        let nodes = nodes.map(|(((name, node, options), edges), branches)| Compiled {
+        let entry = ways(START);
+        let of_nodes: Vec<_> = self.nodes.iter().map(|(name, ..)| ways(name)).collect();
+        let nodes = self.nodes.into_iter().zip(of_nodes);
+        let nodes = nodes.map(|((name, node, options), ways)| Compiled {
             span_name: format!("node_{name}"),
             service: node.guarded(&name, &options),
             on_error: options.on_error.clone(),
             name: name.into(),
-            edges: edges.into(),
-            branches,
+            ways,
         });
-        Ok(CompiledGraph::new(self.name, nodes.collect(), (entry, entry_branches), self.settings))
-    }
-
-    fn branches_of(&self, from: &str) -> Vec<Branch<S>> {
-        let own = self.branches.iter().filter(|(source, _)| source == from);
-        own.map(|(_, branch)| branch.clone()).collect()
+        Ok(CompiledGraph::new(self.name, nodes.collect(), places, entry, self.settings))
     }
 
     fn has(&self, node: &str) -> bool {
@@ -333,5 +338,14 @@ impl<S: State> fmt::Debug for StateGraph<S> {
             .field("nodes", &nodes)
             .field("edges", &self.edges)
             .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Branch =====
+
+impl<S> Branch<S, String> {
+    fn to_places(&self, places: &BTreeMap<Arc<str>, usize>) -> Branch<S> {
+        let routes = self.routes.iter().map(|(label, to)| (label.clone(), places[&**to]));
+        Branch { router: Arc::clone(&self.router), routes: routes.collect() }
     }
 }

@@ -71,6 +71,7 @@ mod draw;
 mod engine;
 mod error;
 mod events;
+mod fields;
 mod graph;
 mod node;
 mod record;

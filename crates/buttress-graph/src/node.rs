@@ -20,7 +20,8 @@ use tower::{
 };
 
 use crate::{
-    Command, CompiledGraph, Event, GraphError, GraphErrorKind, IntoCommand, State, events::Listener,
+    Command, CompiledGraph, Event, GraphError, GraphErrorKind, IntoCommand, State,
+    events::Listener, record::TaskId,
 };
 
 /// What a node is called with.
@@ -41,9 +42,19 @@ pub struct NodeRequest<S> {
     pub idempotency_key: String,
     /// The answers to this call's interrupts, the oldest first.
     pub resume: Vec<Value>,
-    /// Counts the attempts, which share it.
-    attempts: Arc<AtomicU32>,
-    listener: Listener<S>,
+}
+
+/// One call of a node, as its attempts share it: only what is called gets a request, and with it a
+/// state of its own.
+#[derive(Debug)]
+pub(crate) struct Call<S> {
+    pub(crate) state: Arc<S>,
+    pub(crate) workflow_id: WorkflowId,
+    pub(crate) task: TaskId,
+    pub(crate) resume: Vec<Value>,
+    pub(crate) listener: Listener<S>,
+    /// How many attempts have begun.
+    pub(crate) attempts: AtomicU32,
 }
 
 /// What stands around a node, as the seed's `wrap_with_fault_tolerance` does.
@@ -58,8 +69,7 @@ pub struct NodeRequest<S> {
 pub struct NodeOptions<S: State> {
     timeout: Option<Duration>,
     max_attempts: usize,
-    /// Makes the retries of a node from its name and `max_attempts`; none where it is tried once.
-    retry: Arc<dyn Fn(&str, usize) -> Option<ErasedRetry<S>> + Send + Sync>,
+    retries: Retries,
     circuit_breaker: Option<CircuitBreakerLayer<AnyError>>,
     pub(crate) on_error: Option<Handler<S>>,
 }
@@ -69,16 +79,36 @@ pub(crate) type Handler<S> = Arc<
     dyn Fn(NodeRequest<S>, Failure) -> BoxFuture<'static, Result<Command<S>, Error>> + Send + Sync,
 >;
 
-/// A node's service. Erased, since the nodes of one graph differ in type.
-pub(crate) type NodeService<S> = BoxCloneSyncService<NodeRequest<S>, Command<S>, Error>;
+/// How a node is tried again.
+#[derive(Clone)]
+enum Retries {
+    /// As often as `max_attempts` says.
+    After(SharedBackoff),
+    /// As the user's own layer says.
+    By(RetryLayer<AnyError, SharedBackoff>),
+}
 
-type ErasedRetry<S> = Box<dyn Fn(NodeService<S>) -> NodeService<S> + Send + Sync>;
+/// Delays, shared and without their type.
+type SharedBackoff = Arc<dyn Backoff + Send + Sync>;
+
+/// A node behind all that stands around it. Erased, since the nodes of one graph differ in type.
+pub(crate) trait Guarded<S: State>: Send + Sync {
+    /// Calls it. The future is boxed, since it has no name.
+    fn call(&self, call: Arc<Call<S>>) -> BoxFuture<'static, Result<Command<S>, Error>>;
+}
 
 /// A node with layers of its own around it; what [`StateGraph::add_node`] takes may be one.
 ///
 /// [`StateGraph::add_node`]: crate::StateGraph::add_node
 #[must_use]
-pub struct Node<S: State>(NodeService<S>);
+pub struct Node<S: State>(Box<dyn Bare<S>>);
+
+/// A node without what the graph puts around it, which is to stand inside of that with its type.
+trait Bare<S: State>: Send + Sync {
+    fn boxed(self: Box<Self>) -> BoxCloneSyncService<NodeRequest<S>, Command<S>, Error>;
+
+    fn guarded(self: Box<Self>, name: &str, options: &NodeOptions<S>) -> Arc<dyn Guarded<S>>;
+}
 
 /// What can be a node: a [`Node`], or an asynchronous function of the state.
 ///
@@ -88,39 +118,31 @@ pub trait IntoNode<S: State, M> {
     fn into_node(self) -> Node<S>;
 }
 
-// ===== impl NodeRequest =====
+// ===== impl Call =====
 
-impl<S> NodeRequest<S> {
-    pub(crate) fn new(
-        state: S,
-        workflow_id: WorkflowId,
-        node: Arc<str>,
-        step: u64,
-        task: &str,
-        resume: Vec<Value>,
-    ) -> Self {
-        let idempotency_key = format!("{workflow_id}/{task}");
-        let attempts = Arc::default();
-        let listener = Listener::NOBODY;
-        let attempt = 1;
-        Self {
-            state,
-            workflow_id,
-            node,
-            step,
+impl<S: State> Call<S> {
+    /// Begins an attempt.
+    fn attempt(&self) -> NodeRequest<S> {
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        let node = &self.task.node;
+        self.listener.tell(|| Event::Attempt { node: node.to_string(), attempt });
+        self.request(attempt)
+    }
+
+    pub(crate) fn request(&self, attempt: u32) -> NodeRequest<S> {
+        NodeRequest {
+            state: S::clone(&self.state),
+            workflow_id: self.workflow_id.clone(),
+            node: Arc::clone(&self.task.node),
+            step: self.task.step,
             attempt,
-            idempotency_key,
-            resume,
-            attempts,
-            listener,
+            idempotency_key: self.task.key(self.workflow_id.as_str()),
+            resume: self.resume.clone(),
         }
     }
-
-    pub(crate) fn listener(mut self, listener: Listener<S>) -> Self {
-        self.listener = listener;
-        self
-    }
 }
+
+// ===== impl NodeRequest =====
 
 impl<S> HasWorkflow for NodeRequest<S> {
     fn workflow_id(&self) -> &WorkflowId {
@@ -152,7 +174,7 @@ impl<S: State> Node<S> {
         T::Future: Send + 'static,
     {
         let service = service.map_response(IntoCommand::into_command).map_err(into_error);
-        Self(BoxCloneSyncService::new(service))
+        Self(Box::new(service))
     }
 
     /// Creates a node of a service of states, such as an agent or another graph.
@@ -209,31 +231,55 @@ impl<S: State> Node<S> {
         <L::Service as Service<NodeRequest<S>>>::Error: Into<BoxError> + 'static,
         <L::Service as Service<NodeRequest<S>>>::Future: Send + 'static,
     {
-        Self::service(layer.layer(self.0))
+        Self::service(layer.layer(self.0.boxed()))
     }
 
     /// Puts everything around the node that the options say.
-    pub(crate) fn guarded(self, name: &str, options: &NodeOptions<S>) -> NodeService<S> {
-        let counted = self.0.map_request(|mut request: NodeRequest<S>| {
-            let attempt = request.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-            request.attempt = attempt;
-            let node = &request.node;
-            request.listener.tell(|| Event::Attempt { node: node.to_string(), attempt });
-            request
-        });
+    pub(crate) fn guarded(self, name: &str, options: &NodeOptions<S>) -> Arc<dyn Guarded<S>> {
+        self.0.guarded(name, options)
+    }
+}
+
+impl<S, T> Bare<S> for T
+where
+    S: State,
+    T: Service<NodeRequest<S>, Response = Command<S>, Error = Error> + Clone,
+    T: Send + Sync + 'static,
+    T::Future: Send + 'static,
+{
+    fn boxed(self: Box<Self>) -> BoxCloneSyncService<NodeRequest<S>, Command<S>, Error> {
+        BoxCloneSyncService::new(*self)
+    }
+
+    fn guarded(self: Box<Self>, name: &str, options: &NodeOptions<S>) -> Arc<dyn Guarded<S>> {
         let breaker = options.circuit_breaker.as_ref().map(|breaker| breaker.renamed(name));
-        let service = (
+        let layers = (
+            option_layer(options.retry_layer().map(|retry| retry.agent_id(name))),
             option_layer(breaker),
             option_layer(options.timeout.map(TimeoutLayer::new)),
             CatchPanicLayer::new(),
         );
-        let service = BoxCloneSyncService::new(service.layer(counted));
-        match (options.retry)(name, options.max_attempts) {
-            Some(around) => around(service),
-            None => service,
-        }
+        let node = (*self).map_request(|call: Arc<Call<S>>| call.attempt());
+        Arc::new(layers.layer(node))
     }
 }
+
+// ===== impl Guarded =====
+
+impl<S, T> Guarded<S> for T
+where
+    S: State,
+    T: Service<Arc<Call<S>>, Response = Command<S>, Error = Error> + Clone,
+    T: Send + Sync + 'static,
+    T::Future: Send,
+{
+    fn call(&self, call: Arc<Call<S>>) -> BoxFuture<'static, Result<Command<S>, Error>> {
+        let mut service = self.clone();
+        Box::pin(async move { service.ready().await?.call(call).await })
+    }
+}
+
+// ===== impl Node =====
 
 impl<S: State> fmt::Debug for Node<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -270,7 +316,7 @@ impl<S: State> NodeOptions<S> {
         Self {
             timeout: Some(Duration::from_secs(300)),
             max_attempts: 3,
-            retry: tries_again(ExponentialBackoff::default()),
+            retries: Retries::After(Arc::new(ExponentialBackoff::default())),
             circuit_breaker: Some(CircuitBreakerLayer::new("node").consecutive_failures(5)),
             on_error: None,
         }
@@ -308,7 +354,7 @@ impl<S: State> NodeOptions<S> {
     where
         B: Backoff + Clone + Send + Sync + 'static,
     {
-        self.retry = tries_again(backoff);
+        self.retries = Retries::After(Arc::new(backoff));
         self
     }
 
@@ -319,7 +365,7 @@ impl<S: State> NodeOptions<S> {
     where
         B: Backoff + Clone + Send + Sync + 'static,
     {
-        self.retry = Arc::new(move |name, _| Some(around(layer.clone().agent_id(name))));
+        self.retries = Retries::By(layer.map_backoff(|backoff| Arc::new(backoff) as SharedBackoff));
         self
     }
 
@@ -357,6 +403,17 @@ impl<S: State> NodeOptions<S> {
     }
 }
 
+impl<S: State> NodeOptions<S> {
+    /// Returns the retries; none where the node is tried once.
+    fn retry_layer(&self) -> Option<RetryLayer<AnyError, SharedBackoff>> {
+        match &self.retries {
+            Retries::After(backoff) => (self.max_attempts > 1)
+                .then(|| RetryLayer::new(self.max_attempts).backoff(Arc::clone(backoff))),
+            Retries::By(layer) => Some(layer.clone()),
+        }
+    }
+}
+
 impl<S: State> Default for NodeOptions<S> {
     fn default() -> Self {
         Self::new()
@@ -370,25 +427,6 @@ impl<S: State> fmt::Debug for NodeOptions<S> {
             .field("max_attempts", &self.max_attempts)
             .finish_non_exhaustive()
     }
-}
-
-fn tries_again<S, B>(backoff: B) -> Arc<dyn Fn(&str, usize) -> Option<ErasedRetry<S>> + Send + Sync>
-where
-    S: State,
-    B: Backoff + Clone + Send + Sync + 'static,
-{
-    Arc::new(move |name, attempts| {
-        let layer = || RetryLayer::new(attempts).agent_id(name).backoff(backoff.clone());
-        (attempts > 1).then(|| around(layer()))
-    })
-}
-
-fn around<S, B>(retry: RetryLayer<AnyError, B>) -> ErasedRetry<S>
-where
-    S: State,
-    B: Backoff + Clone + Send + Sync + 'static,
-{
-    Box::new(move |service| BoxCloneSyncService::new(retry.clone().layer(service)))
 }
 
 /// Returns whether there is nothing to go on with.

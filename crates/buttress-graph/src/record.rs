@@ -1,6 +1,10 @@
 //! What a checkpoint of a graph holds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::{self, Display, Write as _},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +25,8 @@ pub enum Status {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub(crate) struct Record<S: State> {
-    pub(crate) state: S,
+    /// Shared with the calls that are under way.
+    pub(crate) state: Arc<S>,
     pub(crate) status: Status,
     /// Which run of the workflow it is, from 1.
     pub(crate) run: u64,
@@ -32,7 +37,7 @@ pub(crate) struct Record<S: State> {
     /// How often in a row each node was run again.
     pub(crate) retries: BTreeMap<String, u32>,
     /// The last nodes, the newest last.
-    pub(crate) last: VecDeque<String>,
+    pub(crate) last: VecDeque<Arc<str>>,
     /// The failures that routers or handlers have dealt with, the newest last.
     pub(crate) failures: VecDeque<NodeFailure>,
 }
@@ -41,12 +46,24 @@ pub(crate) struct Record<S: State> {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub(crate) struct Task<S: State> {
-    /// The run, the step, the node, and its place among calls of the same node.
-    pub(crate) id: String,
-    pub(crate) node: String,
+    pub(crate) node: Arc<str>,
+    /// The place of the node in the graph; none where it was read from a store.
+    #[serde(skip)]
+    pub(crate) place: Option<usize>,
+    /// Which of the calls of this node in the superstep it is, from 1.
+    pub(crate) count: usize,
     /// The state of its own that it was sent with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) input: Option<S>,
+    pub(crate) input: Option<Arc<S>>,
+}
+
+/// What tells a task from all others of its workflow.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskId {
+    run: u64,
+    pub(crate) step: u64,
+    pub(crate) node: Arc<str>,
+    count: usize,
 }
 
 /// How a node has failed.
@@ -64,9 +81,9 @@ const KEPT: usize = 10;
 // ===== impl Record =====
 
 impl<S: State> Record<S> {
-    /// Creates the record of a run that has not begun.
-    pub(crate) fn first(run: u64, state: S, nodes: impl IntoIterator<Item = String>) -> Self {
-        let mut record = Self {
+    /// Creates the record of a run that has not begun, and has nothing to run yet.
+    pub(crate) const fn first(run: u64, state: Arc<S>) -> Self {
+        Self {
             state,
             status: Status::Running,
             run,
@@ -75,30 +92,29 @@ impl<S: State> Record<S> {
             retries: BTreeMap::new(),
             last: VecDeque::new(),
             failures: VecDeque::new(),
-        };
-        record.set_next(nodes.into_iter().map(|node| (node, None)));
-        record
+        }
     }
 
     /// Sets what runs next.
-    pub(crate) fn set_next(&mut self, nodes: impl IntoIterator<Item = (String, Option<S>)>) {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        let (run, step) = (self.run, self.step + 1);
-        self.next = nodes
-            .into_iter()
-            .map(|(node, input)| {
-                let count = counts.entry(node.clone()).or_default();
-                *count += 1;
-                Task { id: format!("{run}:{step}:{node}:{count}"), node, input }
-            })
-            .collect();
+    pub(crate) fn set_next(&mut self, next: Vec<Task<S>>) {
+        self.next = next;
         if self.next.is_empty() {
             self.status = Status::Finished;
         }
     }
 
-    pub(crate) fn has_run(&mut self, node: &str) {
-        keep(&mut self.last, node.to_owned());
+    /// Returns the id of a task of the next superstep.
+    pub(crate) fn id(&self, task: &Task<S>) -> TaskId {
+        TaskId {
+            run: self.run,
+            step: self.step + 1,
+            node: Arc::clone(&task.node),
+            count: task.count,
+        }
+    }
+
+    pub(crate) fn has_run(&mut self, node: Arc<str>) {
+        keep(&mut self.last, node);
     }
 
     pub(crate) fn has_failed(&mut self, failure: NodeFailure) {
@@ -117,4 +133,37 @@ fn keep<T>(kept: &mut VecDeque<T>, new: T) {
         kept.pop_front();
     }
     kept.push_back(new);
+}
+
+// ===== impl TaskId =====
+
+impl TaskId {
+    /// Returns the idempotency key of its calls.
+    pub(crate) fn key(&self, workflow_id: &str) -> String {
+        // Room for the numbers, in nearly all cases.
+        let mut key = String::with_capacity(workflow_id.len() + self.node.len() + 16);
+        // `{self}` would be as right, and takes twice as long: each call has a key.
+        let Self { run, step, node, count } = self;
+        _ = write!(key, "{workflow_id}/{run}:{step}:{node}:{count}");
+        key
+    }
+}
+
+impl Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { run, step, node, count } = self;
+        write!(f, "{run}:{step}:{node}:{count}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_workflow_and_the_task() {
+        let id = TaskId { run: 2, step: 13, node: "square".into(), count: 100 };
+        assert_eq!(id.to_string(), "2:13:square:100");
+        assert_eq!(id.key("trade/7"), "trade/7/2:13:square:100");
+    }
 }

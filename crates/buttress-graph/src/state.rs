@@ -1,9 +1,8 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
 
-use crate::{GraphError, error::GraphErrorKind};
+use crate::{GraphError, error::GraphErrorKind, fields::Fields};
 
 /// What a graph works on: any serde type, and how an update of a node changes it.
 ///
@@ -43,20 +42,20 @@ pub trait State: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     fn apply(&mut self, update: Self::Update);
 }
 
-/// The name under which a state is known that is no JSON object.
-const WHOLE: &str = "state";
-
-type Fields = Map<String, Value>;
-
 /// Applies the updates of one superstep, in their order, each with the node that it is from.
-pub(crate) fn merge<S: State>(
-    state: &mut S,
-    mut updates: Vec<(&str, S::Update)>,
+pub(crate) fn merge<'a, S: State>(
+    state: &mut Arc<S>,
+    updates: impl IntoIterator<Item = (&'a str, S::Update)>,
 ) -> Result<(), GraphError> {
-    if updates.len() > 1 {
-        *state = merge_branches(state, &updates)?;
-    } else if let Some((_, update)) = updates.pop() {
-        state.apply(update);
+    let mut updates = updates.into_iter();
+    match (updates.next(), updates.next()) {
+        (Some(first), Some(second)) => {
+            let updates: Vec<_> = [first, second].into_iter().chain(updates).collect();
+            *state = Arc::new(merge_branches(&**state, &updates)?);
+        }
+        // No call holds the state any more, so that it is changed where it is.
+        (Some((_, update)), None) => Arc::make_mut(state).apply(update),
+        (None, _) => {}
     }
     Ok(())
 }
@@ -68,35 +67,26 @@ fn merge_branches<S: State>(base: &S, updates: &[(&str, S::Update)]) -> Result<S
     let alone: Vec<Fields> = alone.collect::<Result<_, _>>()?;
     for (field, writers) in written(&before, &alone) {
         if let [writer] = writers[..] {
-            put(&mut merged, &field, alone[writer].get(&field));
+            merged.put(field, alone[writer].get(field));
             continue;
         }
         for pair in writers.windows(2) {
-            if is_lost(base, &field, [pair[0], pair[1]], updates, &alone)? {
+            if is_lost(base, field, [pair[0], pair[1]], updates, &alone)? {
                 let nodes = [updates[pair[0]].0, updates[pair[1]].0].map(str::to_owned);
+                let field = field.to_string();
                 return Err(GraphErrorKind::FieldConflict { field, nodes }.into());
             }
         }
     }
-    let is_object = serde_json::to_value(base).map_err(GraphError::state)?.is_object();
-    let value = match merged.remove(WHOLE) {
-        Some(whole) if !is_object => whole,
-        Some(field) => {
-            put(&mut merged, WHOLE, Some(&field));
-            Value::Object(merged)
-        }
-        None => Value::Object(merged),
-    };
-    serde_json::from_value(value).map_err(GraphError::state)
+    serde_json::from_value(merged.into_json(&before)).map_err(GraphError::state)
 }
 
 /// Returns which fields were changed by which updates.
-fn written(before: &Fields, alone: &[Fields]) -> BTreeMap<String, Vec<usize>> {
-    let mut written: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+fn written<'a>(before: &'a Fields, alone: &'a [Fields]) -> BTreeMap<&'a str, Vec<usize>> {
+    let mut written: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (writer, after) in alone.iter().enumerate() {
-        let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
-        for name in names.filter(|name| before.get(*name) != after.get(*name)) {
-            written.entry(name.clone()).or_default().push(writer);
+        for name in before.changed(after) {
+            written.entry(name).or_default().push(writer);
         }
     }
     written
@@ -124,15 +114,5 @@ fn applied<'a, S: State>(base: &S, updates: impl IntoIterator<Item = &'a S::Upda
 }
 
 fn fields<S: State>(state: &S) -> Result<Fields, GraphError> {
-    match serde_json::to_value(state).map_err(GraphError::state)? {
-        Value::Object(fields) => Ok(fields),
-        whole => Ok(Fields::from_iter([(WHOLE.to_owned(), whole)])),
-    }
-}
-
-fn put(fields: &mut Fields, name: &str, value: Option<&Value>) {
-    match value {
-        Some(value) => drop(fields.insert(name.to_owned(), value.clone())),
-        None => drop(fields.remove(name)),
-    }
+    Fields::of(state).map_err(GraphError::state)
 }

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::TraceId;
+
 use crate::{
     encode::Encoded,
     filter::SpanFilter,
@@ -38,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) journals: bool,
     sink: Arc<dyn Sink>,
     printer: Option<TerminalTree>,
+    /// Whether spans come from a provider of the user's, who may send others elsewhere.
+    shares_provider: AtomicBool,
     /// Whether the last handle was dropped while spans may still come.
     abandoned: AtomicBool,
 }
@@ -58,6 +62,7 @@ impl Core {
             journals: sink.journals(),
             sink,
             printer,
+            shares_provider: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
         });
         let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +94,7 @@ impl Core {
     /// Hands a score on, where its trace is one that is sent.
     pub(crate) fn score(&self, score: &Score<'_>) {
         let is_eventful = self.traces.is_eventful(score.trace);
-        if !(is_eventful || score.tells_of_trouble() || self.sampling.takes(score.trace)) {
+        if !(is_eventful || score.tells_of_trouble() || self.wants(score.trace)) {
             return;
         }
         let span = score.span.and_then(|span| self.traces.nearest_sent(score.trace, span));
@@ -98,6 +103,25 @@ impl Core {
             let class = if is_eventful { Class::Eventful } else { Class::Uneventful };
             self.sink.score(bytes, class);
         }
+    }
+
+    /// Returns whether a trace that is open is sent, as far as is known.
+    pub(crate) fn sends(&self, trace: TraceId) -> bool {
+        self.traces.is_eventful(trace) || self.wants(trace)
+    }
+
+    /// Returns whether a trace is sent though nothing goes wrong in it.
+    fn wants(&self, trace: TraceId) -> bool {
+        self.sampling.takes(trace) && !self.traces.is_unwanted(trace)
+    }
+
+    pub(crate) fn shares_provider(&self) -> bool {
+        self.shares_provider.load(Ordering::Relaxed)
+    }
+
+    /// Notes that spans come from a provider of the user's.
+    pub(crate) fn share_provider(&self) {
+        self.shares_provider.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), FlushError> {

@@ -13,6 +13,7 @@ use crate::{
     core::Core,
     level::Level,
     processor::current_ids,
+    propagation::Scope,
     score::{Score, ScoreValue},
     trace::TraceContext,
     value,
@@ -72,6 +73,15 @@ impl CurrentSpan {
     /// Returns whether the handle is on a span.
     pub(crate) const fn is_there(&self) -> bool {
         self.place.is_some()
+    }
+
+    /// Says of the span what a scope within it says.
+    pub(crate) fn stand_in(&self, scope: &Arc<Scope>) {
+        if let Some(place) = &self.place
+            && let Some(core) = place.core.upgrade()
+        {
+            core.traces.stand_in(place.trace, place.span, scope);
+        }
     }
 
     /// Names the span.

@@ -124,6 +124,7 @@ impl Langfuse {
     /// must keep targets on, as it does by default.
     #[must_use]
     pub fn span_processor(&self) -> LangfuseSpanProcessor {
+        self.handle.core.share_provider();
         LangfuseSpanProcessor::new(self.handle.core.clone(), false)
     }
 

@@ -11,6 +11,9 @@
 //!
 //! What is of a trace in which something went wrong is written to a spool on disk before the call
 //! returns, and a process that is killed leaves it to the next ([`Durability`]).
+//!
+//! [`Propagate`] says for whom and what a trace runs, [`spawn`] keeps it in other tasks, and
+//! [`InjectLayer`] and [`ExtractLayer`] in other processes.
 
 mod attribute;
 mod capture;
@@ -33,6 +36,7 @@ mod notice;
 mod observation;
 mod privacy;
 mod processor;
+mod propagation;
 mod sampling;
 mod score;
 mod sink;
@@ -56,6 +60,10 @@ pub use self::{
     langfuse::Langfuse,
     level::Level,
     processor::LangfuseSpanProcessor,
+    propagation::{
+        Extract, ExtractFuture, ExtractLayer, InTrace, InTraceFuture, Inject, InjectLayer,
+        Propagate, Propagated, inject, spawn, trace_id_from_seed,
+    },
     score::ScoreValue,
     sink::{FlushError, Stats},
     spool::Durability,

@@ -101,7 +101,7 @@ pub(crate) fn map<'a>(
     if let Some(status) = severity.status() {
         into.message(15, &status);
     }
-    into.fixed32(16, flags(span));
+    into.fixed32(16, flags(span, around.parent));
 }
 
 /// Maps a span that is still open.
@@ -174,9 +174,10 @@ impl<'a> Severity<'a> {
     }
 }
 
-fn flags(span: &SpanData) -> u32 {
+fn flags(span: &SpanData, parent: SpanId) -> u32 {
     let known = SpanFlags::ContextHasIsRemoteMask as u32;
-    let remote = if span.parent_span_is_remote { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
+    let is_remote = span.parent_span_is_remote && parent != SpanId::INVALID;
+    let remote = if is_remote { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
     u32::from(span.span_context.trace_flags().to_u8()) | known | remote
 }
 

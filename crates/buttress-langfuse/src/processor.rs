@@ -25,6 +25,7 @@ use crate::{
     layer::{Starting, is_probe},
     level::Level,
     mapping::{Surroundings, map, map_start},
+    propagation::{Scope, is_beginning},
     sampling::Decided,
     sink::FlushError,
     spool::Class,
@@ -105,17 +106,20 @@ impl Core {
         if is_probe(&span.name) {
             return;
         }
+        let trace = span.span_context.trace_id();
+        let begins = is_beginning(trace, span.parent_span_id);
         let held = self.traces.start(Started {
-            trace: span.span_context.trace_id(),
+            trace,
             span: span.span_context.span_id(),
-            parent: span.parent_span_id,
-            parent_is_remote: span.parent_span_is_remote,
+            parent: if begins { SpanId::INVALID } else { span.parent_span_id },
+            parent_is_remote: span.parent_span_is_remote && !begins,
             sent: self.filter.sends(&span.name, &span.attributes),
             name: &span.name,
             is_agent: is_agent(&span.attributes),
             at: self.journals.then(|| clock::nanos(span.start_time)),
             says: said(&span.attributes),
-            scope: context.get::<Arc<TraceContext>>().cloned(),
+            scope: Scope::around(context),
+            is_unwanted: !span.span_context.is_sampled(),
         });
         self.send(held, Class::Uneventful);
     }
@@ -128,18 +132,19 @@ impl Core {
         let parent = context.span();
         let parent = parent.span_context();
         // As the SDK has it: a parent that is not valid is none.
-        let parent_is_valid = parent.is_valid();
+        let has_parent = parent.is_valid() && !is_beginning(span.trace_id(), parent.span_id());
         let held = self.traces.start(Started {
             trace: span.trace_id(),
             span: span.span_id(),
-            parent: if parent_is_valid { parent.span_id() } else { SpanId::INVALID },
-            parent_is_remote: parent_is_valid && parent.is_remote(),
+            parent: if has_parent { parent.span_id() } else { SpanId::INVALID },
+            parent_is_remote: has_parent && parent.is_remote(),
             sent: starting.sent,
             name: &starting.name,
             is_agent: starting.is_agent,
             at: self.journals.then(|| clock::nanos(SystemTime::now())),
             says: starting.says.take(),
-            scope: context.get::<Arc<TraceContext>>().cloned(),
+            scope: Scope::around(context),
+            is_unwanted: !span.is_sampled(),
         });
         self.send(held, Class::Uneventful);
     }
@@ -168,14 +173,17 @@ impl Core {
         // Of what went well a trace counts for those that are not sent.
         let is_share = self.sampling.rate < 1.0 && ended.above.is_none() && !is_eventful;
         let sample_rate = is_share.then_some(self.sampling.rate);
-        let (trace, scope) = (ended.trace.as_deref(), ended.scope.as_deref());
-        let trace = Said { defaults: &self.defaults, by: [trace, scope, says.as_deref()] };
-        let has_parent = span.parent_span_id != SpanId::INVALID;
+        let scope = ended.scope.as_ref().map(|scope| &scope.says);
+        let by = [ended.trace.as_deref(), scope, says.as_deref()];
+        let trace = Said { defaults: &self.defaults, by };
+        let begins = is_beginning(trace_id, span.parent_span_id);
+        let parent = if begins { SpanId::INVALID } else { span.parent_span_id };
+        let parent = ended.parent.unwrap_or(parent);
         let cut_off = ended.above.is_none() && (ended.known || span.parent_span_is_remote);
         let around = Surroundings {
             trace,
-            parent: ended.above.unwrap_or(span.parent_span_id),
-            app_root: has_parent && cut_off,
+            parent,
+            app_root: parent != SpanId::INVALID && cut_off && !ended.is_claimed,
             as_root: self.as_root,
             sample_rate,
             privacy: &self.privacy,
@@ -192,7 +200,7 @@ impl Core {
                 span: span.span_context.span_id(),
                 above: ended.above,
                 encoded: Encoded::new(|into| map(span, draft, around, into)),
-                is_dispensable: ours && is_pattern(&span.name),
+                is_dispensable: ours && is_pattern(&span.name) && !ended.went_out,
                 at: clock::nanos(span.end_time),
             },
             is_eventful,
@@ -207,8 +215,9 @@ impl Core {
     /// end before they do.
     fn starts_above(&self, trace_id: TraceId, above: Option<SpanId>) -> Vec<Encoded> {
         let (starts, trace) = self.traces.starts_above(trace_id, above);
-        let trace = Said { defaults: &self.defaults, by: [trace.as_deref(), None, None] };
         let encode = |start: &Start| {
+            let scope = start.scope.as_ref().map(|scope| &scope.says);
+            let trace = Said { defaults: &self.defaults, by: [trace.as_deref(), scope, None] };
             Encoded::new(|into| map_start(trace_id, start, trace, &self.privacy, into))
         };
         starts.iter().map(encode).collect()

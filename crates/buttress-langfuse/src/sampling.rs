@@ -88,7 +88,8 @@ impl Core {
     /// Decides a trace whose last span is not one that is sent.
     pub(crate) fn finish(&self, trace: TraceId, ended: Ended) {
         let Some(held) = ended.held.filter(|held| !held.is_empty()) else { return };
-        if ended.eventful || ended.is_sent || self.sampling.takes(trace) {
+        let is_wanted = !ended.is_unwanted && self.sampling.takes(trace);
+        if ended.eventful || ended.is_sent || is_wanted {
             let class = if ended.eventful { Class::Eventful } else { Class::Uneventful };
             self.send(if ended.eventful { held } else { compact(held) }, class);
         }

@@ -16,7 +16,7 @@ use std::{
 
 use opentelemetry::{KeyValue, SpanId, TraceId};
 
-use crate::{encode::Encoded, trace::TraceContext};
+use crate::{encode::Encoded, propagation::Scope, trace::TraceContext};
 
 const SHARDS: usize = 16;
 /// How many traces are kept at a time; the oldest are forgotten first.
@@ -57,8 +57,10 @@ pub(crate) struct Started<'a> {
     pub(crate) at: Option<u64>,
     /// What the span says about its trace.
     pub(crate) says: Option<Box<TraceContext>>,
-    /// What the scope around the span says about its traces.
-    pub(crate) scope: Option<Arc<TraceContext>>,
+    /// What is known around the span.
+    pub(crate) scope: Option<Arc<Scope>>,
+    /// Whether a caller in another process has decided that the trace is not wanted.
+    pub(crate) is_unwanted: bool,
 }
 
 /// What is known about a span that ends.
@@ -68,18 +70,27 @@ pub(crate) struct Ended {
     pub(crate) known: bool,
     /// The nearest span above it that is sent.
     pub(crate) above: Option<SpanId>,
+    /// What stands above it: that span, or whatever called this process, or a span that is not
+    /// sent; invalid where nothing does.
+    pub(crate) parent: Option<SpanId>,
+    /// Whether another process has said that the root of the trace is there.
+    pub(crate) is_claimed: bool,
+    /// Whether its context has gone out of the process.
+    pub(crate) went_out: bool,
     /// What was added to the span from outside.
     pub(crate) updates: Vec<KeyValue>,
     /// What is known about the trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
-    /// What the scope around the span says about its traces.
-    pub(crate) scope: Option<Arc<TraceContext>>,
+    /// What is known around the span.
+    pub(crate) scope: Option<Arc<Scope>>,
     /// Whether something failed in the trace before.
     pub(crate) eventful: bool,
     /// Whether a span below it has taken its place, as it was not one that is sent then.
     pub(crate) passed_over: bool,
     /// Whether its trace is sent as it comes.
     pub(crate) is_sent: bool,
+    /// Whether a caller in another process has decided that the trace is not wanted.
+    pub(crate) is_unwanted: bool,
     /// What was held back of the trace, if this was its last span.
     pub(crate) held: Option<Vec<Held>>,
 }
@@ -116,6 +127,7 @@ struct Trace {
     open: usize,
     /// Whether another process began the trace, which then names it.
     joined: bool,
+    is_unwanted: bool,
     eventful: bool,
     /// Whether its spans are sent as they come, though nothing has gone wrong.
     is_sent: bool,
@@ -132,13 +144,29 @@ struct Note {
     parent: Option<SpanId>,
     /// The nearest span above that is sent.
     above: Option<SpanId>,
+    /// The span that called this process, where the outermost span above is its child.
+    beyond: Option<SpanId>,
+    is_claimed: bool,
+    went_out: bool,
     /// Whether a span that is sent began below while this one was not one of them.
     passed_over: bool,
     is_agent: bool,
     updates: Vec<KeyValue>,
-    scope: Option<Arc<TraceContext>>,
+    /// What is known around the span, and so around those below it.
+    scope: Option<Arc<Scope>>,
+    /// What a scope that began within the span says of it alone.
+    stands_in: Option<Arc<Scope>>,
     /// What is written of it before it ends, until it is.
     start: Option<Box<Start>>,
+}
+
+/// What others are told of a span whose context goes out of the process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GoesOut {
+    /// The nearest span that is sent, else what called this process, else the span itself.
+    pub(crate) parent: SpanId,
+    /// Whether it is one that is sent from here.
+    pub(crate) is_sent: bool,
 }
 
 /// A span that is open, as it is written where one below it has failed.
@@ -147,10 +175,11 @@ pub(crate) struct Start {
     pub(crate) span: SpanId,
     /// The nearest span above that is sent, else whatever stands above.
     pub(crate) parent: SpanId,
-    /// Whether nothing above it is sent from this process.
+    /// Whether nothing above it is sent, from this process or by its word from another.
     pub(crate) is_outermost: bool,
     pub(crate) name: String,
     pub(crate) at: u64,
+    pub(crate) scope: Option<Arc<Scope>>,
 }
 
 // ===== impl Traces =====
@@ -200,7 +229,8 @@ impl Traces {
             return vec![held];
         }
         let is_long =
-            known.held.first().is_some_and(|first| held.at - first.at.min(held.at) > LONG);
+            known.held.first().is_some_and(|first| held.at - first.at.min(held.at) > LONG)
+                && !known.is_unwanted;
         known.held.push(held);
         let all = self.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let sent = if is_long {
@@ -260,22 +290,45 @@ impl Traces {
 
     /// Finds the span itself or the nearest one above it that is sent and still open.
     pub(crate) fn nearest_sent(&self, trace: TraceId, span: SpanId) -> Option<SpanId> {
-        let shard = self.shard(trace);
-        let spans = &shard.traces.get(&trace)?.spans;
-        let mut candidate = Some(span);
-        while let Some(span) = candidate {
-            let note = spans.get(&span)?;
-            if note.sent && note.open {
-                return Some(span);
-            }
-            candidate = note.above;
+        nearest_sent(&self.shard(trace).traces.get(&trace)?.spans, span)
+    }
+
+    /// Notes that the context of a span goes out of the process; returns the parent that others
+    /// are told.
+    pub(crate) fn goes_out(&self, trace: TraceId, span: SpanId) -> Option<GoesOut> {
+        let mut shard = self.shard(trace);
+        let spans = &mut shard.traces.get_mut(&trace)?.spans;
+        let beyond = spans.get(&span)?.beyond;
+        let nearest = nearest_sent(spans, span);
+        if let Some(note) = nearest.and_then(|nearest| spans.get_mut(&nearest)) {
+            note.went_out = true;
         }
-        None
+        Some(GoesOut { parent: nearest.or(beyond).unwrap_or(span), is_sent: nearest.is_some() })
+    }
+
+    /// Returns what is known around a span.
+    pub(crate) fn scope(&self, trace: TraceId, span: SpanId) -> Option<Arc<Scope>> {
+        self.shard(trace).traces.get(&trace)?.spans.get(&span)?.scope.clone()
+    }
+
+    /// Says of a span that is open what a scope within it says, which ends before it.
+    pub(crate) fn stand_in(&self, trace: TraceId, span: SpanId, scope: &Arc<Scope>) {
+        if let Some(trace) = self.shard(trace).traces.get_mut(&trace)
+            && let Some(note) = trace.spans.get_mut(&span)
+            && note.open
+        {
+            note.stands_in = Some(scope.clone());
+        }
     }
 
     /// Returns whether something has gone wrong in a trace that is open.
     pub(crate) fn is_eventful(&self, trace: TraceId) -> bool {
         self.shard(trace).traces.get(&trace).is_some_and(|trace| trace.eventful)
+    }
+
+    /// Returns whether a caller in another process has decided that an open trace is not wanted.
+    pub(crate) fn is_unwanted(&self, trace: TraceId) -> bool {
+        self.shard(trace).traces.get(&trace).is_some_and(|trace| trace.is_unwanted)
     }
 
     /// Takes the starts of the open spans above one that have not been taken yet, the outermost
@@ -319,6 +372,18 @@ impl Traces {
         // What a panicking thread left is still a map of whole entries.
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn nearest_sent(spans: &Spans, span: SpanId) -> Option<SpanId> {
+    let mut candidate = Some(span);
+    while let Some(span) = candidate {
+        let note = spans.get(&span)?;
+        if note.sent && note.open {
+            return Some(span);
+        }
+        candidate = note.above;
+    }
+    None
 }
 
 // ===== impl Shard =====
@@ -415,10 +480,20 @@ impl Shard {
 
 impl Trace {
     fn start(&mut self, started: Started<'_>) {
-        self.joined |= started.parent_is_remote;
-        let above = self.above(&started);
+        // A process may call itself.
+        let parent_note = self.spans.get(&started.parent);
+        let is_remote = started.parent_is_remote && parent_note.is_none();
+        let above = parent_note
+            .and_then(|parent| if parent.sent { Some(started.parent) } else { parent.above });
+        let beyond =
+            if is_remote { Some(started.parent) } else { parent_note.and_then(|note| note.beyond) };
+        let scope =
+            Scope::deeper(started.scope, parent_note.and_then(|parent| parent.scope.clone()));
+        let is_claimed = scope.as_ref().is_some_and(|scope| scope.has_claimed(started.trace));
+        self.joined |= is_remote;
+        self.is_unwanted |= started.is_unwanted;
         self.learn(started.says.as_deref());
-        let parent = (!started.parent_is_remote).then_some(started.parent);
+        let parent = (!is_remote).then_some(started.parent);
         if started.sent {
             if above.is_none() {
                 self.name_after(started.name);
@@ -429,19 +504,24 @@ impl Trace {
             self.spans.retain(|_, note| note.open);
         }
         let start = started.at.filter(|_| started.sent).map(|at| {
-            let parent = above.unwrap_or(started.parent);
-            let name = started.name.to_owned();
-            Box::new(Start { span: started.span, parent, is_outermost: above.is_none(), name, at })
+            let parent = above.or(beyond).unwrap_or(started.parent);
+            let is_outermost = above.is_none() && !is_claimed;
+            let (span, name) = (started.span, started.name.to_owned());
+            Box::new(Start { span, parent, is_outermost, name, at, scope: scope.clone() })
         });
         let note = Note {
             open: true,
             sent: started.sent,
             parent,
             above,
+            beyond,
+            is_claimed,
+            went_out: false,
             passed_over: false,
             is_agent: started.is_agent,
             updates: Vec::new(),
-            scope: started.scope,
+            scope,
+            stands_in: None,
             start,
         };
         let replaced = self.spans.insert(started.span, note);
@@ -456,15 +536,6 @@ impl Trace {
         {
             Arc::make_mut(&mut self.context).merge(says);
         }
-    }
-
-    /// Finds the nearest span above a new one that is sent from this process.
-    fn above(&self, started: &Started<'_>) -> Option<SpanId> {
-        if started.parent_is_remote {
-            return None;
-        }
-        let parent = self.spans.get(&started.parent)?;
-        if parent.sent { Some(started.parent) } else { parent.above }
     }
 
     /// Names the trace after its outermost span, where this process began it and nobody else did.
@@ -496,8 +567,10 @@ impl Trace {
         let passed_over = !note.sent && note.passed_over;
         let late = name.filter(|_| !note.sent && !passed_over);
         note.sent |= late.is_some();
-        let (above, parent) = (note.above, note.parent);
-        let (updates, scope) = (std::mem::take(&mut note.updates), note.scope.take());
+        let (above, beyond, parent) = (note.above, note.beyond, note.parent);
+        let (is_claimed, went_out) = (note.is_claimed, note.went_out);
+        let updates = std::mem::take(&mut note.updates);
+        let scope = note.stands_in.take().or_else(|| note.scope.clone());
         if let Some(name) = late {
             if above.is_none() {
                 self.name_after(name);
@@ -509,12 +582,16 @@ impl Trace {
         Ended {
             known: true,
             above,
+            parent: above.or(beyond).or(parent),
+            is_claimed,
+            went_out,
             updates,
             trace,
             scope,
             eventful,
             passed_over,
             is_sent,
+            is_unwanted: self.is_unwanted,
             held: None,
         }
     }
@@ -609,6 +686,7 @@ mod tests {
             at: None,
             says: None,
             scope: None,
+            is_unwanted: false,
         }
     }
 
@@ -663,6 +741,41 @@ mod tests {
         }
         let ended = traces.end(TraceId::from(1), SpanId::from(1), None);
         assert_eq!(ended.updates, [KeyValue::new("attempt", 999)]);
+    }
+
+    fn held(at: u64) -> Held {
+        let encoded = Encoded::new(|_| ());
+        Held { span: SpanId::from(9), above: None, encoded, is_dispensable: false, at }
+    }
+
+    #[test]
+    fn a_trace_that_takes_long_is_sent_unless_its_caller_does_not_want_it() {
+        let traces = Traces::new();
+        drop(traces.start(started(1, 1, 0)));
+        drop(traces.start(Started { is_unwanted: true, ..started(2, 1, 0) }));
+        for (trace, sent) in [(1, 2), (2, 0)] {
+            let trace = TraceId::from(trace);
+            assert!(traces.hold(trace, held(1)).is_empty());
+            assert_eq!(traces.hold(trace, held(LONG + 2)).len(), sent);
+            assert_eq!(traces.is_unwanted(trace), sent == 0);
+        }
+    }
+
+    #[test]
+    fn the_starts_of_open_spans_know_their_caller_and_what_stands_around_them() {
+        let traces = Traces::new();
+        let scope = Some(Arc::new(Scope::default()));
+        let outermost = Started { sent: false, parent_is_remote: true, scope, ..started(1, 1, 7) };
+        drop(traces.start(outermost));
+        drop(traces.start(Started { at: Some(1), ..started(1, 2, 1) }));
+        let (starts, _) = traces.starts_above(TraceId::from(1), Some(SpanId::from(2)));
+        assert_eq!(starts.len(), 1);
+        assert_eq!((starts[0].parent, starts[0].is_outermost), (SpanId::from(7), true));
+        assert!(starts[0].scope.is_some());
+        let out = traces.goes_out(TraceId::from(1), SpanId::from(1)).unwrap();
+        assert_eq!((out.parent, out.is_sent), (SpanId::from(7), false));
+        let ended = traces.end(TraceId::from(1), SpanId::from(2), Some("span 2"));
+        assert_eq!((ended.parent, ended.went_out), (Some(SpanId::from(7)), false));
     }
 
     #[test]

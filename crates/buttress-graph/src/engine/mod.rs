@@ -1,29 +1,29 @@
 //! One run: superstep by superstep, saved between them and within.
 
+mod running;
 mod saving;
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicU32},
 };
 
 use buttress::{
     Error, Failure, WorkflowId,
     checkpoint::{Payload, TaskWrite, Workflow, WriteKind},
 };
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::Value;
 use tokio::time::Instant;
-use tower::{Service as _, ServiceExt as _};
 use tracing::Instrument as _;
 
+use self::running::{Calling, Calls};
 use crate::{
-    Command, CompiledGraph, END, Event, GraphError, GraphErrorKind, NodeRequest, Route, State,
-    Status,
+    Command, CompiledGraph, Event, GraphError, GraphErrorKind, Route, State, Status,
     events::Listener,
-    graph::{Branch, Compiled},
+    graph::{Branch, Compiled, Ways},
+    node::Call,
     record::{NodeFailure, Record, Task},
     spans,
 };
@@ -51,11 +51,21 @@ pub(crate) struct Run<'a, S: State> {
     saved: Option<Saved<S>>,
     /// The save that is on its way beside the nodes that run.
     saving: Option<Saving<S>>,
+    /// What is saved when the run ends; only where that is when it is.
+    unsaved: Option<Unsaved<S>>,
 }
 
 /// A save on its way, which has what is saved. Boxed, since a future of an async function has no
 /// name.
 type Saving<S> = Pin<Box<dyn Future<Output = (Saved<S>, Result<(), GraphError>)> + Send>>;
+
+/// What a run has come to since it was saved last.
+struct Unsaved<S: State> {
+    /// The newest record; none where that is saved, and only writes behind it are not.
+    record: Option<Record<S>>,
+    /// What tasks have written behind it.
+    writes: Vec<TaskWrite>,
+}
 
 /// What is saved of a run.
 struct Saved<S: State> {
@@ -94,12 +104,14 @@ impl<'a, S: State> Run<'a, S> {
             let done = run.drive().await;
             let last = run.settle().await;
             let done = done.and(last);
+            let last = run.save_at_exit().await;
+            let done = done.and(last);
             span.record_step("steps", run.record.step);
             if let Some(saved) = &mut run.saved {
                 // It runs out by itself where it cannot be given back.
                 drop(saved.workflow.release().await);
             }
-            done.map(|()| run.record.state)
+            done.map(|()| Arc::unwrap_or_clone(run.record.state))
         };
         let done = done.instrument(inside).await;
         match &done {
@@ -110,24 +122,31 @@ impl<'a, S: State> Run<'a, S> {
     }
 
     async fn drive(&mut self) -> Result<(), GraphError> {
+        let mut calls = Calls::new();
         while self.record.status == Status::Running {
             let limit = self.graph.settings().recursion_limit;
             if self.record.step >= limit {
-                let last = self.record.last.iter().cloned().collect();
+                let last = self.record.last.iter().map(|node| node.to_string()).collect();
                 return Err(GraphErrorKind::RecursionLimit { limit, last }.into());
             }
             if self.graph.is_drained() {
                 return Err(GraphErrorKind::Drained.into());
             }
-            self.superstep().await?;
+            self.superstep(&mut calls).await?;
         }
         Ok(())
     }
 
-    async fn superstep(&mut self) -> Result<(), GraphError> {
+    async fn superstep(&mut self, calls: &mut Calls<'a, S>) -> Result<(), GraphError> {
         // Where this does not come to its end, neither does the run, and nobody asks for them again.
         let tasks = std::mem::take(&mut self.record.next);
-        let answers = self.run_tasks(&tasks).await?;
+        let mut answers = Vec::with_capacity(tasks.len());
+        for task in &tasks {
+            answers.push(self.answered(task)?);
+        }
+        calls.begin(answers);
+        self.run_tasks(&tasks, calls).await?;
+        let answers: Vec<_> = calls.end().collect();
         let interrupts = self.open_interrupts(&tasks, &answers)?;
         if !interrupts.is_empty() {
             self.listener.tell(|| Event::Interrupted(interrupts.clone()));
@@ -137,126 +156,99 @@ impl<'a, S: State> Run<'a, S> {
     }
 
     /// Runs the tasks of a superstep that have no answer yet, and saves each answer.
-    async fn run_tasks(&mut self, tasks: &[Task<S>]) -> Result<Vec<Answer<S>>, GraphError> {
-        let mut answers: Vec<Option<Answer<S>>> = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            answers.push(self.answered(task)?);
-        }
+    async fn run_tasks(
+        &mut self,
+        tasks: &[Task<S>],
+        calls: &mut Calls<'a, S>,
+    ) -> Result<(), GraphError> {
         let mut waiting = 0..tasks.len();
-        let mut running = FuturesUnordered::new();
-        // What has answered while the store was waited for.
-        let mut answered = VecDeque::new();
-        let lease = self.graph.settings().lease;
         loop {
-            while running.len() < self.graph.settings().max_parallelism {
-                let unanswered = waiting.find(|place| answers[*place].is_none());
+            while calls.len() < self.graph.settings().max_parallelism {
+                let unanswered = waiting.find(|place| calls.answer(*place).is_none());
                 let Some(place) = unanswered else { break };
-                let call = self.call(&tasks[place])?;
-                running.push(async move { (place, call.await) });
+                calls.start(self.call(place, &tasks[place])?).await;
             }
+            let Some(place) = self.next_answer(calls).await? else { return Ok(()) };
+            let task = &tasks[place];
+            if self.has_store() {
+                calls.beside(self.settle()).await?;
+                if let Some(Answer { result: Ok(command), .. }) = calls.answer(place) {
+                    let write = self.write_of(task, command)?;
+                    calls.beside(self.write_of_task(write)).await?;
+                }
+            }
+            if let Some(answer) = calls.answer(place) {
+                let (node, step) = (|| task.node.to_string(), self.record.step + 1);
+                self.listener.tell(|| match &answer.result {
+                    Ok(_) => Event::NodeFinished { node: node(), step },
+                    Err(error) => Event::NodeFailed { node: node(), error: error.to_string() },
+                });
+            }
+        }
+    }
+
+    /// Returns whether anything is saved of the run.
+    const fn has_store(&self) -> bool {
+        self.saved.is_some() || self.saving.is_some()
+    }
+
+    /// Waits for an answer and returns its place; meanwhile a save is finished, or the lease renewed.
+    async fn next_answer(&mut self, calls: &mut Calls<'_, S>) -> Result<Option<usize>, GraphError> {
+        if !self.has_store() {
+            return Ok(calls.next().await);
+        }
+        loop {
             let heartbeat = async {
                 match (&mut self.saving, &self.saved) {
                     (Some(saving), _) => Some(saving.await),
                     (None, Some(saved)) => {
+                        let lease = self.graph.settings().lease;
                         tokio::time::sleep_until(saved.renewed + lease / 3).await;
                         None
                     }
                     (None, None) => std::future::pending().await,
                 }
             };
-            let next = async {
-                match answered.pop_front() {
-                    Some(answer) => Some(answer),
-                    None => running.next().await,
-                }
+            let saved = tokio::select! {
+                next = calls.next() => return Ok(next),
+                saved = heartbeat => saved,
             };
-            let (place, answer) = tokio::select! {
-                next = next => match next {
-                    Some(answer) => answer,
-                    None => break,
-                },
-                saved = heartbeat => {
-                    if let Some(done) = saved {
-                        self.has_saved(done)?;
-                    } else if let Some(saved) = &mut self.saved {
-                        let renewed = saved.renew(self.graph, &self.listener);
-                        beside(&mut running, &mut answered, renewed).await?;
-                    }
-                    continue;
-                }
-            };
-            beside(&mut running, &mut answered, self.settle()).await?;
-            let (node, step) = (|| tasks[place].node.clone(), self.record.step + 1);
-            match &answer.result {
-                Ok(command) => {
-                    let saved = self.save_answer(&tasks[place].id, command);
-                    beside(&mut running, &mut answered, saved).await?;
-                    self.listener.tell(|| Event::NodeFinished { node: node(), step });
-                }
-                Err(error) => {
-                    let error = || error.to_string();
-                    self.listener.tell(|| Event::NodeFailed { node: node(), error: error() });
-                }
+            if let Some(done) = saved {
+                self.has_saved(done)?;
+            } else if let Some(saved) = &mut self.saved {
+                let renewed = saved.renew(self.graph, &self.listener);
+                calls.beside(renewed).await?;
             }
-            answers[place] = Some(answer);
         }
-        Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Calls the node of a task.
-    fn call(
-        &self,
-        task: &Task<S>,
-    ) -> Result<impl Future<Output = Answer<S>> + Send + use<S>, GraphError> {
-        let node = self.node(&task.node)?;
-        let state = task.input.clone().unwrap_or_else(|| self.record.state.clone());
-        let step = self.record.step + 1;
-        let resume = self.values(&task.id, WriteKind::Resume)?;
-        let name = Arc::clone(&node.name);
-        self.listener.tell(|| Event::NodeStarted { node: name.to_string(), step });
-        let request =
-            NodeRequest::new(state, self.id.clone(), Arc::clone(&name), step, &task.id, resume)
-                .listener(self.listener.clone());
-        let (mut service, on_error) = (node.service.clone(), node.on_error.clone());
-        let edges = node.branches.is_empty().then(|| Arc::clone(&node.edges));
-        let mut span = spans::node(&node.span_name, &name, self.id.as_str(), step);
-        let inside = span.span();
-        let call = async move {
-            let spare = on_error.as_ref().map(|_| request.clone());
-            let result = match service.ready().await {
-                Ok(ready) => ready.call(request).await,
-                Err(error) => Err(error),
-            };
-            let (result, handled) = match (result, on_error, spare) {
-                (Err(error), Some(handler), Some(request)) => {
-                    let failure = error.failure().clone();
-                    (handler(request, failure.clone()).await, Some(failure))
-                }
-                (result, ..) => (result, None),
-            };
-            match &result {
-                Ok(_) => span.succeeded(),
-                Err(error) => span.failed(&name, error),
-            }
-            // Where no router is asked it is known already, and the span need not wait.
-            let Some(edges) = edges else { return Answer { result, handled, span: Some(span) } };
-            if let Ok(Command { goto, send, .. }) = &result {
-                match (&goto[..], &send[..]) {
-                    ([], []) => span.leads(edges.iter().map(String::as_str)),
-                    _ => {
-                        span.leads(goto.iter().chain(send.iter().map(|(to, _)| to)).map(|to| &**to))
-                    }
-                }
-            }
-            Answer { result, handled, span: None }
+    /// Calls the node of a task, which has a place in its superstep.
+    fn call(&self, place: usize, task: &Task<S>) -> Result<Calling<'a, S>, GraphError> {
+        let node = self.node(task)?;
+        let id = self.record.id(task);
+        let resume = match &self.saved {
+            Some(_) => self.values(&id.to_string(), WriteKind::Resume)?,
+            None => Vec::new(),
         };
-        Ok(call.instrument(inside))
+        let step = id.step;
+        self.listener.tell(|| Event::NodeStarted { node: node.name.to_string(), step });
+        let span = spans::node(&node.span_name, &node.name, self.id.as_str(), step);
+        let call = Arc::new(Call {
+            state: Arc::clone(task.input.as_ref().unwrap_or(&self.record.state)),
+            workflow_id: self.id.clone(),
+            task: id,
+            resume,
+            listener: self.listener.clone(),
+            attempts: AtomicU32::new(0),
+        });
+        Ok(Calling::new(self.graph, node, place, call, span))
     }
 
-    fn node(&self, name: &str) -> Result<&'a Compiled<S>, GraphError> {
-        let place = self.graph.place(name);
-        place.map(|place| &self.graph.nodes()[place]).ok_or_else(|| {
-            GraphError::routing(name, "the graph that saved this has a node that this one has not")
+    fn node(&self, task: &Task<S>) -> Result<&'a Compiled<S>, GraphError> {
+        let place = task.place.or_else(|| self.graph.place(&task.node));
+        place.and_then(|place| self.graph.nodes().get(place)).ok_or_else(|| {
+            let reason = "the graph that saved this has a node that this one has not";
+            GraphError::routing(&task.node, reason)
         })
     }
 
@@ -271,51 +263,59 @@ impl<'a, S: State> Run<'a, S> {
             let update = answer.result.as_mut().ok()?.update.take()?;
             Some((&*task.node, update))
         });
-        crate::state::merge(&mut self.record.state, updates.collect())?;
+        crate::state::merge(&mut self.record.state, updates)?;
         let mut nodes = Vec::new();
         let mut sent = Vec::new();
+        let mut unknown = None;
         for (task, answer) in tasks.into_iter().zip(answers) {
-            self.record.has_run(&task.node);
+            self.record.has_run(Arc::clone(&task.node));
             if let Some(failure) = &answer.handled {
                 let failure = self.failure(&task.node, failure, failure);
                 self.record.has_failed(failure);
             }
+            let span = answer.span.as_ref();
+            let first = nodes.len();
             match answer.result {
                 Ok(command) => {
-                    self.record.retries.remove(&task.node);
-                    let goes_by_edges = command.goto.is_empty() && command.send.is_empty();
-                    let mut ways = command.goto;
-                    if goes_by_edges {
-                        ways = self.node(&task.node)?.ways(&self.record.state, Ok(()))?;
+                    self.record.retries.remove(&*task.node);
+                    if command.goes_by_edges() {
+                        let node = self.node(&task)?;
+                        node.ways.lead(&node.name, &self.record.state, Ok(()), &mut nodes)?;
+                        self.took(&task.node, span, self.names(&nodes[first..]));
+                        continue;
                     }
-                    let sends = command.send.iter().map(|(to, _)| to);
-                    self.took(&task.node, answer.span.as_ref(), ways.iter().chain(sends));
-                    nodes.extend(ways);
-                    sent.extend(command.send);
+                    self.took(&task.node, span, command.targets());
+                    let mut place = |name: String| {
+                        let place = self.graph.place(&name);
+                        place.or_else(|| {
+                            unknown.get_or_insert(name);
+                            None
+                        })
+                    };
+                    nodes.extend(command.goto.into_iter().filter_map(&mut place));
+                    let sends = command.send.into_iter();
+                    sent.extend(sends.filter_map(|(name, state)| Some((place(name)?, state))));
                 }
-                Err(error) => match self.after_failure(&task, &error)? {
-                    Some(ways) => {
-                        self.took(&task.node, answer.span.as_ref(), ways.iter());
-                        nodes.extend(ways);
+                Err(error) => {
+                    if !self.after_failure(&task, &error, &mut nodes)? {
+                        return Err(self.fail(&task, error).await);
                     }
-                    None => return Err(self.fail(&task, error).await),
-                },
+                    self.took(&task.node, span, self.names(&nodes[first..]));
+                }
             }
         }
-        for name in nodes.iter().chain(sent.iter().map(|(name, _)| name)) {
-            if name != END && self.graph.place(name).is_none() {
-                let reason = format!("a command goes to {name:?}, which is no node");
-                return Err(GraphError::routing(name, reason));
-            }
+        if let Some(name) = unknown {
+            let reason = format!("a command goes to {name:?}, which is no node");
+            return Err(GraphError::routing(&name, reason));
         }
-        nodes.retain(|name| name != END);
-        nodes.sort_by_key(|name| self.graph.place(name));
-        nodes.dedup();
-        sent.retain(|(name, _)| name != END);
-        let sent = sent.into_iter().map(|(name, state)| (name, Some(state)));
         self.record.step += 1;
-        self.record.set_next(nodes.into_iter().map(|name| (name, None)).chain(sent));
-        self.save().await
+        self.record.set_next(tasks_behind(self.graph, nodes, sent));
+        if self.has_store() { self.save().await } else { Ok(()) }
+    }
+
+    fn names(&self, places: &[usize]) -> impl Iterator<Item = &'a str> + Clone {
+        let graph = self.graph;
+        places.iter().map(move |place| graph.name_at(*place))
     }
 
     /// Tells where a node leads.
@@ -323,46 +323,49 @@ impl<'a, S: State> Run<'a, S> {
         &self,
         node: &str,
         span: Option<&spans::Ending>,
-        to: impl Iterator<Item = &'b String> + Clone,
+        to: impl Iterator<Item = &'b str> + Clone,
     ) {
         if let Some(span) = span {
-            span.leads(to.clone().map(String::as_str));
+            span.leads(to.clone());
         }
-        self.listener
-            .tell(|| Event::RouteTaken { node: node.to_owned(), to: to.cloned().collect() });
+        self.listener.tell(|| Event::RouteTaken {
+            node: node.to_owned(),
+            to: to.map(str::to_owned).collect(),
+        });
     }
 
-    /// Returns where a node that failed leads; none where its failure is the workflow's.
+    /// Adds where a node that failed leads; returns whether that is somewhere, or its failure is the
+    /// workflow's.
     fn after_failure(
         &mut self,
         task: &Task<S>,
         error: &Error,
-    ) -> Result<Option<Vec<String>>, GraphError> {
-        let node = self.node(&task.node)?;
-        if node.branches.is_empty() {
-            return Ok(None);
+        nodes: &mut Vec<usize>,
+    ) -> Result<bool, GraphError> {
+        let node = self.node(task)?;
+        if node.ways.branches.is_empty() {
+            return Ok(false);
         }
-        let mut ways = Vec::new();
-        for branch in &node.branches {
-            for (label, to) in
-                branch.choose(&node.name, &self.record.state, Err(error.failure()))?
-            {
-                let retries = self.record.retries.entry(task.node.clone()).or_default();
+        let first = nodes.len();
+        for branch in &node.ways.branches {
+            let chosen = branch.choose(&node.name, &self.record.state, Err(error.failure()))?;
+            for (label, to) in chosen {
+                let retries = self.record.retries.entry(task.node.to_string()).or_default();
                 if label == Route::RETRY {
                     *retries += 1;
                     if *retries > RETRIES {
-                        return Ok(None);
+                        return Ok(false);
                     }
                 }
-                if label == Route::FAIL || to == END {
-                    return Ok(None);
+                if label == Route::FAIL || *to == self.graph.nodes().len() {
+                    return Ok(false);
                 }
-                ways.push(to);
+                nodes.push(*to);
             }
         }
         let failure = self.failure(&task.node, error.failure(), error);
         self.record.has_failed(failure);
-        Ok((!ways.is_empty()).then_some(ways))
+        Ok(nodes.len() > first)
     }
 
     fn failure(&self, node: &str, failure: &Failure, error: &dyn std::fmt::Display) -> NodeFailure {
@@ -378,58 +381,75 @@ impl<'a, S: State> Run<'a, S> {
     async fn fail(&mut self, task: &Task<S>, error: Error) -> GraphError {
         let failure = self.failure(&task.node, error.failure(), &error);
         let write = match Payload::json(&failure) {
-            Ok(payload) => TaskWrite::new(&task.id, WriteKind::Error, 0, payload),
+            Ok(payload) => {
+                TaskWrite::new(self.record.id(task).to_string(), WriteKind::Error, 0, payload)
+            }
             Err(error) => return error.into(),
         };
-        if let Err(error) = self.write(write).await {
+        if let Err(error) = self.write_of_task(write).await {
             return error;
         }
-        GraphError::from(GraphErrorKind::NodeFailed { node: task.node.clone() }).with_source(error)
+        GraphError::from(GraphErrorKind::NodeFailed { node: task.node.to_string() })
+            .with_source(error)
     }
 }
 
-/// Waits for the store while the nodes that run go on; what they answer is kept.
-async fn beside<T, F: Future>(
-    running: &mut FuturesUnordered<F>,
-    answered: &mut VecDeque<F::Output>,
-    store: impl Future<Output = T>,
-) -> T {
-    let mut store = pin!(store);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut store => return done,
-            Some(answer) = running.next() => answered.push_back(answer),
-        }
-    }
+/// Returns what runs next, in its order: nodes that are led to, each once, and what is sent.
+fn tasks_behind<S: State>(
+    graph: &CompiledGraph<S>,
+    mut nodes: Vec<usize>,
+    sent: Vec<(usize, S)>,
+) -> Vec<Task<S>> {
+    nodes.sort_unstable();
+    nodes.dedup();
+    // The calls of each node that is sent to; one that is led to as well has a call already.
+    let mut counts = BTreeMap::new();
+    let sent = sent.into_iter().map(|(place, state)| {
+        let count = counts.entry(place).or_insert(usize::from(nodes.contains(&place)));
+        *count += 1;
+        (place, *count, Some(Arc::new(state)))
+    });
+    let led = nodes.iter().map(|place| (*place, 1, None));
+    let all = led.chain(sent).filter_map(|(place, count, input)| {
+        // The end is no node.
+        let node = Arc::clone(&graph.nodes().get(place)?.name);
+        Some(Task { node, place: Some(place), count, input })
+    });
+    all.collect()
 }
 
-impl<S: State> Compiled<S> {
-    /// Returns where the node leads.
-    fn ways(&self, state: &S, result: Result<(), &Failure>) -> Result<Vec<String>, GraphError> {
-        let mut ways = self.edges.to_vec();
+impl<S: State> Ways<S> {
+    /// Adds where these ways lead.
+    fn lead(
+        &self,
+        node: &str,
+        state: &S,
+        result: Result<(), &Failure>,
+        nodes: &mut Vec<usize>,
+    ) -> Result<(), GraphError> {
+        nodes.extend_from_slice(&self.edges);
         for branch in &self.branches {
-            let chosen = branch.choose(&self.name, state, result)?;
-            ways.extend(chosen.into_iter().map(|(_, to)| to));
+            let chosen = branch.choose(node, state, result)?;
+            nodes.extend(chosen.into_iter().map(|(_, to)| *to));
         }
-        Ok(ways)
+        Ok(())
     }
 }
 
 impl<S: State> Branch<S> {
-    /// Asks the router, and returns the labels and nodes that it has chosen.
+    /// Asks the router, and returns the labels and places that it has chosen.
     fn choose(
         &self,
         node: &str,
         state: &S,
         result: Result<(), &Failure>,
-    ) -> Result<Vec<(String, String)>, GraphError> {
+    ) -> Result<Vec<&(String, usize)>, GraphError> {
         let ask = AssertUnwindSafe(|| (self.router)(state, result));
         let route = std::panic::catch_unwind(ask)
             .map_err(|_| GraphError::routing(node, "the router panicked"))?;
         let chosen = route.0.iter().map(|label| {
             let found = self.routes.iter().find(|(known, _)| known == label);
-            found.cloned().ok_or_else(|| {
+            found.ok_or_else(|| {
                 let known: Vec<_> = self.routes.iter().map(|(label, _)| &**label).collect();
                 let known = known.join(", ");
                 GraphError::routing(node, format!("no route {label:?}; there are: {known}"))

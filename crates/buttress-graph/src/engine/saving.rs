@@ -1,5 +1,7 @@
 //! What a run saves and reads: its record between supersteps, answers within one.
 
+use std::sync::Arc;
+
 use buttress::{
     CheckpointKey, CheckpointStore, StoreError, WorkflowId,
     checkpoint::{Payload, TaskWrite, WriteKind},
@@ -7,9 +9,9 @@ use buttress::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Answer, Begin, GRAPH, Run, Saved, Saving};
+use super::{Answer, Begin, GRAPH, Run, Saved, Saving, Unsaved};
 use crate::{
-    Command, CompiledGraph, END, Event, GraphError, GraphErrorKind, Interrupt, State, Status,
+    Command, CompiledGraph, Event, GraphError, GraphErrorKind, Interrupt, State, Status,
     events::Listener,
     graph::Durability,
     record::{NodeFailure, Record, Task},
@@ -25,7 +27,15 @@ impl<'a, S: State> Run<'a, S> {
         let Some(store) = &graph.settings().store else {
             let Begin::Anew(state) = begin else { return Err(GraphErrorKind::NoStore.into()) };
             let record = Self::first(graph, 1, state)?;
-            return Ok(Self { graph, id, record, listener, saved: None, saving: None });
+            return Ok(Self {
+                graph,
+                id,
+                record,
+                listener,
+                saved: None,
+                saving: None,
+                unsaved: None,
+            });
         };
         let checkpointer = graph.checkpointer()?;
         let key = CheckpointKey::new(id.clone());
@@ -47,8 +57,15 @@ impl<'a, S: State> Run<'a, S> {
             }
             (Begin::Anew(state), head) => {
                 let record = Self::first(graph, head.map_or(1, |head| head.state.run + 1), state)?;
-                let mut run =
-                    Self { graph, id, record, listener, saved: Some(saved), saving: None };
+                let mut run = Self {
+                    graph,
+                    id,
+                    record,
+                    listener,
+                    saved: Some(saved),
+                    saving: None,
+                    unsaved: None,
+                };
                 run.save().await?;
                 Ok(run)
             }
@@ -63,6 +80,7 @@ impl<'a, S: State> Run<'a, S> {
                     listener,
                     saved: Some(saved),
                     saving: None,
+                    unsaved: None,
                 };
                 let admitted = run.admit(begin).await;
                 if let (Err(_), Some(saved)) = (&admitted, &mut run.saved) {
@@ -74,16 +92,11 @@ impl<'a, S: State> Run<'a, S> {
     }
 
     fn first(graph: &CompiledGraph<S>, run: u64, state: S) -> Result<Record<S>, GraphError> {
-        let (edges, branches) = graph.entry();
-        let mut nodes = edges.to_vec();
-        for branch in branches {
-            let chosen = branch.choose(crate::START, &state, Ok(()))?;
-            nodes.extend(chosen.into_iter().map(|(_, to)| to));
-        }
-        nodes.retain(|name| name != END);
-        nodes.sort_by_key(|name| graph.place(name));
-        nodes.dedup();
-        Ok(Record::first(run, state, nodes))
+        let mut nodes = Vec::new();
+        graph.entry().lead(crate::START, &state, Ok(()), &mut nodes)?;
+        let mut record = Record::first(run, Arc::new(state));
+        record.set_next(super::tasks_behind(graph, nodes, Vec::new()));
+        Ok(record)
     }
 
     /// Decides whether a workflow may go on, and writes what that takes.
@@ -136,6 +149,16 @@ impl<'a, S: State> Run<'a, S> {
     /// Saves the record behind the last one.
     pub(super) async fn save(&mut self) -> Result<(), GraphError> {
         self.settle().await?;
+        let is_inner = self.record.step > 0 && self.record.status == Status::Running;
+        if is_inner && self.graph.settings().durability == Durability::Exit {
+            self.unsaved = Some(Unsaved { record: Some(self.record.clone()), writes: Vec::new() });
+            if let Some(saved) = &mut self.saved {
+                saved.writes.clear();
+            }
+            return Ok(());
+        }
+        // The end holds all that was put off.
+        self.unsaved = None;
         let Some(mut saved) = self.saved.take() else { return Ok(()) };
         let record = self.record.clone();
         let listener = self.listener.clone();
@@ -144,7 +167,6 @@ impl<'a, S: State> Run<'a, S> {
             (saved, done)
         });
         // A run is saved before its first node, and its end before it is answered.
-        let is_inner = self.record.step > 0 && self.record.status == Status::Running;
         if is_inner && self.graph.settings().durability == Durability::Async {
             self.saving = Some(saving);
             return Ok(());
@@ -169,24 +191,21 @@ impl<'a, S: State> Run<'a, S> {
         done
     }
 
-    /// Saves what a node has answered before the superstep is over.
-    pub(super) async fn save_answer(
-        &mut self,
-        task: &str,
+    /// Returns what is saved of a node's answer before the superstep is over.
+    pub(super) fn write_of(
+        &self,
+        task: &Task<S>,
         command: &Command<S>,
-    ) -> Result<(), GraphError> {
-        if self.saved.is_none() {
-            return Ok(());
-        }
-        let write = match &command.interrupt {
+    ) -> Result<TaskWrite, GraphError> {
+        let task = self.record.id(task).to_string();
+        Ok(match &command.interrupt {
             Some(question) => {
-                let asked = self.values(task, WriteKind::Interrupt)?.len();
+                let asked = self.values(&task, WriteKind::Interrupt)?.len();
                 let index = u32::try_from(asked).unwrap_or(u32::MAX);
                 TaskWrite::new(task, WriteKind::Interrupt, index, Payload::json(question)?)
             }
             None => TaskWrite::new(task, WriteKind::Result, 0, Payload::json(command)?),
-        };
-        self.write(write).await
+        })
     }
 
     pub(super) async fn write(&mut self, write: TaskWrite) -> Result<(), GraphError> {
@@ -200,10 +219,38 @@ impl<'a, S: State> Run<'a, S> {
         Ok(())
     }
 
+    /// Writes what a task has come to: at once, or when the run ends.
+    pub(super) async fn write_of_task(&mut self, write: TaskWrite) -> Result<(), GraphError> {
+        if self.graph.settings().durability != Durability::Exit {
+            return self.write(write).await;
+        }
+        let Some(saved) = &mut self.saved else { return Ok(()) };
+        let unsaved = self.unsaved.get_or_insert_with(Unsaved::new);
+        unsaved.writes.push(write.clone());
+        write.add_to(&mut saved.writes);
+        Ok(())
+    }
+
+    /// Saves what was put off until the run ends.
+    pub(super) async fn save_at_exit(&mut self) -> Result<(), GraphError> {
+        let Some(Unsaved { record, writes }) = self.unsaved.take() else { return Ok(()) };
+        if let (Some(record), Some(saved)) = (record, &mut self.saved) {
+            saved.save(&record, &self.listener).await?;
+        }
+        for write in writes {
+            self.write(write).await?;
+        }
+        Ok(())
+    }
+
     /// Returns what a task has answered before; none where it has to run.
     pub(super) fn answered(&self, task: &Task<S>) -> Result<Option<Answer<S>>, GraphError> {
         let Some(saved) = &self.saved else { return Ok(None) };
-        let own = |kind| move |write: &&TaskWrite| write.task == task.id && write.kind == kind;
+        let id = self.record.id(task).to_string();
+        let own = |kind| {
+            let id = &id;
+            move |write: &&TaskWrite| write.task == *id && write.kind == kind
+        };
         if let Some(write) = saved.writes.iter().find(own(WriteKind::Result)) {
             let command = serde_json::from_slice(&write.value).map_err(GraphError::state)?;
             return Ok(Some(Answer { result: Ok(command), handled: None, span: None }));
@@ -248,11 +295,20 @@ impl<'a, S: State> Run<'a, S> {
         let mut open = Vec::new();
         for (task, answer) in tasks.iter().zip(answers) {
             let Ok(Command { interrupt: Some(value), .. }) = &answer.result else { continue };
-            let asked = self.values(&task.id, WriteKind::Interrupt)?.len();
-            let id = format!("{}#{}", task.id, asked.saturating_sub(1));
-            open.push(Interrupt { id, node: task.node.clone(), value: value.clone() });
+            let id = self.record.id(task).to_string();
+            let asked = self.values(&id, WriteKind::Interrupt)?.len();
+            let id = format!("{id}#{}", asked.saturating_sub(1));
+            open.push(Interrupt { id, node: task.node.to_string(), value: value.clone() });
         }
         Ok(open)
+    }
+}
+
+// ===== impl Unsaved =====
+
+impl<S: State> Unsaved<S> {
+    const fn new() -> Self {
+        Self { record: None, writes: Vec::new() }
     }
 }
 

@@ -7,7 +7,7 @@ use buttress::{
     RetryLayer, TimeoutLayer,
 };
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -157,7 +157,8 @@ impl Shared {
                 }
                 result => self.judge(result),
             });
-        let noted = exchange.map_request(|request| {
+        let guarded = self.breaker().classify(answers).layer(exchange);
+        let noted = guarded.map_request(|request| {
             self.begin_try();
             request
         });
@@ -169,6 +170,11 @@ impl Shared {
         let answer = match result {
             Ok(answer) if answer.status().is_success() => return Outcome::Success,
             Ok(answer) => answer,
+            // Why it is open was said.
+            Err(error) if error.is_circuit_open() => {
+                self.pause(Pause::Away);
+                return Failure::new(FailureKind::Transient).into();
+            }
             Err(error) => {
                 let mut failure = Failure::new(FailureKind::Transient);
                 if error.is_timeout() && self.state().is_divisible {
@@ -200,6 +206,15 @@ impl Shared {
             Problem::Away(_) | Problem::Refused(_) => Pause::Away,
         });
         failure.with_retryable(true).into()
+    }
+}
+
+/// Tells for the circuit whether the server answers.
+fn answers(result: Result<&Response<Bytes>, &Error>) -> Outcome {
+    match result {
+        Ok(answer) if !is_away(answer.status()) => Outcome::Success,
+        Ok(answer) if answer.status() == StatusCode::TOO_MANY_REQUESTS => Outcome::Neutral,
+        _ => Failure::new(FailureKind::Transient).into(),
     }
 }
 

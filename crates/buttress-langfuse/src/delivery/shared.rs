@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use buttress::{Circuit, CircuitBreakerLayer, HalfOpen};
 use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) secrets: Secrets,
     /// Where spans wait that outlive the process.
     spool: Option<Spool>,
+    /// Keeps requests from a server that answers none.
+    circuit: Circuit,
     state: Mutex<State>,
     /// Wakes the thread.
     pub(super) work: Notify,
@@ -73,6 +76,11 @@ impl Shared {
             peer,
             secrets,
             spool,
+            // Shorter than the longest delay between tries, and by one probe.
+            circuit: CircuitBreakerLayer::new("langfuse")
+                .open_for((limits.retry_max / 4).max(Duration::from_millis(1)))
+                .half_open(HalfOpen::consecutive(1, 1))
+                .circuit(),
             state: Mutex::default(),
             work: Notify::new(),
             stop: Notify::new(),
@@ -411,9 +419,17 @@ impl Shared {
         }
     }
 
-    /// Notes that a try begins.
+    /// Returns what keeps requests from a server that answers none.
+    pub(super) fn breaker(&self) -> CircuitBreakerLayer {
+        CircuitBreakerLayer::sharing(self.circuit.clone())
+    }
+
+    /// Notes that a try begins; who waits for it finds no open circuit.
     pub(super) fn begin_try(&self) {
         let mut state = self.state();
+        if state.waiting > 0 {
+            self.circuit.reset();
+        }
         state.hurry = false;
         state.pause = Pause::None;
     }

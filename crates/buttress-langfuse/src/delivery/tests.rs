@@ -4,10 +4,10 @@ use std::{
     sync::{atomic::AtomicUsize, atomic::Ordering, mpsc},
 };
 
-use buttress::Error;
+use buttress::{Error, TimeoutLayer};
 use http::{Request, Response, StatusCode, header};
 use tokio::time::Instant;
-use tower::service_fn;
+use tower::{Layer as _, service_fn};
 
 use super::*;
 use crate::notice::captured;
@@ -189,4 +189,34 @@ fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
     assert_eq!(wakes(&limits(few), 4), [true, false, true, false]);
     let small = Limits { queue_bytes: 4 * span().0.len(), ..Limits::default() };
     assert_eq!(wakes(&limits(small), 3), [true, true, false]);
+}
+
+/// Requests that are too slow are made smaller at once, so it is the circuit that waits.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_nothing_is_left_alone_for_a_while() {
+    let shared = shared();
+    shared.state().is_divisible = true;
+    let tries = AtomicUsize::new(0);
+    let hangs = service_fn(|_: Request<Bytes>| {
+        tries.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<Result<Response<Bytes>, Error>>()
+    });
+    let exchange = TimeoutLayer::new(Duration::from_secs(1)).layer(hangs);
+    let start = Instant::now();
+    for _ in 0..5 {
+        let answer = shared.persist(exchange.clone(), Request::new(Bytes::new()), |_| false).await;
+        assert!(answer.unwrap_err().is_timeout());
+    }
+    assert_eq!((start.elapsed().as_secs(), tries.load(Ordering::Relaxed)), (5, 5));
+    // The sixth waits until the circuit lets a probe through.
+    let answer = shared.persist(exchange.clone(), Request::new(Bytes::new()), |_| false).await;
+    assert!(answer.unwrap_err().is_timeout());
+    assert_eq!(tries.load(Ordering::Relaxed), 6);
+    assert!(start.elapsed() >= Duration::from_millis(5_000 + 7_500), "{:?}", start.elapsed());
+    // Whoever waits for delivery does not wait for that.
+    shared.state().waiting = 1;
+    let start = Instant::now();
+    let answer = shared.persist(exchange, Request::new(Bytes::new()), |_| false).await;
+    assert!(answer.unwrap_err().is_timeout());
+    assert_eq!(start.elapsed().as_secs(), 1);
 }

@@ -1,6 +1,6 @@
 //! How long to wait before the next attempt.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Computes the delay before a retry.
 ///
@@ -171,6 +171,16 @@ impl Backoff for ExponentialBackoff {
 #[expect(clippy::cast_precision_loss, reason = "a delay of over 104 days loses nanoseconds")]
 fn nanos(duration: Duration) -> f64 {
     duration.as_nanos() as f64
+}
+
+impl<B: Backoff + ?Sized> Backoff for Arc<B> {
+    fn delay(&self, retry: usize, previous: Option<Duration>, random: f64) -> Duration {
+        (**self).delay(retry, previous, random)
+    }
+
+    fn is_random(&self) -> bool {
+        (**self).is_random()
+    }
 }
 
 // ===== lists of delays =====

@@ -124,6 +124,14 @@ impl<C, B, Q, P> RetryLayer<C, B, Q, P> {
         RetryLayer { policy: Policy { rules, classify, backoff, call_budget, replay } }
     }
 
+    /// Makes other delays of those that are set, such as one type for layers that differ in theirs.
+    pub fn map_backoff<D: Backoff>(self, make: impl FnOnce(B) -> D) -> RetryLayer<C, D, Q, P> {
+        let Policy { rules, classify, backoff, call_budget, replay } = self.policy;
+        RetryLayer {
+            policy: Policy { rules, classify, backoff: make(backoff), call_budget, replay },
+        }
+    }
+
     /// Sets what counts as a failure.
     pub fn classify<D>(self, classify: D) -> RetryLayer<D, B, Q, P> {
         let Policy { rules, backoff, call_budget, replay, .. } = self.policy;
