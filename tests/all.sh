@@ -160,6 +160,7 @@ if ! $fast; then
     check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick
     check "checkpoint, short" cargo bench --quiet -p buttress-benches --bench checkpoint -- --quick
     check "graph, short" cargo bench --quiet -p buttress-benches --bench graph -- --quick
+    check "langfuse, short" cargo bench --quiet -p buttress-benches --bench langfuse -- --short
     check "soak, short" cargo run --quiet --release -p buttress-benches --bin soak -- --quick
 fi
 

@@ -188,7 +188,7 @@ fn stopped() -> Seen {
     })
 }
 
-pub(crate) const SCENARIOS: [fn() -> Seen; 13] = [
+scenarios![
     answered,
     rescued_by_a_retry,
     rescued_by_a_fallback,

@@ -326,6 +326,11 @@ fn accept(shared: &Shared, number: usize, parts: &Parts, body: &Bytes) -> Result
         return Ok(json!({}));
     }
     shared.update(number, |request| request.span_ids = otlp::span_ids(&resource_spans));
+    shared.change(|received| {
+        if let Some(said) = &mut received.said {
+            said.push(resource_spans.clone());
+        }
+    });
     otlp::check(&resource_spans).map_err(|error| refuse(&error))?;
     check_refused_spans(shared, &resource_spans)?;
     check_ingestion_version(&parts.headers)?;

@@ -331,6 +331,18 @@ impl LangfuseServer {
         self.shared.reading().requests.clone()
     }
 
+    /// Keeps what every request says from now on, for [`said`](Self::said).
+    pub fn keep_what_is_said(&self) {
+        self.shared.change(|received| received.said = Some(Vec::new()));
+    }
+
+    /// Returns what all requests said that were kept, as one request of OTLP/JSON.
+    #[must_use]
+    pub fn said(&self) -> serde_json::Value {
+        let said = self.shared.read(|received| received.said.clone().unwrap_or_default());
+        otlp::to_json(&said)
+    }
+
     /// Returns the observations. A span that was delivered twice is one observation.
     #[must_use]
     pub fn observations(&self) -> Vec<Observation> {
