@@ -29,3 +29,8 @@ pub fn package() -> std::path::PathBuf {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The examples of the page on Langfuse.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/langfuse.md")]
+pub struct LangfusePage;
