@@ -1,0 +1,65 @@
+//! What the issue, the design or the docs promise and the graph does not keep.
+
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Mutex, time::SystemTime};
+
+use buttress::{
+    CheckpointKey, CheckpointLayer, CheckpointStore, StoreError,
+    checkpoint::{Capabilities, Checkpoint, Clock, Lease, Page, Put, PutWrites, Query},
+};
+use futures_util::StreamExt as _;
+
+use super::*;
+
+/// Polls a future once, and drops it.
+async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match future.as_mut().poll(cx) {
+            std::task::Poll::Ready(done) => Some(done),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// What a state of its own told of itself, call by call.
+type Seen = Arc<Mutex<Vec<u32>>>;
+
+fn fan_out(
+    prices: std::ops::Range<u32>,
+    one: Node<Log>,
+    options: NodeOptions<Log>,
+) -> CompiledGraph<Log> {
+    let list = Node::request_fn(move |_| {
+        let send =
+            |command: Command<Log>, price| command.send("one", Log { price, ..Log::default() });
+        let command = prices.clone().fold(Command::new(), send);
+        async move { Ok::<_, io::Error>(command) }
+    });
+    StateGraph::new("fan")
+        .add_node("list", list)
+        .add_node_with("one", one, options)
+        .add_edge(START, "list")
+        .add_edge("list", "one")
+        .add_conditional_edges(
+            "one",
+            |_, result| if result.is_ok() { "success".into() } else { "retry".into() },
+            [("success", END), ("retry", "one")],
+        )
+        .compile()
+        .unwrap()
+}
+
+/// "`Send`-like fan-out over a list decided at run time": of an empty list nothing is called.
+#[tokio::test]
+async fn a_fan_out_over_an_empty_list_calls_nothing() {
+    let seen = Seen::default();
+    let kept = Arc::clone(&seen);
+    let one = Node::request_fn(move |request: NodeRequest<Log>| {
+        kept.lock().unwrap().push(request.state.price);
+        async { Ok::<_, io::Error>(visit("one")) }
+    });
+    let graph = fan_out(0..0, one, NodeOptions::none());
+    graph.run(&id(), Log { price: 77, ..Log::default() }).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [0_u32; 0], "called with the shared state");
+}
