@@ -63,3 +63,27 @@ async fn a_fan_out_over_an_empty_list_calls_nothing() {
     graph.run(&id(), Log { price: 77, ..Log::default() }).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), [0_u32; 0], "called with the shared state");
 }
+
+/// "a node that failed is run again by the label `retry`": a call that was sent, with what it was
+/// sent with.
+#[tokio::test]
+async fn a_call_that_was_sent_is_retried_with_its_own_state() {
+    let seen = Seen::default();
+    let kept = Arc::clone(&seen);
+    let one = Node::request_fn(move |request: NodeRequest<Log>| {
+        let price = request.state.price;
+        let first = !kept.lock().unwrap().contains(&2);
+        kept.lock().unwrap().push(price);
+        async move {
+            if price == 2 && first {
+                Err(io::Error::other("busy"))
+            } else {
+                Ok(visit(&price.to_string()))
+            }
+        }
+    });
+    let graph = fan_out(1..4, one, NodeOptions::none());
+    let log = graph.run(&id(), Log { price: 77, ..Log::default() }).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [1, 2, 3, 2]);
+    assert_eq!(log.visits, ["1", "3", "2"]);
+}
