@@ -87,3 +87,13 @@ async fn a_call_that_was_sent_is_retried_with_its_own_state() {
     assert_eq!(*seen.lock().unwrap(), [1, 2, 3, 2]);
     assert_eq!(log.visits, ["1", "3", "2"]);
 }
+
+/// "at most twice in a row": of calls side by side each has failed once only.
+#[tokio::test]
+async fn calls_that_fail_side_by_side_are_not_retries_of_each_other() {
+    let one = Node::request_fn(move |request: NodeRequest<Log>| async move {
+        if request.step == 2 { Err(io::Error::other("busy")) } else { Ok(visit("one")) }
+    });
+    let done = run(&fan_out(1..4, one, NodeOptions::none())).await;
+    assert!(done.is_ok(), "none was retried: {done:?}");
+}
