@@ -97,3 +97,41 @@ async fn calls_that_fail_side_by_side_are_not_retries_of_each_other() {
     let done = run(&fan_out(1..4, one, NodeOptions::none())).await;
     assert!(done.is_ok(), "none was retried: {done:?}");
 }
+
+/// "Killed at any point and resumed, a workflow ends with the same state": the update is any serde
+/// type, also one whose JSON is null.
+#[tokio::test]
+async fn an_update_whose_json_is_null_is_not_lost_when_resumed() {
+    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+    struct Ticks(u32);
+    impl State for Ticks {
+        type Update = ();
+        fn apply(&mut self, (): ()) {
+            self.0 += 1;
+        }
+    }
+    let store = MemoryStore::new();
+    let graph = |hangs: bool| {
+        let other = Node::request_fn(move |_: NodeRequest<Ticks>| async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, io::Error>(Command::<Ticks>::new())
+        });
+        StateGraph::<Ticks>::new("ticks")
+            .add_node("tick", |_: Ticks| async { Ok::<_, io::Error>(()) })
+            .add_node("other", other)
+            .add_edge(START, "tick")
+            .add_edge(START, "other")
+            .add_edge("tick", END)
+            .add_edge("other", END)
+            .store(store.clone())
+            .lease("worker", Duration::from_secs(30))
+            .compile()
+            .unwrap()
+    };
+    let undisturbed = graph(false).run(&WorkflowId::new("undisturbed").unwrap(), Ticks(0)).await;
+    let undisturbed = undisturbed.unwrap();
+    assert!(poll_once(graph(true).run(&id(), Ticks(0))).await.is_none());
+    assert_eq!(graph(false).resume(&id()).await.unwrap(), undisturbed);
+}
