@@ -135,3 +135,107 @@ async fn an_update_whose_json_is_null_is_not_lost_when_resumed() {
     assert!(poll_once(graph(true).run(&id(), Ticks(0))).await.is_none());
     assert_eq!(graph(false).resume(&id()).await.unwrap(), undisturbed);
 }
+
+/// A store whose first answer to `latest` comes late.
+#[derive(Debug, Clone)]
+struct Late {
+    inner: MemoryStore,
+    /// What the answer waits for.
+    gate: Arc<tokio::sync::Semaphore>,
+    asked: Arc<AtomicU32>,
+}
+
+impl CheckpointStore for Late {
+    async fn put(&self, put: Put) -> Result<u64, StoreError> {
+        self.inner.put(put).await
+    }
+    async fn latest(&self, key: &CheckpointKey) -> Result<Option<Checkpoint>, StoreError> {
+        let found = self.inner.latest(key).await;
+        if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            drop(self.gate.acquire().await);
+        }
+        found
+    }
+    async fn get(&self, key: &CheckpointKey, at: u64) -> Result<Option<Checkpoint>, StoreError> {
+        self.inner.get(key, at).await
+    }
+    async fn history(
+        &self,
+        key: &CheckpointKey,
+        page: Page,
+    ) -> Result<Vec<Checkpoint>, StoreError> {
+        self.inner.history(key, page).await
+    }
+    async fn list(&self, query: Query) -> Result<Vec<Checkpoint>, StoreError> {
+        self.inner.list(query).await
+    }
+    async fn put_writes(&self, writes: PutWrites) -> Result<(), StoreError> {
+        self.inner.put_writes(writes).await
+    }
+    async fn acquire(
+        &self,
+        key: &CheckpointKey,
+        owner: &str,
+        time: Duration,
+    ) -> Result<Lease, StoreError> {
+        self.inner.acquire(key, owner, time).await
+    }
+    async fn renew(&self, lease: &Lease, time: Duration) -> Result<Lease, StoreError> {
+        self.inner.renew(lease, time).await
+    }
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.inner.release(lease).await
+    }
+    async fn delete(&self, id: &WorkflowId, lease: Option<&Lease>) -> Result<(), StoreError> {
+        self.inner.delete(id, lease).await
+    }
+    async fn prune(&self, key: &CheckpointKey, keep: NonZeroU32) -> Result<u64, StoreError> {
+        self.inner.prune(key, keep).await
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+}
+
+/// "`Unfinished` where a run of the workflow has not ended", also where that began a moment ago in
+/// another process; and an idempotency key is that of no other call.
+#[tokio::test]
+async fn of_two_that_begin_a_workflow_at_once_one_does() {
+    let inner = MemoryStore::new();
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let late = Late { inner: inner.clone(), gate: Arc::clone(&gate), asked: Arc::default() };
+    fn graph(store: impl CheckpointStore, keys: &Arc<Mutex<Vec<String>>>) -> CompiledGraph<Log> {
+        let keys = Arc::clone(keys);
+        let pays = Node::request_fn(move |request: NodeRequest<Log>| {
+            keys.lock()
+                .unwrap()
+                .push(format!("{} {}", request.idempotency_key, request.state.price));
+            async { Ok::<_, io::Error>(visit("pays")) }
+        });
+        let asks = Node::request_fn(|_| async { Ok::<_, io::Error>(Command::interrupt("sure?")) });
+        StateGraph::<Log>::new("pays")
+            .add_node("pays", pays)
+            .add_node("asks", asks)
+            .add_edge(START, "pays")
+            .add_edge("pays", "asks")
+            .add_edge("asks", END)
+            .store(store)
+            .compile()
+            .unwrap()
+    }
+    let (slow, quick) = (graph(late, &keys), graph(inner.clone(), &keys));
+    let workflow = id();
+    let of_slow = slow.run(&workflow, Log { price: 2, ..Log::default() });
+    let of_quick = async {
+        let done = quick.run(&workflow, Log { price: 1, ..Log::default() }).await;
+        gate.add_permits(1);
+        done
+    };
+    let (slow, quick) = tokio::join!(of_slow, of_quick);
+    assert_eq!(quick.unwrap_err().interrupts().len(), 1);
+    // The question of the first is open, so that it has not ended.
+    let keys = keys.lock().unwrap().clone();
+    assert_eq!(keys, ["trade/7/1:1:pays:1 1"], "{slow:?}");
+    assert_eq!(*slow.unwrap_err().kind(), GraphErrorKind::Unfinished);
+}
