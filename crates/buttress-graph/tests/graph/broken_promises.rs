@@ -239,3 +239,38 @@ async fn of_two_that_begin_a_workflow_at_once_one_does() {
     assert_eq!(keys, ["trade/7/1:1:pays:1 1"], "{slow:?}");
     assert_eq!(*slow.unwrap_err().kind(), GraphErrorKind::Unfinished);
 }
+
+/// Asks, and once it has its answer kills its process.
+fn asks_and_kills(store: &MemoryStore) -> CompiledGraph<Log> {
+    let pill = Node::request_fn(|request: NodeRequest<Log>| async move {
+        if request.resume.is_empty() {
+            return Ok::<_, io::Error>(Command::interrupt("sure?"));
+        }
+        std::future::pending().await
+    });
+    StateGraph::<Log>::new("pill")
+        .add_node("pill", pill)
+        .add_edge(START, "pill")
+        .add_edge("pill", END)
+        .store(store.clone())
+        .lease("worker", Duration::from_secs(30))
+        .max_recoveries(2)
+        .compile()
+        .unwrap()
+}
+
+/// The poison pill, "dead (after `max_recoveries`)", where somebody was asked before.
+#[tokio::test]
+async fn a_workflow_that_kills_its_process_once_it_was_answered_is_left_alone() {
+    let store = MemoryStore::new();
+    let graph = asks_and_kills(&store);
+    let asked = run(&graph).await.unwrap_err().interrupts().to_vec();
+    assert!(poll_once(graph.resume_with(&id(), &asked[0].id, "yes")).await.is_none());
+    for _ in 0..9 {
+        if let Some(done) = poll_once(graph.resume(&id())).await {
+            assert!(matches!(done.unwrap_err().kind(), GraphErrorKind::Dead { .. }));
+            return;
+        }
+    }
+    panic!("nine times resumed without getting on, with two allowed");
+}
