@@ -274,3 +274,30 @@ async fn a_workflow_that_kills_its_process_once_it_was_answered_is_left_alone() 
     }
     panic!("nine times resumed without getting on, with two allowed");
 }
+
+/// "`NoInterrupt` where nobody asks under this id", and "the answer to one is kept".
+#[tokio::test]
+async fn a_question_is_answered_once() {
+    let asks = Node::request_fn(|request: NodeRequest<Log>| async move {
+        Ok::<_, io::Error>(match &request.resume[..] {
+            [] => Command::interrupt("how many?"),
+            [_] => Command::interrupt("sure?"),
+            [many, sure, ..] => Command::update(visit(&format!("{many} {sure}"))),
+        })
+    });
+    let graph = StateGraph::<Log>::new("asks")
+        .add_node("asks", asks)
+        .add_edge(START, "asks")
+        .add_edge("asks", END)
+        .store(MemoryStore::new())
+        .compile()
+        .unwrap();
+    let first = run(&graph).await.unwrap_err().interrupts()[0].id.clone();
+    let error = graph.resume_with(&id(), &first, 1).await.unwrap_err();
+    let second = error.interrupts()[0].id.clone();
+    // A web form that is sent twice, or another person.
+    let again = graph.resume_with(&id(), &first, 1_000_000).await.unwrap_err();
+    let log = graph.resume_with(&id(), &second, true).await.unwrap();
+    assert_eq!(log.visits, ["1 true"], "who said yes had been told of 1");
+    assert_eq!(*again.kind(), GraphErrorKind::NoInterrupt { id: first });
+}
