@@ -301,3 +301,19 @@ async fn a_question_is_answered_once() {
     assert_eq!(log.visits, ["1 true"], "who said yes had been told of 1");
     assert_eq!(*again.kind(), GraphErrorKind::NoInterrupt { id: first });
 }
+
+/// "`NoInterrupt` where nobody asks under this id", also where nobody asks any more.
+#[tokio::test]
+async fn a_workflow_that_has_finished_asks_nobody() {
+    let graph = StateGraph::new("done")
+        .add_node("node", node("node"))
+        .add_edge(START, "node")
+        .add_edge("node", END)
+        .store(MemoryStore::new())
+        .compile()
+        .unwrap();
+    run(&graph).await.unwrap();
+    let answered = graph.resume_with(&id(), "no such question", "yes").await;
+    let error = answered.expect_err("the answer went nowhere, and nobody was told");
+    assert!(matches!(error.kind(), GraphErrorKind::NoInterrupt { .. }), "{error:?}");
+}
