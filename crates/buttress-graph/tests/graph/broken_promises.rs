@@ -317,3 +317,26 @@ async fn a_workflow_that_has_finished_asks_nobody() {
     let error = answered.expect_err("the answer went nowhere, and nobody was told");
     assert!(matches!(error.kind(), GraphErrorKind::NoInterrupt { .. }), "{error:?}");
 }
+
+/// "the node that asked is run again, with the answer", also one behind a memo, which the design
+/// puts around nodes with effects.
+#[tokio::test]
+async fn a_node_behind_a_memo_gets_its_answer() {
+    let store = MemoryStore::new();
+    let asks = Node::request_fn(|request: NodeRequest<Log>| async move {
+        Ok::<_, io::Error>(match &request.resume[..] {
+            [] => Command::<Log>::interrupt("sure?"),
+            _ => Command::update(visit("sold")),
+        })
+    });
+    let graph = StateGraph::<Log>::new("asks")
+        .add_node("asks", asks.layer(CheckpointLayer::new(store.clone(), "sell").memo()))
+        .add_edge(START, "asks")
+        .add_edge("asks", END)
+        .store(store)
+        .compile()
+        .unwrap();
+    let asked = run(&graph).await.unwrap_err().interrupts().to_vec();
+    let done = graph.resume_with(&id(), &asked[0].id, "yes").await;
+    assert_eq!(done.unwrap().visits, ["sold"]);
+}
