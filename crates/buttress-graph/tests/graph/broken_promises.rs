@@ -340,3 +340,37 @@ async fn a_node_behind_a_memo_gets_its_answer() {
     let done = graph.resume_with(&id(), &asked[0].id, "yes").await;
     assert_eq!(done.unwrap().visits, ["sold"]);
 }
+
+fn with_subgraph(
+    store: &MemoryStore,
+    inner: Node<Log>,
+    options: NodeOptions<Log>,
+) -> CompiledGraph<Log> {
+    let inner = StateGraph::new("inner")
+        .add_node_with("inner", inner, NodeOptions::none())
+        .add_edge(START, "inner")
+        .add_edge("inner", END)
+        .store(store.clone())
+        .compile()
+        .unwrap();
+    let output = |log: Log| visit(&log.visits.join("+"));
+    StateGraph::new("outer")
+        .add_node_with("sub", Node::subgraph(inner, |_: &Log| Log::default(), output), options)
+        .add_edge(START, "sub")
+        .add_edge("sub", END)
+        .store(store.clone())
+        .compile()
+        .unwrap()
+}
+
+/// "Goes on with a workflow one of whose nodes has failed for good, and runs that again", also where
+/// that is a subgraph.
+#[tokio::test]
+async fn a_subgraph_that_failed_is_run_again_when_it_is_asked_for() {
+    let store = MemoryStore::new();
+    let fails = Node::request_fn(|_| async { Err::<Visit, _>(io::Error::other("no quota")) });
+    let error = run(&with_subgraph(&store, fails, NodeOptions::none())).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::NodeFailed { node: "sub".to_owned() });
+    let mended = with_subgraph(&store, node("inner"), NodeOptions::none());
+    assert_eq!(mended.retry_failed(&id()).await.unwrap().visits, ["inner"]);
+}
