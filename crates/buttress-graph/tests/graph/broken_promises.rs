@@ -374,3 +374,18 @@ async fn a_subgraph_that_failed_is_run_again_when_it_is_asked_for() {
     let mended = with_subgraph(&store, node("inner"), NodeOptions::none());
     assert_eq!(mended.retry_failed(&id()).await.unwrap().visits, ["inner"]);
 }
+
+/// "fault tolerance (.., 3 attempts, ..)", also of a subgraph: its attempts run.
+#[tokio::test(start_paused = true)]
+async fn each_attempt_of_a_subgraph_runs_it() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let inner = Node::request_fn(move |_| {
+        let call = counted.fetch_add(1, Ordering::SeqCst);
+        async move { if call == 0 { Err(io::Error::other("busy")) } else { Ok(visit("inner")) } }
+    });
+    let graph = with_subgraph(&MemoryStore::new(), inner, NodeOptions::new());
+    let done = run(&graph).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "{done:?}");
+    assert_eq!(done.unwrap().visits, ["inner"]);
+}
