@@ -389,3 +389,26 @@ async fn each_attempt_of_a_subgraph_runs_it() {
     assert_eq!(calls.load(Ordering::SeqCst), 2, "{done:?}");
     assert_eq!(done.unwrap().visits, ["inner"]);
 }
+
+/// The same where the first attempt hung and was given up: what is left of it does not keep out the
+/// second.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_of_a_subgraph_that_timed_out_does_not_keep_out_the_next() {
+    let (began, started) = (SystemTime::now(), tokio::time::Instant::now());
+    let store = MemoryStore::new().clock(Clock::new(move || began + started.elapsed()));
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let inner = Node::request_fn(move |_| {
+        let call = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if call == 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, io::Error>(visit("inner"))
+        }
+    });
+    let options = NodeOptions::new().timeout(Duration::from_secs(5));
+    let done = run(&with_subgraph(&store, inner, options)).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "{done:?}");
+    assert_eq!(done.unwrap().visits, ["inner"]);
+}
