@@ -412,3 +412,27 @@ async fn an_attempt_of_a_subgraph_that_timed_out_does_not_keep_out_the_next() {
     assert_eq!(calls.load(Ordering::SeqCst), 2, "{done:?}");
     assert_eq!(done.unwrap().visits, ["inner"]);
 }
+
+/// "The run goes on only while the stream is polled, so that a slow reader slows it down; dropped,
+/// it drops the run."
+#[tokio::test]
+async fn a_reader_that_reads_one_event_is_not_told_by_a_run_that_is_over() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let step = Node::request_fn(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, io::Error>(Command::<Log>::new()) }
+    });
+    let graph = StateGraph::<Log>::new("long")
+        .add_node("step", step)
+        .add_edge(START, "step")
+        .add_edge("step", "step")
+        .recursion_limit(10_000)
+        .compile()
+        .unwrap();
+    let mut events = graph.stream(&id(), Log::default());
+    assert!(events.next().await.is_some());
+    drop(events);
+    let calls = calls.load(Ordering::SeqCst);
+    assert!(calls < 1_000, "{calls} steps before the first event was read");
+}
