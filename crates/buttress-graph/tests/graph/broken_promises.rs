@@ -436,3 +436,30 @@ async fn a_reader_that_reads_one_event_is_not_told_by_a_run_that_is_over() {
     let calls = calls.load(Ordering::SeqCst);
     assert!(calls < 1_000, "{calls} steps before the first event was read");
 }
+
+/// "fail with the error kept in the workflow's record": also where another branch asks somebody.
+#[tokio::test]
+async fn a_failure_beside_a_question_is_kept() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let fails = Node::request_fn(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Err::<Visit, _>(Failure::new(FailureKind::Permanent)) }
+    });
+    let asks = Node::request_fn(|_| async { Ok::<_, io::Error>(Command::interrupt("sure?")) });
+    let graph = StateGraph::<Log>::new("both")
+        .add_node_with("pays", fails, NodeOptions::none())
+        .add_node("asks", asks)
+        .add_edge(START, "pays")
+        .add_edge(START, "asks")
+        .add_edge("pays", END)
+        .add_edge("asks", END)
+        .store(MemoryStore::new())
+        .compile()
+        .unwrap();
+    run(&graph).await.unwrap_err();
+    for _ in 0..3 {
+        drop(graph.resume(&id()).await);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "it has failed for good, and is called again");
+}
