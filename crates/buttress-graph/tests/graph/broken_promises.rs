@@ -463,3 +463,22 @@ async fn a_failure_beside_a_question_is_kept() {
     }
     assert_eq!(calls.load(Ordering::SeqCst), 1, "it has failed for good, and is called again");
 }
+
+/// "retry (only when `is_retryable`, and bounded)".
+#[tokio::test]
+async fn what_is_not_retryable_is_not_retried() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let fails = Node::request_fn(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Err::<Visit, _>(Failure::new(FailureKind::Permanent)) }
+    });
+    let graph = StateGraph::new("retry")
+        .add_node_with("fails", fails, NodeOptions::none())
+        .add_edge(START, "fails")
+        .add_conditional_edges("fails", |_, _| Route::to(Route::RETRY), [("retry", "fails")])
+        .compile()
+        .unwrap();
+    run(&graph).await.unwrap_err();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
