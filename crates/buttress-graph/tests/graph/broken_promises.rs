@@ -482,3 +482,23 @@ async fn what_is_not_retryable_is_not_retried() {
     run(&graph).await.unwrap_err();
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
+
+/// `Route::RETRY`: "The label of running the node again, at most twice in a row." The seed's router
+/// asks for it by what the state says, without an error.
+#[tokio::test]
+async fn a_retry_that_the_state_asks_for_is_bounded_too() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let poor = Node::request_fn(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, io::Error>(visit("poor")) }
+    });
+    let graph = StateGraph::new("retry")
+        .add_node_with("poor", poor, NodeOptions::none())
+        .add_edge(START, "poor")
+        .add_conditional_edges("poor", |_, _| Route::to(Route::RETRY), [("retry", "poor")])
+        .compile()
+        .unwrap();
+    run(&graph).await.unwrap_err();
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
