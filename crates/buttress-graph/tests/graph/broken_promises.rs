@@ -502,3 +502,19 @@ async fn a_retry_that_the_state_asks_for_is_bounded_too() {
     run(&graph).await.unwrap_err();
     assert_eq!(calls.load(Ordering::SeqCst), 3);
 }
+
+/// A run that does not begin holds nothing: each time its error is the same.
+#[tokio::test]
+async fn a_router_that_panics_before_the_first_node_does_not_keep_the_lease() {
+    let graph = StateGraph::new("start")
+        .add_node("node", node("node"))
+        .add_conditional_edges(START, |_: &Log, _| panic!("no"), [("on", "node")])
+        .add_edge("node", END)
+        .store(MemoryStore::new())
+        .compile()
+        .unwrap();
+    let first = run(&graph).await.unwrap_err();
+    assert!(matches!(first.kind(), GraphErrorKind::Routing { .. }), "{first:?}");
+    let second = run(&graph).await.unwrap_err();
+    assert_eq!(first.kind(), second.kind(), "{second:?}");
+}
