@@ -518,3 +518,31 @@ async fn a_router_that_panics_before_the_first_node_does_not_keep_the_lease() {
     let second = run(&graph).await.unwrap_err();
     assert_eq!(first.kind(), second.kind(), "{second:?}");
 }
+
+/// "What a graph works on: any serde type", and branches: "A field .. that one of them has changed
+/// is taken from it."
+#[tokio::test]
+async fn branches_may_change_a_state_from_an_object_to_a_text() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    enum Phase {
+        Trading { ticker: String },
+        Idle,
+    }
+    impl State for Phase {
+        type Update = Self;
+        fn apply(&mut self, update: Self) {
+            *self = update;
+        }
+    }
+    let graph = StateGraph::<Phase>::new("phases")
+        .add_node("ends", |_: Phase| async { Ok::<_, io::Error>(Phase::Idle) })
+        .add_node("looks", |phase: Phase| async { Ok::<_, io::Error>(phase) })
+        .add_edge(START, "ends")
+        .add_edge(START, "looks")
+        .add_edge("ends", END)
+        .add_edge("looks", END)
+        .compile()
+        .unwrap();
+    let done = graph.run(&id(), Phase::Trading { ticker: "AAPL".to_owned() }).await;
+    assert_eq!(done.map_err(|error| error.to_string()), Ok(Phase::Idle));
+}
