@@ -546,3 +546,21 @@ async fn branches_may_change_a_state_from_an_object_to_a_text() {
     let done = graph.run(&id(), Phase::Trading { ticker: "AAPL".to_owned() }).await;
     assert_eq!(done.map_err(|error| error.to_string()), Ok(Phase::Idle));
 }
+
+/// "graph nodes apply [`CatchPanicLayer`]": a handler is part of its node, so that its panic is the
+/// node's failure.
+#[tokio::test]
+async fn a_handler_that_panics_is_its_nodes_failure() {
+    let fails = Node::request_fn(|_| async { Err::<Visit, _>(io::Error::other("no")) });
+    let panics =
+        NodeOptions::none().on_error(|_, _| async { panic!("no") as Result<Visit, Error> });
+    let graph = StateGraph::new("handled")
+        .add_node_with("fails", fails, panics)
+        .add_edge(START, "fails")
+        .add_edge("fails", END)
+        .compile()
+        .unwrap();
+    let done = tokio::spawn(async move { run(&graph).await }).await;
+    let error = done.expect("the run itself panicked").unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::NodeFailed { node: "fails".to_owned() });
+}
