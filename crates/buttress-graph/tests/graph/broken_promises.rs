@@ -564,3 +564,28 @@ async fn a_handler_that_panics_is_its_nodes_failure() {
     let error = done.expect("the run itself panicked").unwrap_err();
     assert_eq!(*error.kind(), GraphErrorKind::NodeFailed { node: "fails".to_owned() });
 }
+
+/// "What is the same for every attempt of this call, .. and for no other call": a compensation is
+/// not the payment that it takes back.
+#[tokio::test]
+async fn a_handler_has_an_idempotency_key_of_its_own() {
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let (of_node, of_handler) = (Arc::clone(&keys), Arc::clone(&keys));
+    let pays = Node::request_fn(move |request: NodeRequest<Log>| {
+        of_node.lock().unwrap().push(request.idempotency_key);
+        async { Err::<Visit, _>(io::Error::other("no answer")) }
+    });
+    let pays_back = NodeOptions::none().on_error(move |request: NodeRequest<Log>, _| {
+        of_handler.lock().unwrap().push(request.idempotency_key);
+        async { Ok::<_, Error>(visit("paid back")) }
+    });
+    let graph = StateGraph::new("pays")
+        .add_node_with("pays", pays, pays_back)
+        .add_edge(START, "pays")
+        .add_edge("pays", END)
+        .compile()
+        .unwrap();
+    run(&graph).await.unwrap();
+    let keys = keys.lock().unwrap();
+    assert_ne!(keys[0], keys[1], "who pays takes the second for a repeat of the first");
+}
