@@ -589,3 +589,25 @@ async fn a_handler_has_an_idempotency_key_of_its_own() {
     let keys = keys.lock().unwrap();
     assert_ne!(keys[0], keys[1], "who pays takes the second for a repeat of the first");
 }
+
+/// `GraphErrorKind::State`: "The state cannot be written as JSON, or read." The store has not failed.
+#[tokio::test]
+async fn a_state_that_is_no_json_is_not_the_stores_fault() {
+    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+    struct Pairs(BTreeMap<(u8, u8), u8>);
+    impl State for Pairs {
+        type Update = Self;
+        fn apply(&mut self, update: Self) {
+            *self = update;
+        }
+    }
+    let graph = StateGraph::<Pairs>::new("pairs")
+        .add_node("node", |pairs: Pairs| async { Ok::<_, io::Error>(pairs) })
+        .add_edge(START, "node")
+        .add_edge("node", END)
+        .store(MemoryStore::new())
+        .compile()
+        .unwrap();
+    let error = graph.run(&id(), Pairs(BTreeMap::from([((1, 2), 3)]))).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::State, "{error:?}");
+}
