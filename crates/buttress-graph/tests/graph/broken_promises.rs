@@ -611,3 +611,19 @@ async fn a_state_that_is_no_json_is_not_the_stores_fault() {
     let error = graph.run(&id(), Pairs(BTreeMap::from([((1, 2), 3)]))).await.unwrap_err();
     assert_eq!(*error.kind(), GraphErrorKind::State, "{error:?}");
 }
+
+/// "`recursion_limit` .. with the typed error naming the cycle".
+#[tokio::test]
+async fn the_limit_names_the_whole_cycle() {
+    const NAMES: [&str; 12] =
+        ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9", "n10", "n11"];
+    let mut graph = StateGraph::new("cycle").add_edge(START, NAMES[0]);
+    for (place, name) in NAMES.into_iter().enumerate() {
+        graph = graph.add_node(name, node(name)).add_edge(name, NAMES[(place + 1) % NAMES.len()]);
+    }
+    let error = run(&graph.compile().unwrap()).await.unwrap_err();
+    let GraphErrorKind::RecursionLimit { last, .. } = error.kind() else { panic!("{error:?}") };
+    let missing: Vec<_> =
+        NAMES.iter().filter(|name| !last.iter().any(|own| own == *name)).collect();
+    assert!(missing.is_empty(), "{missing:?} are on the cycle too");
+}
