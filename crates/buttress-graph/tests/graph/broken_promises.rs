@@ -627,3 +627,25 @@ async fn the_limit_names_the_whole_cycle() {
         NAMES.iter().filter(|name| !last.iter().any(|own| own == *name)).collect();
     assert!(missing.is_empty(), "{missing:?} are on the cycle too");
 }
+
+/// "Router returns an unknown route, ..: typed errors, nothing lost": a reducer that panics as well.
+#[tokio::test]
+async fn a_reducer_that_panics_ends_the_run_with_an_error() {
+    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+    struct Picky(u32);
+    impl State for Picky {
+        type Update = u32;
+        fn apply(&mut self, update: u32) {
+            assert!(update < 10, "too many");
+            self.0 += update;
+        }
+    }
+    let graph = StateGraph::<Picky>::new("picky")
+        .add_node("node", |_: Picky| async { Ok::<_, io::Error>(11_u32) })
+        .add_edge(START, "node")
+        .add_edge("node", END)
+        .compile()
+        .unwrap();
+    let done = tokio::spawn(async move { graph.run(&id(), Picky(0)).await }).await;
+    assert!(done.expect("the run itself panicked").is_err());
+}
