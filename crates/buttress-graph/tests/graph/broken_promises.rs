@@ -649,3 +649,41 @@ async fn a_reducer_that_panics_ends_the_run_with_an_error() {
     let done = tokio::spawn(async move { graph.run(&id(), Picky(0)).await }).await;
     assert!(done.expect("the run itself panicked").is_err());
 }
+
+/// Graceful drain: a subgraph that was drained at its step's end has not failed, and goes on after
+/// the restart.
+#[tokio::test(start_paused = true)]
+async fn a_subgraph_that_was_drained_goes_on_after_the_restart() {
+    let store = MemoryStore::new();
+    let graphs = |drains: bool| {
+        let own = Arc::new(Mutex::new(None::<CompiledGraph<Log>>));
+        let handle = Arc::clone(&own);
+        let first = Node::request_fn(move |_| {
+            if drains {
+                handle.lock().unwrap().as_ref().unwrap().drain();
+            }
+            async { Ok::<_, io::Error>(visit("first")) }
+        });
+        let inner = StateGraph::new("inner")
+            .add_node("first", first)
+            .add_node("last", node("last"))
+            .add_edge(START, "first")
+            .add_edge("first", "last")
+            .add_edge("last", END)
+            .store(store.clone())
+            .compile()
+            .unwrap();
+        *own.lock().unwrap() = Some(inner.clone());
+        let output = |log: Log| visit(&log.visits.join("+"));
+        StateGraph::new("outer")
+            .add_node("sub", Node::subgraph(inner, |_: &Log| Log::default(), output))
+            .add_edge(START, "sub")
+            .add_edge("sub", END)
+            .store(store.clone())
+            .compile()
+            .unwrap()
+    };
+    run(&graphs(true)).await.unwrap_err();
+    let done = graphs(false).resume(&id()).await;
+    assert_eq!(done.unwrap().visits, ["first+last"]);
+}
