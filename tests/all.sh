@@ -60,13 +60,15 @@ tests() {
 
 # Lints every crate alone with its smallest set of features, and each of its features alone.
 minimal_features() {
-    local package feature
-    for package in buttress buttress-graph buttress-langfuse buttress-stores; do
+    local package feature target
+    for package in buttress buttress-graph buttress-langfuse buttress-stores buttress-cli; do
         echo "$package, no features"
-        cargo clippy --quiet -p "$package" --lib --no-default-features -- -D warnings || return 1
+        target=--lib
+        [ "$package" = buttress-cli ] && target=--bins
+        cargo clippy --quiet -p "$package" $target --no-default-features -- -D warnings || return 1
         for feature in $(features_of "$package"); do
             echo "$package, $feature"
-            cargo clippy --quiet -p "$package" --lib --no-default-features --features "$feature" \
+            cargo clippy --quiet -p "$package" $target --no-default-features --features "$feature" \
                 -- -D warnings || return 1
         done
     done
@@ -158,6 +160,7 @@ if ! $fast; then
     check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick
     check "checkpoint, short" cargo bench --quiet -p buttress-benches --bench checkpoint -- --quick
     check "graph, short" cargo bench --quiet -p buttress-benches --bench graph -- --quick
+    check "langfuse, short" cargo bench --quiet -p buttress-benches --bench langfuse -- --short
     check "soak, short" cargo run --quiet --release -p buttress-benches --bin soak -- --quick
 fi
 

@@ -12,7 +12,7 @@ use buttress::{
     FaultTolerantAgent, RetryLayer,
     test_util::{Answer, Scripted},
 };
-use buttress_langfuse::{Collector, Langfuse, LangfuseBuilder, StartError};
+use buttress_langfuse::{Collector, Durability, Langfuse, LangfuseBuilder, StartError};
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -32,6 +32,7 @@ fn hasty() -> LangfuseBuilder {
         .service_name("research")
         .flush_interval(Duration::from_millis(20))
         .retry_backoff(Duration::from_millis(5), Duration::from_millis(50))
+        .durability(Durability::Memory)
 }
 
 /// Sends to the path of the test server that takes OTLP, as a collector's exporter would.

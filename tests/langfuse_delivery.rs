@@ -11,7 +11,9 @@ use buttress::{
     FaultTolerantAgent, RetryLayer,
     test_util::{Answer, Scripted},
 };
-use buttress_langfuse::{FlushError, Langfuse, LangfuseBuilder, StartError, Stats, current};
+use buttress_langfuse::{
+    Durability, FlushError, Langfuse, LangfuseBuilder, StartError, Stats, current,
+};
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, RetryAfter};
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -23,6 +25,7 @@ fn hasty() -> LangfuseBuilder {
     Langfuse::builder()
         .flush_interval(Duration::from_millis(20))
         .retry_backoff(Duration::from_millis(5), Duration::from_millis(50))
+        .durability(Durability::Memory)
 }
 
 fn builder(server: &LangfuseServer) -> LangfuseBuilder {
@@ -51,6 +54,8 @@ fn calls(langfuse: &Langfuse, calls: usize) {
 /// The spans of one such call: agent, chain and its attempt, retry and its two attempts, and in
 /// each of these breaker and timeout.
 const SPANS: usize = 10;
+/// With the score that its retry gives.
+const WAITING: usize = SPANS + 1;
 
 /// Waits until the first request is answered so.
 fn wait_for_status(server: &LangfuseServer, status: u16) {
@@ -139,8 +144,8 @@ fn an_outage_is_waited_for_and_shutdown_says_what_is_left() {
     assert!(
         matches!(
             error,
-            FlushError::Undelivered { pending: SPANS, .. }
-                | FlushError::TimedOut { pending: SPANS }
+            FlushError::Undelivered { pending: WAITING, .. }
+                | FlushError::TimedOut { pending: WAITING }
         ),
         "{error:?}"
     );
@@ -169,7 +174,7 @@ fn who_waits_does_not_end_a_pause_that_the_server_asked_for() {
     calls(&langfuse, 1);
     wait_for_status(&server, 429);
     let error = langfuse.flush(Duration::from_millis(100)).unwrap_err();
-    assert!(matches!(error, FlushError::Undelivered { pending: SPANS, .. }), "{error:?}");
+    assert!(matches!(error, FlushError::Undelivered { pending: WAITING, .. }), "{error:?}");
     assert_eq!(server.requests().len(), 1);
     // The last handle would wait for it.
     drop(langfuse.shutdown(Duration::ZERO));
@@ -321,7 +326,7 @@ async fn flush_shutdown_and_drop_end_although_tokios_clock_is_paused() {
 fn a_queue_that_is_half_full_is_sent_before_anything_is_dropped() {
     let server = LangfuseServer::start_blocking();
     let hour = Duration::from_secs(3_600);
-    let langfuse = builder(&server).flush_interval(hour).queue_spans(2 * SPANS).start().unwrap();
+    let langfuse = builder(&server).flush_interval(hour).queue_spans(2 * WAITING).start().unwrap();
     for call in 1..=5 {
         calls(&langfuse, 1);
         server.wait_until_blocking(PATIENCE, |received| {
@@ -337,8 +342,12 @@ fn what_fills_a_request_or_half_the_bytes_is_sent_at_once() {
     let hour = Duration::from_secs(3_600);
     for (queue_bytes, bytes) in [(64 << 20, 3 << 20), (1 << 20, 512 << 10)] {
         let stored = server.observations().len();
-        let langfuse =
-            builder(&server).flush_interval(hour).queue_bytes(queue_bytes).start().unwrap();
+        let langfuse = builder(&server)
+            .flush_interval(hour)
+            .queue_bytes(queue_bytes)
+            .max_io_bytes(usize::MAX)
+            .start()
+            .unwrap();
         let subscriber = tracing_subscriber::registry().with(langfuse.layer());
         tracing::subscriber::with_default(subscriber, || {
             info_span!(target: "buttress", "llm_call").in_scope(|| {
@@ -417,7 +426,7 @@ fn a_retry_after_is_obeyed_in_seconds_and_as_a_date() {
         calls(&langfuse, 1);
         wait_for_status(&server, 503);
         let error = langfuse.flush(Duration::from_millis(300)).unwrap_err();
-        assert!(matches!(error, FlushError::Undelivered { pending: SPANS, .. }), "{error:?}");
+        assert!(matches!(error, FlushError::Undelivered { pending: WAITING, .. }), "{error:?}");
         assert_eq!(server.requests().len(), 1, "{asked:?}");
         langfuse.shutdown(Duration::ZERO).unwrap_err();
     }
@@ -480,8 +489,8 @@ fn shutdown_says_what_is_left_and_says_it_again() {
     assert!(
         matches!(
             first,
-            FlushError::Undelivered { pending: SPANS, .. }
-                | FlushError::TimedOut { pending: SPANS }
+            FlushError::Undelivered { pending: WAITING, .. }
+                | FlushError::TimedOut { pending: WAITING }
         ),
         "{first:?}"
     );
@@ -500,7 +509,7 @@ fn a_notice_names_the_cause_and_where_a_redirect_leads() {
         drop(langfuse.shutdown(Duration::from_millis(300)));
         // Nothing listens on this port.
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let keys = Langfuse::builder().public_key("pk").secret_key("sk");
+        let keys = hasty().public_key("pk").secret_key("sk");
         let langfuse = keys.base_url(format!("http://{free}")).start().unwrap();
         calls(&langfuse, 1);
         let error = langfuse.shutdown(Duration::from_millis(300)).unwrap_err();

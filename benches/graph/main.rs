@@ -19,10 +19,9 @@ mod measure;
 
 use std::process::ExitCode;
 
-use self::{
-    langgraph::{Install, LangGraph},
-    measure::Effort,
-};
+use buttress_benches::python::Install;
+
+use self::{langgraph::LangGraph, measure::Effort};
 
 const HELP: &str = "\
 Usage: graph [--json] [--quick] [--no-langgraph]

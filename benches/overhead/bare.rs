@@ -2,11 +2,13 @@
 
 use std::hint::black_box;
 
-use buttress_benches::drive::{Answers, Fails, FailsOnce, Yields, call, discard};
+use buttress_benches::{
+    drive::{Answers, Fails, FailsOnce, Yields, call, discard},
+    measure::{BARE, Case},
+};
 use tower::Service;
 
 use crate::{
-    measure::{BARE, Case},
     prompts::prompts,
     threads::{on_threads, thread_counts},
 };

@@ -10,11 +10,11 @@ use tower::Service;
 
 use buttress_benches::{
     drive::{Answers, Fails, FailsOnce, Refused, discard, finish},
+    measure::Case,
     stacks::HOUR,
 };
 
 use crate::{
-    measure::Case,
     ours::{HELD, looks_at},
     prompts::asked,
     threads::{on_threads, thread_counts},

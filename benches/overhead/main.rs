@@ -9,22 +9,20 @@
 
 mod bare;
 mod functions;
-mod measure;
 mod ours;
-mod processor;
 mod prompts;
 mod report;
 mod resilience;
-mod sink;
 mod threads;
 mod towers;
 mod traced;
 
 use std::{cell::OnceCell, process::ExitCode, rc::Rc};
 
-use buttress_benches::out;
-
-use self::measure::Case;
+use buttress_benches::{
+    measure::{self, Case},
+    out, sink,
+};
 
 const HELP: &str = "\
 Usage: overhead [--json] [--quick] [FILTER]

@@ -8,12 +8,12 @@ use buttress::{
 };
 use buttress_benches::{
     drive::{Answers, Fails, FailsOnce, Yields, ask, call, discard},
+    measure::Case,
     stacks::{HOUR, TIMEOUT, agent, at_once, breaker, count_window, full, time_window},
 };
 use tower::{Layer, Service};
 
 use crate::{
-    measure::Case,
     prompts::prompts,
     threads::{on_threads, thread_counts},
 };

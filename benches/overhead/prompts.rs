@@ -2,10 +2,11 @@
 
 use std::hint::black_box;
 
-use buttress_benches::drive::{call, discard};
+use buttress_benches::{
+    drive::{call, discard},
+    measure::Case,
+};
 use tower::Service;
-
-use crate::measure::Case;
 
 /// Makes a case of calls of a service.
 pub(crate) fn prompts<S: Service<String> + 'static>(name: &str, mut service: S) -> Case {

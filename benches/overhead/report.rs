@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::Row;
+use buttress_benches::measure::Row;
 
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = String::new();

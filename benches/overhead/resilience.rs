@@ -2,7 +2,10 @@
 
 use std::{hint::black_box, time::Duration};
 
-use buttress_benches::drive::{Answers, Fails, FailsOnce, Refused, Yields, ask, call, discard};
+use buttress_benches::{
+    drive::{Answers, Fails, FailsOnce, Refused, Yields, ask, call, discard},
+    measure::Case,
+};
 use tower::{Layer, Service};
 use tower_resilience_circuitbreaker::{CircuitBreakerLayer, SlidingWindowType};
 use tower_resilience_fallback::FallbackLayer;
@@ -10,7 +13,6 @@ use tower_resilience_retry::RetryLayer;
 use tower_resilience_timelimiter::TimeLimiterLayer;
 
 use crate::{
-    measure::Case,
     ours::{HELD, looks_at},
     prompts::prompts,
     threads::{on_threads, thread_counts},

@@ -5,9 +5,8 @@ use std::{
     thread,
 };
 
+use buttress_benches::measure::{Meter, Taken};
 use tokio::runtime::Handle;
-
-use crate::measure::{Meter, Taken};
 
 /// Makes so many calls on each of some threads at once; `prepare` makes what one thread calls.
 ///

@@ -6,14 +6,17 @@ use std::{
     time::Duration,
 };
 
-use buttress_benches::drive::{Answers, FailsOnce, Refused, Yields, ask, call, discard};
+use buttress_benches::{
+    drive::{Answers, FailsOnce, Refused, Yields, ask, call, discard},
+    measure::Case,
+};
 use tower::{
     Layer, Service,
     retry::{Policy, RetryLayer},
     timeout::TimeoutLayer,
 };
 
-use crate::{measure::Case, prompts::prompts};
+use crate::prompts::prompts;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 

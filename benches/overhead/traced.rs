@@ -1,42 +1,29 @@
 //! What a call costs when its spans go to somebody: to Langfuse, to nobody, to the stock bridge.
 //!
 //! Every case is measured on the caller's thread; `cpu_ns` is the processor time of the whole process
-//! for a call, from before the subscriber is made to where the last span is delivered. A subscriber is this thread's default only while
-//! a round of its case runs, and then goes: what stays of it would slow down the cases without one.
+//! for a call, from before the subscriber is made to where the last span is delivered. A subscriber is
+//! this thread's default only while a round of its case runs.
 
-use std::{
-    hint::black_box,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{hint::black_box, time::Duration};
 
 use buttress::{AgentLayer, Error, FallbackLayer, TimeoutLayer};
 use buttress_benches::{
     drive::{Answers, FailsOnce, call, discard},
-    stacks::{TIMEOUT, at_once, breaker, full},
+    listen::{Listening, count_spans},
+    measure::{BARE, Case},
+    sink::Sink,
+    stacks::{TIMEOUT, at_once, breaker, five_spans, full},
 };
-use buttress_langfuse::Langfuse;
+use buttress_langfuse::{Durability, Langfuse};
 use opentelemetry::{Context, trace::TracerProvider as _};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
 };
 use tower::{Service, ServiceBuilder};
-use tracing::{
-    Dispatch, Subscriber, callsite,
-    dispatcher::{self, DefaultGuard},
-    span::{Attributes, Id},
-};
+use tracing::Subscriber;
 use tracing_opentelemetry::OpenTelemetryLayer;
-use tracing_subscriber::{Layer, Registry, layer, layer::SubscriberExt as _};
-
-use crate::{
-    measure::{BARE, Case},
-    sink::Sink,
-};
+use tracing_subscriber::{Layer, Registry, layer::SubscriberExt as _};
 
 pub(crate) const GROUP: &str = "traced";
 /// So many that the queue of delivery is never full: what a round leaves in it is delivered before
@@ -72,6 +59,7 @@ impl Traced {
         let sink = Sink::start().expect("the program can be started once more");
         let builder = Langfuse::builder().public_key("pk-lf-bench").secret_key("sk-lf-bench");
         let builder = builder.base_url(&sink.base_url).environment("bench").release("1");
+        let builder = builder.durability(Durability::Memory);
         let langfuse = builder.start().expect("delivery needs no more than a thread");
         Self { langfuse, _sink: sink }
     }
@@ -87,7 +75,7 @@ impl Traced {
         let bare = Case::new(GROUP, BARE, || discard(call(&mut Answers, black_box(35_u64))));
         let mut cases = vec![bare.calls(CALLS).spans(0)];
         for (name, listener) in &listeners {
-            cases.push(calls(format!("five spans, {name}"), listener, five()));
+            cases.push(calls(format!("five spans, {name}"), listener, five_spans(Answers)));
         }
         for (name, listener) in &listeners {
             cases.push(calls(format!("full stack, {name}"), listener, agent()));
@@ -104,16 +92,6 @@ impl Traced {
         let (accepted, delivered, dropped) = (stats.accepted, stats.delivered, stats.dropped);
         format!("delivery: {accepted} spans taken, {delivered} delivered, {dropped} dropped")
     }
-}
-
-/// The stack of the target: agent, retry and its attempt, breaker, timeout.
-fn five() -> impl Service<u64, Response = u64, Error = Error> {
-    ServiceBuilder::new()
-        .layer(AgentLayer::new("research"))
-        .layer(at_once())
-        .layer(breaker())
-        .layer(TimeoutLayer::new(TIMEOUT))
-        .service(Answers)
 }
 
 /// The four patterns inside of an agent.
@@ -163,27 +141,11 @@ impl Listener {
             Self::Langfuse(langfuse) => Some(langfuse.clone()),
             _ => None,
         };
-        let guard = dispatch.as_ref().map(dispatcher::set_default);
-        drop(dispatch);
-        // Of a subscriber that has gone the highest level stays until it is asked for again.
-        callsite::rebuild_interest_cache();
-        Listening { guard, langfuse }
-    }
-}
-
-/// Holds a subscriber as this thread's default.
-struct Listening {
-    guard: Option<DefaultGuard>,
-    langfuse: Option<Langfuse>,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        drop(self.guard.take());
-        callsite::rebuild_interest_cache();
-        if let Some(langfuse) = &self.langfuse {
-            langfuse.flush(PATIENCE).expect("the server takes every span");
-        }
+        Listening::to(dispatch, move || {
+            if let Some(langfuse) = langfuse {
+                langfuse.flush(PATIENCE).expect("the server takes every span");
+            }
+        })
     }
 }
 
@@ -219,22 +181,3 @@ impl SpanProcessor for Drops {
 struct Idle;
 
 impl<S: Subscriber> Layer<S> for Idle {}
-
-/// Counts the spans that begin.
-#[derive(Debug)]
-struct Counts(Arc<AtomicUsize>);
-
-impl<S: Subscriber> Layer<S> for Counts {
-    fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: layer::Context<'_, S>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn count_spans(run: impl FnOnce()) -> usize {
-    let spans = Arc::<AtomicUsize>::default();
-    let dispatch: Dispatch = tracing_subscriber::registry().with(Counts(spans.clone())).into();
-    dispatcher::with_default(&dispatch, run);
-    drop(dispatch);
-    callsite::rebuild_interest_cache();
-    spans.load(Ordering::Relaxed)
-}

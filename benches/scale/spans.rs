@@ -1,6 +1,6 @@
 //! Many spans: a trace of one root and its children, handed over to a delivery.
 
-use buttress_langfuse::Langfuse;
+use buttress_langfuse::{Durability, Langfuse};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::measure::{Effort, Table, count};
@@ -28,6 +28,7 @@ fn nanos(effort: Effort, spans: usize) -> f64 {
         .base_url("http://127.0.0.1:1")
         .queue_spans(1_000_000)
         .queue_bytes(1 << 30)
+        .durability(Durability::Memory)
         .start();
     let Ok(langfuse) = langfuse else { return f64::NAN };
     let subscriber = tracing_subscriber::registry().with(langfuse.layer());

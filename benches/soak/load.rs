@@ -12,6 +12,7 @@ use std::{
 };
 
 use buttress::BoxError;
+use buttress_benches::latency::{Latencies, Summary};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Empty};
@@ -25,7 +26,6 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     agent::Fault,
     helper,
-    latency::{Latencies, Summary},
     pace::{self, Route, Slot},
 };
 

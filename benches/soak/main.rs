@@ -16,7 +16,6 @@ mod agent;
 mod args;
 mod checks;
 mod helper;
-mod latency;
 mod load;
 mod pace;
 mod receiver;

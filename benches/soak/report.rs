@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
+use buttress_benches::latency::Summary;
 use serde_json::{Value, json};
 
 use crate::{
     agent::SEED,
     args::Plan,
-    latency::Summary,
     load::{Calls, Loaded, MOST_IN_FLIGHT},
     run::Outcome,
     watch::Sample,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use buttress::BoxError;
-use buttress_langfuse::{Langfuse, Stats};
+use buttress_langfuse::{Durability, Langfuse, Stats};
 use tokio::runtime::Runtime;
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -77,6 +77,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Outcome, BoxError> {
         .secret_key(address.secret_key)
         .base_url(address.base_url)
         .service_name("soak")
+        .durability(Durability::Memory)
         .start()?;
     tracing_subscriber::registry().with(langfuse.layer()).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

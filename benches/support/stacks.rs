@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use buttress::{
-    AnyError, BoxError, CircuitBreakerLayer, Error, FallbackLayer, FaultTolerantAgent, Order,
-    RetryLayer, TimeoutLayer, Window,
+    AgentLayer, AnyError, BoxError, CircuitBreakerLayer, Error, FallbackLayer, FaultTolerantAgent,
+    Order, RetryLayer, TimeoutLayer, Window,
 };
 use tower::{Service, ServiceBuilder};
 
@@ -55,6 +55,20 @@ where
         .layer(FallbackLayer::new().or("backup", Answers))
         .layer(RetryLayer::new(3))
         .layer(breaker())
+        .layer(TimeoutLayer::new(TIMEOUT))
+        .service(inner)
+}
+
+/// Five spans, where all is well: agent, retry and its attempt, breaker, timeout.
+pub fn five_spans<S>(inner: S) -> impl Service<u64, Response = u64, Error = Error>
+where
+    S: Service<u64, Response = u64> + Clone,
+    S::Error: Into<BoxError> + 'static,
+{
+    ServiceBuilder::new()
+        .layer(AgentLayer::new("research"))
+        .layer(at_once())
+        .layer(breaker().consecutive_failures(u32::MAX))
         .layer(TimeoutLayer::new(TIMEOUT))
         .service(inner)
 }

@@ -160,8 +160,7 @@ fn gone_on_without() -> Seen {
     })
 }
 
-pub(crate) const SCENARIOS: [fn() -> Seen; 4] =
-    [saved_and_resumed, kept_by_a_layer, not_found, gone_on_without];
+scenarios![saved_and_resumed, kept_by_a_layer, not_found, gone_on_without];
 
 #[test]
 fn saved_and_resumed_is_told() {

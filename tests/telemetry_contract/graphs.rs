@@ -94,7 +94,7 @@ fn dropped() -> Seen {
     })
 }
 
-pub(crate) const SCENARIOS: [fn() -> Seen; 4] = [finished, failed, resumed, dropped];
+scenarios![finished, failed, resumed, dropped];
 
 #[test]
 fn a_run_is_told() {

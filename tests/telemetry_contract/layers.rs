@@ -188,7 +188,7 @@ fn stopped() -> Seen {
     })
 }
 
-pub(crate) const SCENARIOS: [fn() -> Seen; 13] = [
+scenarios![
     answered,
     rescued_by_a_retry,
     rescued_by_a_fallback,
@@ -476,10 +476,10 @@ agent_research AGENT ERROR: The call panicked
       {"agent_id":"research","attempt":1,"error_type":"panicked","failure_kind":"panicked","outcome":"panicked"}
       circuit_breaker_call SPAN ERROR: The call panicked
         {"circuit_key":"model","circuit_state":"open","circuit_state_at_start":"closed","error_type":"panicked","failure_count":1,"failure_kind":"panicked","outcome":"panicked","retry_after_seconds":30,"state_transition":"CLOSED -> OPEN","success_count":0}
-        circuit_breaker.opened EVENT DEFAULT
-          {"circuit_key":"model","outcome":"success","reason":"consecutive_failures","state_transition":"CLOSED -> OPEN"}
         timeout_protected_call SPAN ERROR: The call panicked
           {"error_type":"panicked","failure_kind":"panicked","outcome":"panicked","timeout_seconds":30}
+        circuit_breaker.opened EVENT DEFAULT
+          {"circuit_key":"model","outcome":"success","reason":"consecutive_failures","state_transition":"CLOSED -> OPEN"}
 "#,
         &[
             "ERROR Circuit breaker OPEN for agent model",

@@ -6,11 +6,20 @@
 //! paused, so delays and waits are exact.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+/// Names scenarios, for the test that runs all of them.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const SCENARIOS: &[(&str, fn() -> Seen)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
 mod checkpoints;
 mod graphs;
 mod layers;
+mod sample;
 mod seen;
 mod swarms;
+mod users;
 
 use std::collections::BTreeSet;
 
@@ -21,7 +30,7 @@ const EVERYWHERE: [&str; 6] =
     ["agent_id", "outcome", "failure_kind", "error", "error_type", "ticker"];
 
 /// The rows: a span, its type in Langfuse, and the keys of its own.
-const TABLE: [(&str, &str, &[&str]); 18] = [
+const TABLE: [(&str, &str, &[&str]); 20] = [
     (
         "agent_research",
         "AGENT",
@@ -97,27 +106,39 @@ const TABLE: [(&str, &str, &[&str]); 18] = [
     ("node_research", "CHAIN", &["workflow_id", "phase", "step", "route"]),
     ("node_gate", "CHAIN", &["workflow_id", "phase", "step", "route"]),
     ("circuit_breaker.closed", "EVENT", &["circuit_key", "state_transition", "reason"]),
+    ("llm_call", "GENERATION", &[]),
+    ("llm_call of an older program", "GENERATION", &[]),
 ];
 
+/// The scenarios of each module.
+const SCENARIOS: [(&str, &[(&str, fn() -> seen::Seen)]); 5] = [
+    ("layers", layers::SCENARIOS),
+    ("checkpoints", checkpoints::SCENARIOS),
+    ("swarms", swarms::SCENARIOS),
+    ("graphs", graphs::SCENARIOS),
+    ("users", users::SCENARIOS),
+];
+
+/// Also leaves in `otlp-samples`, below cargo's target folder, what was sent in each scenario.
 #[test]
 fn every_key_of_the_table_is_recorded_by_some_scenario() {
     let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
-    for scenario in layers::SCENARIOS
-        .iter()
-        .chain(&checkpoints::SCENARIOS)
-        .chain(&swarms::SCENARIOS)
-        .chain(&graphs::SCENARIOS)
-    {
-        let observations = scenario().observations;
-        check_rows(&observations);
-        for one in observations {
-            seen.extend(keys(&one).into_iter().map(|(key, _)| (one.name().to_owned(), key)));
+    let samples = sample::folder();
+    for (module, scenarios) in SCENARIOS {
+        for (name, scenario) in scenarios {
+            let scenario = scenario();
+            check_rows(&scenario.observations);
+            sample::write(&samples.join(format!("{module}-{name}.in.json")), &scenario);
+            for one in scenario.observations {
+                seen.insert((one.name().to_owned(), String::new()));
+                seen.extend(keys(&one).into_iter().map(|(key, _)| (one.name().to_owned(), key)));
+            }
         }
     }
     for (name, _, own) in TABLE {
-        for key in own {
-            let place = (name.to_owned(), (*key).to_owned());
-            assert!(seen.contains(&place), "no scenario records {key} of {name}");
+        for key in own.iter().copied().chain([""]) {
+            let place = (name.to_owned(), key.to_owned());
+            assert!(seen.contains(&place), "no scenario records {key:?} of {name}");
         }
     }
 }

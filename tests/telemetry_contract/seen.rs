@@ -7,7 +7,7 @@ use std::{
 };
 
 use buttress::telemetry;
-use buttress_langfuse::Langfuse;
+use buttress_langfuse::{Durability, Langfuse};
 use buttress_tests::langfuse_server::{LangfuseServer, Observation};
 use serde_json::{Map, Value};
 use tracing::{Event, Subscriber, field::Field};
@@ -19,15 +19,22 @@ use super::{EVERYWHERE, TABLE};
 pub(crate) struct Seen {
     pub(crate) observations: Vec<Observation>,
     pub(crate) log: Vec<String>,
+    /// What was sent, as one request of OTLP/JSON.
+    pub(crate) said: Value,
+    /// The headers that name our SDK and its version.
+    pub(crate) sdk: [String; 2],
+    pub(crate) public_key: String,
 }
 
 /// Runs a scenario on a paused clock, delivers its spans, and reads them from the server.
 pub(crate) fn observe(scenario: impl AsyncFnOnce()) -> Seen {
     let server = LangfuseServer::start_blocking();
+    server.keep_what_is_said();
     let langfuse = Langfuse::builder()
         .public_key(server.public_key())
         .secret_key(server.secret_key())
         .base_url(server.base_url())
+        .durability(Durability::Memory)
         .start()
         .unwrap();
     let log = LogLines::default();
@@ -37,7 +44,15 @@ pub(crate) fn observe(scenario: impl AsyncFnOnce()) -> Seen {
         runtime.enable_time().start_paused(true).build().unwrap().block_on(scenario());
     });
     langfuse.shutdown(Duration::from_secs(20)).unwrap();
-    Seen { observations: server.observations(), log: log.0.lock().unwrap().clone() }
+    let requests = server.requests();
+    let header = |name| requests[0].headers[name].to_str().unwrap().to_owned();
+    Seen {
+        observations: server.observations(),
+        log: log.0.lock().unwrap().clone(),
+        said: server.said(),
+        sdk: ["x-langfuse-sdk-name", "x-langfuse-sdk-version"].map(header),
+        public_key: server.public_key().to_owned(),
+    }
 }
 
 /// Keeps the lines that layers log.

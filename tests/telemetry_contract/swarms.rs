@@ -99,8 +99,7 @@ fn panicked() -> Seen {
     })
 }
 
-pub(crate) const SCENARIOS: [fn() -> Seen; 7] =
-    [full, degraded, critical, late, enough, dropped, panicked];
+scenarios![full, degraded, critical, late, enough, dropped, panicked];
 
 #[test]
 fn a_full_swarm_is_told() {

@@ -37,6 +37,9 @@ pub enum Durability {
     /// While the nodes of the next superstep run: one save at most is on its way, no answer counts
     /// before it is done, and its error ends that superstep. A crash repeats one step more.
     Async,
+    /// When the run ends, in whatever way but a crash, and before its first node: a crash, and a
+    /// future that is dropped, repeat all of it.
+    Exit,
 }
 
 #[derive(Clone)]

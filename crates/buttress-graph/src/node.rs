@@ -259,7 +259,8 @@ where
             option_layer(options.timeout.map(TimeoutLayer::new)),
             CatchPanicLayer::new(),
         );
-        Arc::new(layers.layer(self.map_request(|call: Arc<Call<S>>| call.attempt())))
+        let node = (*self).map_request(|call: Arc<Call<S>>| call.attempt());
+        Arc::new(layers.layer(node))
     }
 }
 

@@ -1,9 +1,11 @@
 //! The settings: a builder, filled from the variables of the official SDKs.
 
+#[cfg(feature = "client")]
+mod client;
 mod error;
 mod vars;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
@@ -16,6 +18,7 @@ use crate::{
     langfuse::Langfuse,
     notice::notice,
     sink::{Nowhere, ProjectLink, TraceDefaults},
+    spool::{self, Durability, Peer, Spool},
     terminal::TerminalTree,
     text::{has_user, shown},
 };
@@ -29,10 +32,17 @@ const EXPORT_PATH: &str = "/api/public/otel/v1/traces";
 ///
 /// - `base_url`: <https://cloud.langfuse.com>
 /// - `flush_at`: 512 spans; `flush_interval`: 5 s; `timeout` of a request: 5 s
-/// - `queue_spans`: 100,000; `queue_bytes`: 64 MiB; what does not fit is dropped and counted
+/// - `durability`: [`Process`](Durability::Process): what is of a trace in which something went wrong
+///   is on disk before the call returns
+/// - `spool`: `buttress/langfuse` in the user's folder for state (`$XDG_STATE_HOME`, else
+///   `~/.local/state`; `~/Library/Application Support` on macOS, `%LOCALAPPDATA%` on Windows)
+/// - `spool_bytes`: 256 MiB; past it uneventful spans go first, then the oldest
+/// - `queue_spans`: 100,000; `queue_bytes`: 64 MiB; what does not fit goes to the spool, and without
+///   one is dropped and counted
 /// - `retry_backoff`: 0.5 s up to 30 s; a `Retry-After` of the server is obeyed up to 10 minutes
 ///   and spread by a tenth
-/// - `sample_rate`: 1
+/// - `sample_rate`: 1; `compact`: off
+/// - `mask`: none; `max_io_bytes`: 1,000,000; secrets in messages and metadata are hidden
 ///
 /// Spans are sent at `flush_at`, at half of either limit of the queue, at 3 MiB, or after the
 /// interval, whichever comes first.
@@ -46,6 +56,9 @@ pub struct LangfuseBuilder {
     /// The variable that switches traces off.
     disabled_by: Option<&'static str>,
     limits: Limits,
+    durability: Durability,
+    spool: Option<PathBuf>,
+    spool_bytes: u64,
     defaults: TraceDefaults,
     terminal: Option<TerminalTree>,
     #[cfg(feature = "collector")]
@@ -62,6 +75,9 @@ impl Langfuse {
             export_path: EXPORT_PATH.to_owned(),
             disabled_by: None,
             limits: Limits::default(),
+            durability: Durability::default(),
+            spool: None,
+            spool_bytes: 256 << 20,
             defaults: TraceDefaults::default(),
             terminal: None,
             #[cfg(feature = "collector")]
@@ -74,7 +90,8 @@ impl Langfuse {
     /// `LANGFUSE_PUBLIC_KEY`, `_SECRET_KEY`, `_BASE_URL` (then `_HOST`), `_TRACING_ENVIRONMENT`,
     /// `_RELEASE`, `_SAMPLE_RATE`, `_FLUSH_AT`, `_FLUSH_INTERVAL` and `_TIMEOUT` in seconds,
     /// `_TRACING_ENABLED`, `_OTEL_TRACES_EXPORT_PATH`; of OpenTelemetry's own `OTEL_SERVICE_NAME`
-    /// and `OTEL_SDK_DISABLED`. An empty variable counts as absent.
+    /// and `OTEL_SDK_DISABLED`; of our own `BUTTRESS_SPOOL_DIR`, `BUTTRESS_SPOOL_BYTES` and
+    /// `BUTTRESS_DURABILITY` (`memory`, `process` or `disk`). An empty variable counts as absent.
     ///
     /// # Errors
     ///
@@ -140,8 +157,11 @@ impl LangfuseBuilder {
         self
     }
 
-    /// Sets the share of traces that is sent; traces in which something failed are sent anyway.
+    /// Sets the share of traces that is sent; traces in which something failed, was retried, fell
+    /// back or degraded are sent anyway, whole.
     ///
+    /// What is not of the share waits in memory for the end of its trace, up to 32 MiB; past it the
+    /// oldest traces are sent. The share is decided by the trace's id, in every process alike.
     /// Where nothing is sent, every trace is collected.
     ///
     /// # Panics
@@ -151,6 +171,38 @@ impl LangfuseBuilder {
     pub fn sample_rate(mut self, share: f64) -> Self {
         assert!((0.0..=1.0).contains(&share), "sample_rate must be from 0 to 1, not {share}");
         self.defaults.sample_rate = share;
+        self
+    }
+
+    /// Sets what is made of each text of input, output, metadata and status messages before it
+    /// leaves the process.
+    ///
+    /// Of a text for which it panics nothing is sent.
+    pub fn mask(mut self, mask: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        self.defaults.privacy.mask = Some(Arc::new(mask));
+        self
+    }
+
+    /// Sets how many bytes are sent of an input or an output; a longer text is cut between two
+    /// characters, and says so.
+    pub const fn max_io_bytes(mut self, bytes: usize) -> Self {
+        self.defaults.privacy.io_bytes = bytes;
+        self
+    }
+
+    /// Sends status messages and metadata also where something in them looks like a secret: an API
+    /// key that begins with `sk-`, or what stands behind `Authorization`, `Bearer` or `Basic`.
+    pub const fn keep_secrets(mut self) -> Self {
+        self.defaults.privacy.hides_secrets = false;
+        self
+    }
+
+    /// Leaves out, of traces in which nothing went wrong, the spans of patterns: breaker, retry,
+    /// attempt, timeout and fallback; what is below them hangs below the next one above.
+    ///
+    /// Such a trace is sent when its last span has ended, or after 10 seconds in parts and whole.
+    pub const fn compact(mut self) -> Self {
+        self.defaults.is_compact = true;
         self
     }
 
@@ -211,6 +263,30 @@ impl LangfuseBuilder {
         self
     }
 
+    /// Sets what outlives what.
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Sets the folder of the spool; it holds a folder for each Langfuse and public key.
+    pub fn spool(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.spool = Some(folder.into());
+        self
+    }
+
+    /// Sets how many bytes the spool of this process may take, with what it has taken over.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer than 65,536.
+    #[track_caller]
+    pub const fn spool_bytes(mut self, bytes: u64) -> Self {
+        assert!(bytes >= 1 << 16, "a spool needs 65,536 bytes at least");
+        self.spool_bytes = bytes;
+        self
+    }
+
     /// Sets the first and the longest delay between two tries of a request.
     pub const fn retry_backoff(mut self, base: Duration, max: Duration) -> Self {
         self.limits.retry_base = base;
@@ -265,8 +341,37 @@ impl LangfuseBuilder {
             #[cfg(feature = "collector")]
             Destination::Collector { .. } => None,
         };
-        let delivery = Delivery::start(destination, self.limits)?;
+        let delivery = Delivery::start(destination, self.limits, self.open_spool())?;
         Ok(Langfuse::assemble(Arc::new(delivery), self.defaults, self.terminal, link))
+    }
+
+    /// Returns where spans wait that outlive the process; none where that is not wanted.
+    fn open_spool(&self) -> Option<Spool> {
+        if self.durability == Durability::Memory {
+            return None;
+        }
+        let Some(folder) = self.spool.clone().or_else(spool::default_folder) else {
+            notice(format_args!(
+                "there is no folder for the spool, spans wait in memory; name one in \
+                 BUTTRESS_SPOOL_DIR"
+            ));
+            return None;
+        };
+        Some(Spool::new(&folder, self.peer(), self.spool_bytes, self.durability))
+    }
+
+    /// Returns whose the spool is.
+    pub(crate) fn peer(&self) -> Peer {
+        Peer { base_url: self.peer_url(), public_key: self.public_key.clone() }
+    }
+
+    /// Returns the address that tells where spans go from where others do.
+    fn peer_url(&self) -> String {
+        #[cfg(feature = "collector")]
+        if let Some(collector) = &self.collector {
+            return collector.address();
+        }
+        self.base_url.trim().trim_end_matches('/').to_owned()
     }
 
     fn start_for_terminal(mut self, tree: TerminalTree) -> Langfuse {
@@ -276,9 +381,9 @@ impl LangfuseBuilder {
     }
 
     /// Returns where spans go; nowhere without keys.
-    fn destination(&mut self) -> Result<Option<Destination>, StartError> {
+    fn destination(&self) -> Result<Option<Destination>, StartError> {
         #[cfg(feature = "collector")]
-        if let Some(collector) = self.collector.take() {
+        if let Some(collector) = self.collector.clone() {
             let service_name = self.defaults.service_name.clone();
             return Ok(Some(Destination::Collector { collector, service_name }));
         }
@@ -288,16 +393,22 @@ impl LangfuseBuilder {
         let (Some(public), Some(secret)) = (key(&self.public_key), key(&self.secret_key)) else {
             return Ok(None);
         };
-        let endpoint = Endpoint::new(self.uri()?, &public, &secret, &self.defaults);
-        Ok(Some(Destination::Langfuse(endpoint.ok_or(StartError::Key)?)))
+        let scores = [self.uri_of("/api/public/scores")?, self.uri_of("/api/public/ingestion")?];
+        let endpoint = Endpoint::new(self.uri()?, scores, &public, &secret, &self.defaults);
+        Ok(Some(Destination::Langfuse(Box::new(endpoint.ok_or(StartError::Key)?))))
     }
 
+    /// Returns where spans go.
     fn uri(&self) -> Result<Uri, StartError> {
+        self.uri_of(&self.export_path)
+    }
+
+    fn uri_of(&self, path: &str) -> Result<Uri, StartError> {
         if has_user(&self.base_url) {
             return Err(StartError::UserInBaseUrl);
         }
         let base = self.base_url.trim().trim_end_matches('/');
-        let path = self.export_path.trim().trim_start_matches('/');
+        let path = path.trim().trim_start_matches('/');
         let uri: Uri = format!("{base}/{path}").parse().map_err(|_| StartError::BaseUrl)?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         if is_http && uri.host().is_some() { Ok(uri) } else { Err(StartError::BaseUrl) }

@@ -9,11 +9,17 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::TraceId;
+
 use crate::{
     encode::Encoded,
     filter::SpanFilter,
     notice::notice,
+    privacy::Privacy,
+    sampling::Sampling,
+    score::Score,
     sink::{FlushError, Sink, Stats, TraceDefaults},
+    spool::Class,
     terminal::TerminalTree,
     trace::Defaults,
     traces::Traces,
@@ -27,10 +33,15 @@ pub(crate) struct Core {
     pub(crate) traces: Traces,
     pub(crate) filter: SpanFilter,
     pub(crate) defaults: Defaults,
-    pub(crate) sample_rate: f64,
+    pub(crate) sampling: Sampling,
+    pub(crate) privacy: Privacy,
     pub(crate) as_root: bool,
+    /// Whether the sink wants the starts of open spans.
+    pub(crate) journals: bool,
     sink: Arc<dyn Sink>,
     printer: Option<TerminalTree>,
+    /// Whether spans come from a provider of the user's, who may send others elsewhere.
+    shares_provider: AtomicBool,
     /// Whether the last handle was dropped while spans may still come.
     abandoned: AtomicBool,
 }
@@ -44,11 +55,14 @@ impl Core {
         let core = Arc::new(Self {
             traces: Traces::new(),
             defaults: Defaults::of(&defaults),
+            privacy: defaults.privacy,
             filter: SpanFilter { targets: defaults.targets },
-            sample_rate: defaults.sample_rate,
+            sampling: Sampling { rate: defaults.sample_rate, is_compact: defaults.is_compact },
             as_root: defaults.as_root,
+            journals: sink.journals(),
             sink,
             printer,
+            shares_provider: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
         });
         let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +78,7 @@ impl Core {
     }
 
     /// Hands a mapped span on.
-    pub(crate) fn accept(&self, span: Encoded) {
+    pub(crate) fn accept(&self, starts: &[Encoded], span: Encoded, class: Class) {
         if self.abandoned.load(Ordering::Relaxed) && self.abandoned.swap(false, Ordering::Relaxed) {
             notice(format_args!(
                 "a span ended after the last handle was dropped and may not be delivered; \
@@ -72,9 +86,42 @@ impl Core {
             ));
         }
         if let Some(printer) = &self.printer {
-            printer.accept(span.clone());
+            printer.accept(&[], span.clone(), class);
         }
-        self.sink.accept(span);
+        self.sink.accept(starts, span, class);
+    }
+
+    /// Hands a score on, where its trace is one that is sent.
+    pub(crate) fn score(&self, score: &Score<'_>) {
+        let is_eventful = self.traces.is_eventful(score.trace);
+        if !(is_eventful || score.tells_of_trouble() || self.wants(score.trace)) {
+            return;
+        }
+        let span = score.span.and_then(|span| self.traces.nearest_sent(score.trace, span));
+        let score = Score { span, value: score.value.clone(), ..*score };
+        if let Some(bytes) = score.encode(self.defaults.environment()) {
+            let class = if is_eventful { Class::Eventful } else { Class::Uneventful };
+            self.sink.score(bytes, class);
+        }
+    }
+
+    /// Returns whether a trace that is open is sent, as far as is known.
+    pub(crate) fn sends(&self, trace: TraceId) -> bool {
+        self.traces.is_eventful(trace) || self.wants(trace)
+    }
+
+    /// Returns whether a trace is sent though nothing goes wrong in it.
+    fn wants(&self, trace: TraceId) -> bool {
+        self.sampling.takes(trace) && !self.traces.is_unwanted(trace)
+    }
+
+    pub(crate) fn shares_provider(&self) -> bool {
+        self.shares_provider.load(Ordering::Relaxed)
+    }
+
+    /// Notes that spans come from a provider of the user's.
+    pub(crate) fn share_provider(&self) {
+        self.shares_provider.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
@@ -83,6 +130,10 @@ impl Core {
 
     pub(crate) fn shutdown(&self, timeout: Duration) -> Result<(), FlushError> {
         self.sink.shutdown(timeout)
+    }
+
+    pub(crate) fn recover(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.sink.recover(timeout)
     }
 
     /// Remembers that nobody is left to shut delivery down again.

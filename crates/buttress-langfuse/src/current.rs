@@ -9,7 +9,14 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::{
-    attribute, core::Core, level::Level, processor::current_ids, trace::TraceContext, value,
+    attribute,
+    core::Core,
+    level::Level,
+    processor::current_ids,
+    propagation::Scope,
+    score::{Score, ScoreValue},
+    trace::TraceContext,
+    value,
 };
 
 /// Returns a handle on the span that is running: the innermost one that is sent to Langfuse.
@@ -51,6 +58,32 @@ struct Place {
 // ===== impl CurrentSpan: the observation =====
 
 impl CurrentSpan {
+    /// Returns a handle on the span of the nearest agent, else on the innermost one that is sent.
+    pub(crate) fn agent() -> Self {
+        let mut place = Place::find();
+        if let Some(place) = &mut place
+            && let Some(core) = place.core.upgrade()
+            && let Some(agent) = core.traces.nearest_agent(place.trace, place.span)
+        {
+            place.span = agent;
+        }
+        Self { place }
+    }
+
+    /// Returns whether the handle is on a span.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Says of the span what a scope within it says.
+    pub(crate) fn stand_in(&self, scope: &Arc<Scope>) {
+        if let Some(place) = &self.place
+            && let Some(core) = place.core.upgrade()
+        {
+            core.traces.stand_in(place.trace, place.span, scope);
+        }
+    }
+
     /// Names the span.
     pub fn name(&self, name: impl Into<String>) -> &Self {
         self.set(attribute::NAME, name.into())
@@ -84,6 +117,40 @@ impl CurrentSpan {
     /// Sets the output: a text as it is, anything else as JSON.
     pub fn output(&self, output: impl Into<Json>) -> &Self {
         self.set(attribute::OUTPUT, json_text(output.into()))
+    }
+
+    /// Scores the span; see [`score_trace`](Self::score_trace) for the whole trace.
+    ///
+    /// Scores are delivered as spans are. Of a trace that is not sent, for its share, they are not
+    /// sent either.
+    pub fn score(&self, name: &str, value: impl Into<ScoreValue>) -> &Self {
+        self.add_score(name, value.into(), None, true)
+    }
+
+    /// Scores the span, with a comment for people.
+    pub fn score_with(
+        &self,
+        name: &str,
+        value: impl Into<ScoreValue>,
+        comment: impl AsRef<str>,
+    ) -> &Self {
+        self.add_score(name, value.into(), Some(comment.as_ref()), true)
+    }
+
+    fn add_score(
+        &self,
+        name: &str,
+        value: ScoreValue,
+        comment: Option<&str>,
+        of_span: bool,
+    ) -> &Self {
+        if let Some(place) = &self.place
+            && let Some(core) = place.core.upgrade()
+        {
+            let span = of_span.then_some(place.span);
+            core.score(&Score { trace: place.trace, span, name, value, comment });
+        }
+        self
     }
 
     fn set(&self, key: impl Into<opentelemetry::Key>, value: impl Into<Value>) -> &Self {
@@ -130,6 +197,11 @@ impl CurrentSpan {
             Some(value) => self.say(|trace| trace.set_metadata(key, value)),
             None => self,
         }
+    }
+
+    /// Scores the trace.
+    pub fn score_trace(&self, name: &str, value: impl Into<ScoreValue>) -> &Self {
+        self.add_score(name, value.into(), None, false)
     }
 
     fn say(&self, say: impl FnOnce(&mut TraceContext)) -> &Self {

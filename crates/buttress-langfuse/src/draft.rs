@@ -10,6 +10,7 @@ use crate::{
     attribute, clock,
     encode::Writer,
     level::Level,
+    privacy::Privacy,
     trace::TraceContext,
     value::{self, Sent},
 };
@@ -33,6 +34,9 @@ const INFERRED: [&str; 4] = ["gen_ai.", "llm.", "ai.", "openinference."];
 /// Input and output in OpenInference's words.
 const INFERRED_IO: [&str; 4] =
     ["input.value", "input.mime_type", "output.value", "output.mime_type"];
+
+/// What is in the keys of what a model was told and has said.
+const SAYS_IO: [&str; 6] = ["prompt", "completion", "message", "input", "output", "content"];
 
 /// How many entries a thread has room for between two spans.
 const MOST_SPARE: usize = 256;
@@ -258,6 +262,25 @@ impl<'a> Draft<'a> {
     }
 }
 
+// ===== impl Entry =====
+
+impl Entry<'_> {
+    /// Leaves of a value what may leave the process.
+    fn protect(&mut self, privacy: &Privacy) {
+        let is_io = match (self.place, &*self.key) {
+            (Place::Metadata, _) => false,
+            (Place::Field, key) => matches!(key, attribute::INPUT | attribute::OUTPUT),
+            // Prompts and answers, in others' words.
+            (Place::Kept, key) => SAYS_IO.iter().any(|word| key.contains(word)),
+        };
+        if is_io {
+            privacy.io(&mut self.value);
+        } else if self.place == Place::Metadata {
+            privacy.metadata(&self.key, &mut self.value);
+        }
+    }
+}
+
 // ===== impl Draft: writing =====
 
 impl Draft<'_> {
@@ -277,9 +300,12 @@ impl Draft<'_> {
     }
 
     /// Writes what is the span's own, the metadata last.
-    pub(crate) fn write(mut self, start: u64, into: &mut Writer<'_>) {
+    pub(crate) fn write(mut self, start: u64, privacy: &Privacy, into: &mut Writer<'_>) {
         if let Some(rare) = self.rare.take() {
             self.place(*rare, start);
+        }
+        for entry in &mut self.entries {
+            entry.protect(privacy);
         }
         for place in [Place::Field, Place::Kept] {
             for entry in self.named().filter(|entry| entry.place == place) {

@@ -1,12 +1,17 @@
 //! Spans as bytes, field by field in OTLP's trace.proto: no message is built to be encoded.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::{Span, Status, status::StatusCode};
 use prost::{Message, encoding};
+use serde_json::{Value as Json, json};
 
-use crate::{attribute, value::Sent};
+use crate::{
+    attribute, clock,
+    level::Level,
+    value::{self, Sent},
+};
 
 /// How much is allocated at a time for the spans of a thread.
 const CHUNK: usize = 16 << 10;
@@ -68,6 +73,94 @@ impl Encoded {
     pub(crate) fn decode(&self) -> Result<Span, prost::DecodeError> {
         Span::decode(self.0.clone())
     }
+}
+
+/// Returns the id of an encoded span.
+pub(crate) fn span_id(span: &[u8]) -> Option<[u8; 8]> {
+    // As they are written here: the trace's id is the first field, the span's the second.
+    const TRACE_HEAD: &[u8] = &[0x0a, 16];
+    const SPAN_HEAD: &[u8] = &[0x12, 8];
+    let rest = span.strip_prefix(TRACE_HEAD)?.get(16..)?;
+    rest.strip_prefix(SPAN_HEAD)?.first_chunk().copied()
+}
+
+/// Returns a span below another parent; below none, where there is none.
+pub(crate) fn with_parent(span: &Encoded, parent: Option<[u8; 8]>) -> Encoded {
+    const PARENT_HEAD: [u8; 2] = [0x22, 8];
+    let mut bytes = Vec::with_capacity(span.0.len());
+    // The trace's id and the span's, then maybe a state.
+    let mut at = 18 + 10;
+    if span.0.get(at) == Some(&0x1a) {
+        let mut rest = &span.0[at + 1..];
+        let before = rest.len();
+        let length = encoding::decode_varint(&mut rest).unwrap_or_default();
+        at += 1 + before - rest.len() + usize::try_from(length).unwrap_or_default();
+    }
+    let Some((head, mut rest)) = span.0.split_at_checked(at) else { return span.clone() };
+    if let Some(behind) = rest.strip_prefix(&PARENT_HEAD) {
+        rest = behind.get(8..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(head);
+    if let Some(parent) = parent {
+        bytes.extend_from_slice(&PARENT_HEAD);
+        bytes.extend_from_slice(&parent);
+    }
+    bytes.extend_from_slice(rest);
+    Encoded(bytes.into())
+}
+
+/// Writes the end of a span that was written without one: of what is there twice the last counts,
+/// for protobuf and for Langfuse.
+pub(crate) fn end(span: &mut Vec<u8>, at: SystemTime, message: &str) {
+    let mut into = Writer::new(span);
+    into.fixed64(8, clock::nanos(at));
+    into.attribute(attribute::LEVEL, &Sent::text(Level::Error.as_str()));
+    into.attribute(attribute::STATUS_MESSAGE, &Sent::text(message));
+    into.message(15, &Status { code: StatusCode::Error.into(), message: message.to_owned() });
+}
+
+/// Encodes an event in a trace of its own: what delivery has to say itself.
+pub(crate) fn event(
+    name: &str,
+    level: Level,
+    message: &str,
+    metadata: &[(&str, Sent<'_>)],
+) -> Encoded {
+    let now = clock::nanos(SystemTime::now());
+    // Neither id may be zero.
+    let trace = fastrand::u128(1..).to_be_bytes();
+    let span = fastrand::u64(1..).to_be_bytes();
+    Encoded::new(|into| {
+        into.bytes(1, &trace);
+        into.bytes(2, &span);
+        into.text(5, name);
+        into.fixed64(7, now);
+        into.fixed64(8, now);
+        into.attribute(attribute::TYPE, &Sent::text("event"));
+        into.attribute(attribute::LEVEL, &Sent::text(level.as_str()));
+        into.attribute(attribute::STATUS_MESSAGE, &Sent::text(message));
+        into.attribute(attribute::TRACE_NAME, &Sent::text(name));
+        for (key, value) in metadata {
+            into.metadata(key, value);
+        }
+    })
+}
+
+/// Shows a span as JSON, for people.
+pub(crate) fn to_json(span: &Span) -> Json {
+    let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let attributes = span.attributes.iter().filter_map(|attribute| {
+        Some((attribute.key.clone(), value::to_json(attribute.value.as_ref()?)))
+    });
+    json!({
+        "traceId": hex(&span.trace_id),
+        "spanId": hex(&span.span_id),
+        "parentSpanId": hex(&span.parent_span_id),
+        "name": span.name,
+        "startTime": clock::iso(span.start_time_unix_nano),
+        "endTime": clock::iso(span.end_time_unix_nano),
+        "attributes": attributes.collect::<serde_json::Map<_, _>>(),
+    })
 }
 
 // ===== impl Writer =====

@@ -69,6 +69,26 @@ fn is_contract_name(name: &str) -> bool {
     .contains(&name)
 }
 
+/// Tells whether a span says, where nothing went wrong, only that.
+pub(crate) fn is_pattern(name: &str) -> bool {
+    [
+        span::CIRCUIT_BREAKER,
+        span::RETRY,
+        span::RETRY_ATTEMPT,
+        span::TIMEOUT,
+        span::FALLBACK,
+        span::FALLBACK_ATTEMPT,
+    ]
+    .contains(&name)
+}
+
+/// Tells whether a span is an agent's.
+pub(crate) fn is_agent(attributes: &[KeyValue]) -> bool {
+    attributes
+        .iter()
+        .any(|field| field.key.as_str() == key::OBSERVATION_TYPE && field.value.as_str() == "agent")
+}
+
 /// Returns the target that the bridge left; the first one, since a field may be called so too.
 fn target(attributes: &[KeyValue]) -> Option<&str> {
     attributes.iter().find_map(|attribute| match &attribute.value {

@@ -124,6 +124,7 @@ impl Langfuse {
     /// must keep targets on, as it does by default.
     #[must_use]
     pub fn span_processor(&self) -> LangfuseSpanProcessor {
+        self.handle.core.share_provider();
         LangfuseSpanProcessor::new(self.handle.core.clone(), false)
     }
 
@@ -137,6 +138,20 @@ impl Langfuse {
     /// Fails when spans still wait after `timeout`, or were given up when delivery ended.
     pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
         self.handle.core.flush(timeout)
+    }
+
+    /// Waits until what processes before have left in the spool is delivered, or refused for good.
+    ///
+    /// What ended processes left is taken over once, when this handle starts, and is delivered
+    /// without this as well; [`Stats::to_recover`] says how much of it still waits. Of it that
+    /// which cannot be read stays on disk, counts as waiting, and is said on stderr.
+    ///
+    /// # Errors
+    ///
+    /// Fails when some of it still waits after `timeout`, and `Misconfigured` as soon as Langfuse
+    /// answers that keys or address are wrong. Nothing of it is lost: it stays on disk.
+    pub fn recover(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.handle.core.recover(timeout)
     }
 
     /// Delivers what is left and ends delivery, for every clone of the handle.

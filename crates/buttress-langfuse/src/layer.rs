@@ -7,8 +7,9 @@
 
 use std::{
     cell::Cell,
+    fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -25,12 +26,13 @@ use opentelemetry_sdk::{
     },
 };
 use tracing::{
-    Dispatch, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     callsite::{Callsite, Identifier},
-    field::FieldSet,
+    dispatcher::WeakDispatch,
+    field::{Field, FieldSet, Visit},
     level_filters::{LevelFilter, STATIC_MAX_LEVEL},
     metadata::Kind,
-    span::{Attributes, Id},
+    span::{Attributes, Id, Record},
     subscriber::Interest,
 };
 use tracing_opentelemetry::{OpenTelemetryLayer, get_otel_context};
@@ -42,8 +44,10 @@ use tracing_subscriber::{
 
 use crate::{
     core::Core,
+    filter::is_agent,
     notice::notice,
     processor::{LangfuseSpanProcessor, said},
+    score::{Score, Told},
     trace::TraceContext,
 };
 
@@ -67,7 +71,7 @@ where
         .with_target(true)
         .with_error_fields_to_exceptions(false)
         .with_error_records_to_exceptions(false);
-    bridge.with_filter(Gate(standing.clone())).and_then(Check(standing))
+    bridge.with_filter(Gate(standing.clone())).and_then(Check(standing, core.clone()))
 }
 
 fn tracer(core: &Arc<Core>) -> SdkTracer {
@@ -121,6 +125,7 @@ pub(crate) struct Starting {
     pub(crate) name: String,
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
+    pub(crate) is_agent: bool,
     /// What the span says about its trace.
     pub(crate) says: Option<Box<TraceContext>>,
 }
@@ -138,6 +143,7 @@ impl Starting {
         starting.name.clear();
         starting.name.push_str(name);
         starting.sent = core.filter.sends(name, attributes);
+        starting.is_agent = is_agent(attributes);
         starting.says = said(attributes);
         starting.put_back();
     }
@@ -167,6 +173,8 @@ impl Starting {
 struct Standing {
     refused: AtomicBool,
     reached: AtomicBool,
+    /// The subscriber that the layer is a part of.
+    subscriber: OnceLock<WeakDispatch>,
 }
 
 /// Why a layer does nothing.
@@ -220,13 +228,14 @@ struct Seen(Arc<Standing>);
 
 /// Checks the subscriber that the layer becomes a part of.
 #[derive(Debug)]
-struct Check(Arc<Standing>);
+struct Check(Arc<Standing>, Arc<Core>);
 
 impl<S> Layer<S> for Check
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        drop(self.0.subscriber.set(dispatch.downgrade()));
         let reached = self.try_span(dispatch, &OURS);
         // Spans around ours collide just as well, where the other layer filters ours out.
         self.try_span(dispatch, &OTHERS);
@@ -255,9 +264,65 @@ where
             None => extensions.insert(Seen(self.0.clone())),
         }
     }
+
+    /// Ends a span of buttress where it is told that its call failed: whoever still holds the span,
+    /// the failure is on its way before the call returns.
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let is_ours = |metadata: &Metadata<'_>| metadata.target() == telemetry::TARGET;
+        if self.0.is_refused() || !context.metadata(id).is_some_and(is_ours) {
+            return;
+        }
+        let mut outcome = Failed(false);
+        values.record(&mut outcome);
+        if outcome.0
+            && let Some(context) = self.context_of(id)
+        {
+            context.span().end();
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if event.metadata().target() != telemetry::SCORE_TARGET || self.0.is_refused() {
+            return;
+        }
+        let Some(context) = context.event_span(event).and_then(|span| self.context_of(&span.id()))
+        else {
+            return;
+        };
+        let mut told = Told::default();
+        event.record(&mut told);
+        if let Some(value) = told.value {
+            let span = context.span();
+            let span = span.span_context();
+            let comment = told.comment.as_deref();
+            self.1.score(&Score {
+                trace: span.trace_id(),
+                span: Some(span.span_id()),
+                name: &told.name,
+                value,
+                comment,
+            });
+        }
+    }
+}
+
+/// Finds the outcome of a call that did not succeed.
+struct Failed(bool);
+
+impl Visit for Failed {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0 |= field.name() == telemetry::key::OUTCOME && value != telemetry::outcome::SUCCESS;
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
 impl Check {
+    /// Returns what OpenTelemetry knows of a span.
+    fn context_of(&self, id: &Id) -> Option<OtelContext> {
+        get_otel_context(id, &self.0.subscriber.get()?.upgrade()?)
+    }
+
     /// Tries a span; answers whether it reached this layer.
     fn try_span(&self, dispatch: &Dispatch, metadata: &'static Metadata<'static>) -> bool {
         if self.0.is_refused() || !dispatch.enabled(metadata) {

@@ -6,11 +6,21 @@
 //!
 //! | feature | adds | further crates | default |
 //! |---|---|---|---|
+//! | `client` | [`LangfuseClient`], which reads what Langfuse has, [`backlog`], which reads what waits on disk, and [`Statistics`] of either | jiff | |
 //! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
 //!
-//! Spans wait in memory: what is not delivered when the process is killed is lost.
+//! What is of a trace in which something went wrong is written to a spool on disk before the call
+//! returns, and a process that is killed leaves it to the next ([`Durability`]).
+//!
+//! [`Propagate`] says for whom and what a trace runs, [`spawn`] keeps it in other tasks, and
+//! [`InjectLayer`] and [`ExtractLayer`] in other processes.
+//! returns, and a process that is killed leaves it to the next ([`Durability`]); [`Langfuse::recover`]
+//! waits for what was left.
 
 mod attribute;
+mod capture;
+#[cfg(feature = "client")]
+pub mod client;
 mod clock;
 mod config;
 mod core;
@@ -24,8 +34,17 @@ mod layer;
 mod level;
 mod mapping;
 mod notice;
+#[cfg(feature = "client")]
+mod observation;
+mod privacy;
 mod processor;
+mod propagation;
+mod sampling;
+mod score;
 mod sink;
+mod spool;
+#[cfg(feature = "client")]
+pub mod statistics;
 mod terminal;
 #[cfg(test)]
 mod testing;
@@ -36,12 +55,23 @@ mod value;
 
 #[cfg(feature = "collector")]
 pub use self::delivery::Collector;
+#[cfg(feature = "client")]
+pub use self::spool::backlog;
 pub use self::{
+    capture::{CaptureIo, CaptureIoFuture, CaptureIoLayer},
     config::{ConfigError, LangfuseBuilder, StartError},
     current::{CurrentSpan, current},
     langfuse::Langfuse,
     level::Level,
     processor::LangfuseSpanProcessor,
+    propagation::{
+        Extract, ExtractFuture, ExtractLayer, InTrace, InTraceFuture, Inject, InjectLayer,
+        Propagate, Propagated, inject, spawn, trace_id_from_seed,
+    },
+    score::ScoreValue,
     sink::{FlushError, Stats},
+    spool::Durability,
     terminal::TerminalTree,
 };
+#[cfg(feature = "client")]
+pub use self::{client::LangfuseClient, observation::Observation, statistics::Statistics};

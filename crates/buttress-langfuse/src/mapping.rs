@@ -19,7 +19,7 @@
 use std::borrow::Cow;
 
 use opentelemetry::{
-    KeyValue, SpanId,
+    KeyValue, SpanId, TraceId,
     trace::{SpanKind, Status},
 };
 use opentelemetry_proto::tonic::{
@@ -33,7 +33,9 @@ use crate::{
     draft::Draft,
     encode::Writer,
     level::Level,
+    privacy::Privacy,
     trace::Said,
+    traces::Start,
     value::{self, Sent},
 };
 
@@ -48,6 +50,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) app_root: bool,
     /// Whether an app root claims the trace on v3 servers too.
     pub(crate) as_root: bool,
+    /// The share of traces that is sent, where the span says it for its trace.
+    pub(crate) sample_rate: Option<f64>,
+    /// What may leave the process.
+    pub(crate) privacy: &'a Privacy,
     /// Whether the span is one of buttress, whose status is its `level` alone.
     pub(crate) ours: bool,
 }
@@ -74,7 +80,7 @@ pub(crate) fn map<'a>(
     into.fixed64(7, start);
     // A clock that was set back would show as a negative latency.
     into.fixed64(8, clock::nanos(span.end_time).max(start));
-    let severity = Severity::of(span, &mut draft, around.ours);
+    let severity = Severity::of(span, &mut draft, around.ours, around.privacy);
     severity.write(&draft, into);
     around.trace.write(into);
     if around.app_root {
@@ -83,16 +89,43 @@ pub(crate) fn map<'a>(
             into.attribute(attribute::AS_ROOT, &Sent::Boolean(true));
         }
     }
-    draft.write(start, into);
-    around.trace.write_metadata(into);
+    draft.write(start, around.privacy, into);
+    if let Some(rate) = around.sample_rate {
+        into.metadata("sample_rate", &Sent::Double(rate));
+    }
+    around.trace.write_metadata(around.privacy, into);
     into.integer(10, span.dropped_attributes_count);
-    for message in messages(span) {
+    for message in messages(span, around.privacy) {
         into.message(11, &message);
     }
     if let Some(status) = severity.status() {
         into.message(15, &status);
     }
-    into.fixed32(16, flags(span));
+    into.fixed32(16, flags(span, around.parent));
+}
+
+/// Maps a span that is still open.
+pub(crate) fn map_start(
+    trace_id: TraceId,
+    start: &Start,
+    trace: Said<'_>,
+    privacy: &Privacy,
+    into: &mut Writer<'_>,
+) {
+    into.bytes(1, &trace_id.to_bytes());
+    into.bytes(2, &start.span.to_bytes());
+    if start.parent != SpanId::INVALID {
+        into.bytes(4, &start.parent.to_bytes());
+    }
+    into.text(5, &start.name);
+    into.integer(6, span::SpanKind::Internal as u32);
+    into.fixed64(7, start.at);
+    into.attribute(attribute::TYPE, &Sent::text("span"));
+    trace.write(into);
+    if start.is_outermost && start.parent != SpanId::INVALID {
+        into.attribute(attribute::IS_APP_ROOT, &Sent::Boolean(true));
+    }
+    trace.write_metadata(privacy, into);
 }
 
 /// How bad the span is, and what it says about it.
@@ -103,7 +136,7 @@ struct Severity<'a> {
 }
 
 impl<'a> Severity<'a> {
-    fn of(span: &'a SpanData, draft: &mut Draft<'a>, ours: bool) -> Self {
+    fn of(span: &'a SpanData, draft: &mut Draft<'a>, ours: bool, privacy: &Privacy) -> Self {
         let mut severity = Self { level: draft.level, message: draft.status_message.take() };
         // A log line of level ERROR reddens the span around it. Of our own spans the layers
         // themselves say how bad it is, so what the bridge derives is not used there.
@@ -116,6 +149,7 @@ impl<'a> Severity<'a> {
                 severity.message = Some(Cow::Borrowed(description));
             }
         }
+        severity.message = severity.message.map(|message| privacy.message(message));
         severity
     }
 
@@ -140,9 +174,10 @@ impl<'a> Severity<'a> {
     }
 }
 
-fn flags(span: &SpanData) -> u32 {
+fn flags(span: &SpanData, parent: SpanId) -> u32 {
     let known = SpanFlags::ContextHasIsRemoteMask as u32;
-    let remote = if span.parent_span_is_remote { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
+    let is_remote = span.parent_span_is_remote && parent != SpanId::INVALID;
+    let remote = if is_remote { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
     u32::from(span.span_context.trace_flags().to_u8()) | known | remote
 }
 
@@ -157,18 +192,20 @@ const fn kind(kind: &SpanKind) -> span::SpanKind {
 }
 
 /// Keeps the events from which Langfuse reads input and output.
-fn messages(span: &SpanData) -> impl Iterator<Item = span::Event> {
+fn messages(span: &SpanData, privacy: &Privacy) -> impl Iterator<Item = span::Event> {
     let messages = span.events.iter().filter(|event| event.name.starts_with("gen_ai."));
     messages.map(|event| span::Event {
         time_unix_nano: clock::nanos(event.timestamp),
         name: event.name.clone().into_owned(),
-        attributes: event.attributes.iter().filter_map(plain).collect(),
+        attributes: event.attributes.iter().filter_map(|known| plain(known, privacy)).collect(),
         dropped_attributes_count: event.dropped_attributes_count,
     })
 }
 
-fn plain(attribute: &KeyValue) -> Option<v1::KeyValue> {
-    Some(value::attribute(attribute.key.as_str(), value::any(&attribute.value)?))
+fn plain(attribute: &KeyValue, privacy: &Privacy) -> Option<v1::KeyValue> {
+    let mut value = value::any(&attribute.value)?;
+    privacy.mask_any(&mut value);
+    Some(value::attribute(attribute.key.as_str(), value))
 }
 
 #[cfg(test)]

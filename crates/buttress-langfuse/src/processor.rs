@@ -1,6 +1,10 @@
 //! The span processor: what ends is mapped, encoded and handed on.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceId,
@@ -13,16 +17,20 @@ use opentelemetry_sdk::{
 };
 
 use crate::{
+    clock,
     core::Core,
     draft::Draft,
     encode::Encoded,
-    filter::is_ours,
+    filter::{is_agent, is_ours, is_pattern},
     layer::{Starting, is_probe},
     level::Level,
-    mapping::{Surroundings, map},
+    mapping::{Surroundings, map, map_start},
+    propagation::{Scope, is_beginning},
+    sampling::Decided,
     sink::FlushError,
+    spool::Class,
     trace::{Said, TraceContext},
-    traces::Started,
+    traces::{Held, Start, Started},
 };
 
 /// How long a provider that flushes without a limit of its own waits.
@@ -51,7 +59,9 @@ impl LangfuseSpanProcessor {
         self.core.flush(timeout).map_err(|error| match error {
             FlushError::TimedOut { .. } => OTelSdkError::Timeout(timeout),
             FlushError::Closed => OTelSdkError::AlreadyShutdown,
-            FlushError::Undelivered { .. } => OTelSdkError::InternalFailure(error.to_string()),
+            FlushError::Undelivered { .. } | FlushError::Misconfigured { .. } => {
+                OTelSdkError::InternalFailure(error.to_string())
+            }
         })
     }
 }
@@ -98,16 +108,22 @@ impl Core {
         if is_probe(&span.name) {
             return;
         }
-        self.traces.start(Started {
-            trace: span.span_context.trace_id(),
+        let trace = span.span_context.trace_id();
+        let begins = is_beginning(trace, span.parent_span_id);
+        let held = self.traces.start(Started {
+            trace,
             span: span.span_context.span_id(),
-            parent: span.parent_span_id,
-            parent_is_remote: span.parent_span_is_remote,
+            parent: if begins { SpanId::INVALID } else { span.parent_span_id },
+            parent_is_remote: span.parent_span_is_remote && !begins,
             sent: self.filter.sends(&span.name, &span.attributes),
             name: &span.name,
+            is_agent: is_agent(&span.attributes),
+            at: self.journals.then(|| clock::nanos(span.start_time)),
             says: said(&span.attributes),
-            scope: context.get::<Arc<TraceContext>>().cloned(),
+            scope: Scope::around(context),
+            is_unwanted: !span.span_context.is_sampled(),
         });
+        self.send(held, Class::Uneventful);
     }
 
     /// Notes a span of the layer that starts, without copying what it has recorded.
@@ -118,17 +134,21 @@ impl Core {
         let parent = context.span();
         let parent = parent.span_context();
         // As the SDK has it: a parent that is not valid is none.
-        let parent_is_valid = parent.is_valid();
-        self.traces.start(Started {
+        let has_parent = parent.is_valid() && !is_beginning(span.trace_id(), parent.span_id());
+        let held = self.traces.start(Started {
             trace: span.trace_id(),
             span: span.span_id(),
-            parent: if parent_is_valid { parent.span_id() } else { SpanId::INVALID },
-            parent_is_remote: parent_is_valid && parent.is_remote(),
+            parent: if has_parent { parent.span_id() } else { SpanId::INVALID },
+            parent_is_remote: has_parent && parent.is_remote(),
             sent: starting.sent,
             name: &starting.name,
+            is_agent: starting.is_agent,
+            at: self.journals.then(|| clock::nanos(SystemTime::now())),
             says: starting.says.take(),
-            scope: context.get::<Arc<TraceContext>>().cloned(),
+            scope: Scope::around(context),
+            is_unwanted: !span.is_sampled(),
         });
+        self.send(held, Class::Uneventful);
     }
 
     /// Maps a span that ended and hands it on.
@@ -139,8 +159,9 @@ impl Core {
         let name = fit.then_some(&*span.name);
         let ended = self.traces.end(trace_id, span.span_context.span_id(), name);
         if !fit || ended.passed_over || is_probe(&span.name) {
-            // A span that is not sent may still say something about its trace.
+            // A span that is not sent may still say something about its trace, and end it.
             self.traces.learn(trace_id, said(&span.attributes).as_deref(), false);
+            self.finish(trace_id, ended);
             return;
         }
         let mut draft = Draft::read(&span.attributes, &ended.updates);
@@ -150,37 +171,58 @@ impl Core {
         if eventful || says.is_some() {
             self.traces.learn(trace_id, says.as_deref(), eventful);
         }
-        if !(eventful || ended.eventful || self.samples(trace_id)) {
-            return;
-        }
-        let (trace, scope) = (ended.trace.as_deref(), ended.scope.as_deref());
-        let trace = Said { defaults: &self.defaults, by: [trace, scope, says.as_deref()] };
-        let has_parent = span.parent_span_id != SpanId::INVALID;
+        let is_eventful = eventful || ended.eventful;
+        // Of what went well a trace counts for those that are not sent.
+        let is_share = self.sampling.rate < 1.0 && ended.above.is_none() && !is_eventful;
+        let sample_rate = is_share.then_some(self.sampling.rate);
+        let scope = ended.scope.as_ref().map(|scope| &scope.says);
+        let by = [ended.trace.as_deref(), scope, says.as_deref()];
+        let trace = Said { defaults: &self.defaults, by };
+        let begins = is_beginning(trace_id, span.parent_span_id);
+        let parent = if begins { SpanId::INVALID } else { span.parent_span_id };
+        let parent = ended.parent.unwrap_or(parent);
         let cut_off = ended.above.is_none() && (ended.known || span.parent_span_is_remote);
         let around = Surroundings {
             trace,
-            parent: ended.above.unwrap_or(span.parent_span_id),
-            app_root: has_parent && cut_off,
+            parent,
+            app_root: parent != SpanId::INVALID && cut_off && !ended.is_claimed,
             as_root: self.as_root,
+            sample_rate,
+            privacy: &self.privacy,
             ours,
         };
-        self.accept(Encoded::new(|into| map(span, draft, around, into)));
+        let starts = if is_eventful && self.journals {
+            self.starts_above(trace_id, ended.above)
+        } else {
+            Vec::new()
+        };
+        self.decide(Decided {
+            trace: trace_id,
+            held: Held {
+                span: span.span_context.span_id(),
+                above: ended.above,
+                encoded: Encoded::new(|into| map(span, draft, around, into)),
+                is_dispensable: ours && is_pattern(&span.name) && !ended.went_out,
+                at: clock::nanos(span.end_time),
+            },
+            is_eventful,
+            is_sent: ended.is_sent,
+            is_unwanted: !span.span_context.is_sampled(),
+            rest: ended.held,
+            starts,
+        });
     }
 
-    /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.
-    fn samples(&self, trace: TraceId) -> bool {
-        if self.sample_rate >= 1.0 {
-            return true;
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of 2^63 fits, and the cast saturates"
-        )]
-        let bound = (self.sample_rate.max(0.0) * (1_u64 << 63) as f64) as u64;
-        let mut low = [0; 8];
-        low.copy_from_slice(&trace.to_bytes()[8..]);
-        u64::from_be_bytes(low) >> 1 < bound
+    /// Encodes the open spans above one that has failed: where it belongs, should this process
+    /// end before they do.
+    fn starts_above(&self, trace_id: TraceId, above: Option<SpanId>) -> Vec<Encoded> {
+        let (starts, trace) = self.traces.starts_above(trace_id, above);
+        let encode = |start: &Start| {
+            let scope = start.scope.as_ref().map(|scope| &scope.says);
+            let trace = Said { defaults: &self.defaults, by: [trace.as_deref(), scope, None] };
+            Encoded::new(|into| map_start(trace_id, start, trace, &self.privacy, into))
+        };
+        starts.iter().map(encode).collect()
     }
 }
 

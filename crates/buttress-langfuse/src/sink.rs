@@ -2,7 +2,9 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use crate::{encode::Encoded, text::shown};
+use bytes::Bytes;
+
+use crate::{encode::Encoded, privacy::Privacy, spool::Class, text::shown};
 
 /// The name that OpenTelemetry gives to a service without one.
 pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -10,7 +12,17 @@ pub(crate) const UNKNOWN_SERVICE: &str = "unknown_service";
 /// Takes encoded spans: delivery to Langfuse, the terminal, or both.
 pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Takes one span; never blocks on the network.
-    fn accept(&self, span: Encoded);
+    ///
+    /// `starts` are of the open spans above it, where the sink [`journals`](Self::journals).
+    fn accept(&self, starts: &[Encoded], span: Encoded, class: Class);
+
+    /// Takes a score, as JSON; a sink that has no use for it does nothing.
+    fn score(&self, _score: Bytes, _class: Class) {}
+
+    /// Returns whether spans are written that a process which is killed leaves to the next.
+    fn journals(&self) -> bool {
+        false
+    }
 
     /// Waits until everything accepted so far is delivered.
     ///
@@ -28,6 +40,16 @@ pub(crate) trait Sink: Send + Sync + fmt::Debug {
     /// Fails as [`flush`](Self::flush) does.
     fn shutdown(&self, timeout: Duration) -> Result<(), FlushError>;
 
+    /// Waits until what was taken over is delivered; what is kept nowhere is.
+    ///
+    /// # Errors
+    ///
+    /// Fails when something is still here when the time is over, or a person has to change
+    /// something.
+    fn recover(&self, _timeout: Duration) -> Result<(), FlushError> {
+        Ok(())
+    }
+
     /// Returns the counts since the start.
     fn stats(&self) -> Stats;
 }
@@ -44,10 +66,34 @@ pub struct Stats {
     ///
     /// Those of a request that was under way at the end count too, though it may arrive.
     pub dropped: u64,
-    /// Spans that Langfuse refuses for good, each found alone in its batch; they are not kept.
+    /// Of them, those of traces in which something had gone wrong.
+    pub dropped_eventful: u64,
+    /// Spans that Langfuse refuses for good, each found alone in its batch; with a spool they are
+    /// kept in its folder `refused`, with the server's words.
     pub refused: u64,
     /// Spans that wait for delivery.
     pub pending: u64,
+    /// Of them, those that wait on disk only.
+    pub spooled: u64,
+    /// Spans of processes that ended before which Langfuse has acknowledged; they count nowhere
+    /// else.
+    pub recovered: u64,
+    /// Spans and scores of processes that ended before which were taken over and still wait.
+    pub to_recover: u64,
+    /// Places of the spool that are damaged, and were passed over.
+    pub damaged: u64,
+    /// Scores that were taken.
+    pub scores_accepted: u64,
+    /// Scores that Langfuse acknowledged.
+    pub scores_delivered: u64,
+    /// Scores that were given up; those that the spool had no room for count as spans.
+    pub scores_dropped: u64,
+    /// Scores that Langfuse refuses for good.
+    pub scores_refused: u64,
+    /// Scores of processes that ended before which Langfuse has acknowledged.
+    pub scores_recovered: u64,
+    /// Scores that wait for delivery.
+    pub scores_pending: u64,
 }
 
 /// Says why not everything was delivered.
@@ -56,14 +102,22 @@ pub struct Stats {
 pub enum FlushError {
     /// The time was over first; delivery goes on unless this was the shutdown.
     TimedOut {
-        /// Spans that were still waiting.
+        /// Spans and scores that were still waiting.
         pending: usize,
     },
     /// Langfuse cannot be reached or refuses, or the thread of the delivery has panicked.
     ///
     /// What waits is kept, unless this was the shutdown or the thread is gone.
     Undelivered {
-        /// Spans that were still waiting.
+        /// Spans and scores that were still waiting.
+        pending: usize,
+        /// What the last try ended with.
+        reason: String,
+    },
+    /// Langfuse refuses this program's requests until a person changes something: keys, address,
+    /// plan or version. Only [`Langfuse::recover`](crate::Langfuse::recover) ends with it.
+    Misconfigured {
+        /// Spans and scores that are still waiting.
         pending: usize,
         /// What the last try ended with.
         reason: String,
@@ -78,7 +132,7 @@ impl fmt::Display for FlushError {
             Self::TimedOut { pending } => {
                 write!(f, "time is over with {pending} spans waiting for delivery")
             }
-            Self::Undelivered { pending, reason } => {
+            Self::Undelivered { pending, reason } | Self::Misconfigured { pending, reason } => {
                 write!(f, "{pending} spans are not delivered: {reason}")
             }
             Self::Closed => f.write_str("delivery has been shut down"),
@@ -93,7 +147,7 @@ impl Error for FlushError {}
 pub(crate) struct Nowhere;
 
 impl Sink for Nowhere {
-    fn accept(&self, _: Encoded) {}
+    fn accept(&self, _: &[Encoded], _: Encoded, _: Class) {}
 
     fn flush(&self, _: Duration) -> Result<(), FlushError> {
         Ok(())
@@ -119,6 +173,10 @@ pub(crate) struct TraceDefaults {
     pub(crate) version: Option<String>,
     /// The share of traces that is kept, 0 to 1.
     pub(crate) sample_rate: f64,
+    /// What may leave the process.
+    pub(crate) privacy: Privacy,
+    /// Whether spans that say only that all went well are left out.
+    pub(crate) is_compact: bool,
     /// Targets whose spans are sent beside our own.
     pub(crate) targets: Vec<String>,
     /// The name of the service in the resource.
@@ -134,6 +192,8 @@ impl Default for TraceDefaults {
             release: None,
             version: None,
             sample_rate: 1.0,
+            privacy: Privacy::default(),
+            is_compact: false,
             targets: Vec::new(),
             service_name: UNKNOWN_SERVICE.to_owned(),
             as_root: false,

@@ -17,6 +17,7 @@ use self::{collected::Collected, tree::Tree};
 use crate::{
     encode::Encoded,
     sink::{FlushError, Sink, Stats},
+    spool::Class,
 };
 
 /// Collects traces and draws them as trees.
@@ -89,8 +90,14 @@ impl TerminalTree {
     }
 }
 
+/// Draws the spans of one trace, which need not all have been collected.
+#[cfg(feature = "client")]
+pub(crate) fn draw(spans: &[Span], colour: bool) -> String {
+    Tree::of(spans.iter().collect()).render(colour)
+}
+
 impl Sink for TerminalTree {
-    fn accept(&self, span: Encoded) {
+    fn accept(&self, _: &[Encoded], span: Encoded, _: Class) {
         if let Ok(span) = span.decode() {
             self.collect(span);
         }

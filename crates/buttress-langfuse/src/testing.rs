@@ -12,6 +12,7 @@ use crate::{
     Langfuse,
     encode::Encoded,
     sink::{FlushError, Sink, Stats, TraceDefaults},
+    spool::Class,
     value,
 };
 
@@ -23,7 +24,7 @@ pub(crate) struct MemorySink {
 }
 
 impl Sink for MemorySink {
-    fn accept(&self, span: Encoded) {
+    fn accept(&self, _: &[Encoded], span: Encoded, _: Class) {
         self.spans.lock().unwrap().push(span.decode().unwrap());
     }
 

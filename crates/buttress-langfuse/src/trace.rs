@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use crate::{
     attribute,
     encode::Writer,
+    privacy::Privacy,
     sink::TraceDefaults,
     value::{self, Sent},
 };
@@ -147,6 +148,10 @@ pub(crate) struct Said<'a> {
 // ===== impl Defaults =====
 
 impl Defaults {
+    pub(crate) fn environment(&self) -> Option<&str> {
+        self.environment.as_deref()
+    }
+
     pub(crate) fn of(configured: &TraceDefaults) -> Self {
         let mut defaults = Self {
             environment: configured.environment.as_deref().and_then(environment),
@@ -200,14 +205,16 @@ impl<'a> Said<'a> {
     }
 
     /// Writes the metadata.
-    pub(crate) fn write_metadata(self, into: &mut Writer<'_>) {
+    pub(crate) fn write_metadata(self, privacy: &Privacy, into: &mut Writer<'_>) {
         if self.all().all(|by| by.metadata.is_empty()) {
             return;
         }
         let merged =
             self.merged(|by| TraceContext { metadata: by.metadata.clone(), ..<_>::default() });
         for (key, value) in merged.metadata {
-            into.trace_metadata(&key, &Sent::Any(value));
+            let mut value = Sent::Any(value);
+            privacy.metadata(&key, &mut value);
+            into.trace_metadata(&key, &value);
         }
     }
 

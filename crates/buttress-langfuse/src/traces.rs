@@ -8,16 +8,23 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use opentelemetry::{KeyValue, SpanId, TraceId};
 
-use crate::trace::TraceContext;
+use crate::{encode::Encoded, propagation::Scope, trace::TraceContext};
 
 const SHARDS: usize = 16;
 /// How many traces are kept at a time; the oldest are forgotten first.
 const CAPACITY: usize = 100_000;
+/// How many bytes of spans wait for the ends of their traces; then those of the oldest are sent.
+const HELD_BYTES: usize = 32 << 20;
+/// After how many nanoseconds a trace is no more waited for.
+const LONG: u64 = 10_000_000_000;
 /// How many spans of one trace are kept before those that ended are forgotten.
 const SPANS_PER_TRACE: usize = 10_000;
 
@@ -30,6 +37,8 @@ const SPARE_SPANS: usize = 64;
 pub(crate) struct Traces {
     shards: [Mutex<Shard>; SHARDS],
     capacity_per_shard: usize,
+    /// How many bytes are held back, of all traces.
+    held_bytes: AtomicUsize,
 }
 
 /// A span that starts.
@@ -42,10 +51,16 @@ pub(crate) struct Started<'a> {
     /// Whether the span is one that is sent.
     pub(crate) sent: bool,
     pub(crate) name: &'a str,
+    /// Whether it is an agent's.
+    pub(crate) is_agent: bool,
+    /// In nanoseconds since 1970, where it is kept with the name.
+    pub(crate) at: Option<u64>,
     /// What the span says about its trace.
     pub(crate) says: Option<Box<TraceContext>>,
-    /// What the scope around the span says about its traces.
-    pub(crate) scope: Option<Arc<TraceContext>>,
+    /// What is known around the span.
+    pub(crate) scope: Option<Arc<Scope>>,
+    /// Whether a caller in another process has decided that the trace is not wanted.
+    pub(crate) is_unwanted: bool,
 }
 
 /// What is known about a span that ends.
@@ -55,16 +70,42 @@ pub(crate) struct Ended {
     pub(crate) known: bool,
     /// The nearest span above it that is sent.
     pub(crate) above: Option<SpanId>,
+    /// What stands above it: that span, or whatever called this process, or a span that is not
+    /// sent; invalid where nothing does.
+    pub(crate) parent: Option<SpanId>,
+    /// Whether another process has said that the root of the trace is there.
+    pub(crate) is_claimed: bool,
+    /// Whether its context has gone out of the process.
+    pub(crate) went_out: bool,
     /// What was added to the span from outside.
     pub(crate) updates: Vec<KeyValue>,
     /// What is known about the trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
-    /// What the scope around the span says about its traces.
-    pub(crate) scope: Option<Arc<TraceContext>>,
+    /// What is known around the span.
+    pub(crate) scope: Option<Arc<Scope>>,
     /// Whether something failed in the trace before.
     pub(crate) eventful: bool,
     /// Whether a span below it has taken its place, as it was not one that is sent then.
     pub(crate) passed_over: bool,
+    /// Whether its trace is sent as it comes.
+    pub(crate) is_sent: bool,
+    /// Whether a caller in another process has decided that the trace is not wanted.
+    pub(crate) is_unwanted: bool,
+    /// What was held back of the trace, if this was its last span.
+    pub(crate) held: Option<Vec<Held>>,
+}
+
+/// A span that waits for the end of its trace: whether it is sent is not decided yet.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) span: SpanId,
+    /// The nearest span above that is sent.
+    pub(crate) above: Option<SpanId>,
+    pub(crate) encoded: Encoded,
+    /// Whether it may be left out of a trace in which nothing went wrong.
+    pub(crate) is_dispensable: bool,
+    /// When it ended, in nanoseconds since 1970.
+    pub(crate) at: u64,
 }
 
 #[derive(Default)]
@@ -86,7 +127,11 @@ struct Trace {
     open: usize,
     /// Whether another process began the trace, which then names it.
     joined: bool,
+    is_unwanted: bool,
     eventful: bool,
+    /// Whether its spans are sent as they come, though nothing has gone wrong.
+    is_sent: bool,
+    held: Vec<Held>,
     context: Arc<TraceContext>,
     spans: Spans,
 }
@@ -99,10 +144,42 @@ struct Note {
     parent: Option<SpanId>,
     /// The nearest span above that is sent.
     above: Option<SpanId>,
+    /// The span that called this process, where the outermost span above is its child.
+    beyond: Option<SpanId>,
+    is_claimed: bool,
+    went_out: bool,
     /// Whether a span that is sent began below while this one was not one of them.
     passed_over: bool,
+    is_agent: bool,
     updates: Vec<KeyValue>,
-    scope: Option<Arc<TraceContext>>,
+    /// What is known around the span, and so around those below it.
+    scope: Option<Arc<Scope>>,
+    /// What a scope that began within the span says of it alone.
+    stands_in: Option<Arc<Scope>>,
+    /// What is written of it before it ends, until it is.
+    start: Option<Box<Start>>,
+}
+
+/// What others are told of a span whose context goes out of the process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GoesOut {
+    /// The nearest span that is sent, else what called this process, else the span itself.
+    pub(crate) parent: SpanId,
+    /// Whether it is one that is sent from here.
+    pub(crate) is_sent: bool,
+}
+
+/// A span that is open, as it is written where one below it has failed.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) span: SpanId,
+    /// The nearest span above that is sent, else whatever stands above.
+    pub(crate) parent: SpanId,
+    /// Whether nothing above it is sent, from this process or by its word from another.
+    pub(crate) is_outermost: bool,
+    pub(crate) name: String,
+    pub(crate) at: u64,
+    pub(crate) scope: Option<Arc<Scope>>,
 }
 
 // ===== impl Traces =====
@@ -114,12 +191,19 @@ impl Traces {
 
     fn with_capacity(capacity: usize) -> Self {
         let capacity_per_shard = capacity.div_ceil(SHARDS);
-        Self { shards: std::array::from_fn(|_| Mutex::default()), capacity_per_shard }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            capacity_per_shard,
+            held_bytes: AtomicUsize::new(0),
+        }
     }
 
-    /// Notes a span that starts.
-    pub(crate) fn start(&self, started: Started<'_>) {
-        self.shard(started.trace).start(started, self.capacity_per_shard);
+    /// Notes a span that starts; returns what was held back of traces that had to make room.
+    #[must_use = "what was held back is to be sent"]
+    pub(crate) fn start(&self, started: Started<'_>) -> Vec<Held> {
+        let held = self.shard(started.trace).start(started, self.capacity_per_shard);
+        self.no_more(&held);
+        held
     }
 
     /// Takes what is known about a span that ends, and forgets the trace with its last span.
@@ -127,7 +211,72 @@ impl Traces {
     /// `name` is there if the span, as it ends, is one to send; it may not have been when it
     /// started.
     pub(crate) fn end(&self, trace: TraceId, span: SpanId, name: Option<&str>) -> Ended {
-        self.shard(trace).end(trace, span, name)
+        let ended = self.shard(trace).end(trace, span, name);
+        if let Some(held) = &ended.held {
+            self.no_more(held);
+        }
+        ended
+    }
+
+    /// Holds a span back until its trace is decided; returns what is to be sent at once, for want
+    /// of room or because the trace takes long: the whole of its trace, or of the oldest ones.
+    #[must_use = "what was held back is to be sent"]
+    pub(crate) fn hold(&self, trace: TraceId, held: Held, is_wanted: bool) -> Vec<Held> {
+        let bytes = held.encoded.0.len();
+        let mut shard = self.shard(trace);
+        let Some(known) = shard.traces.get_mut(&trace) else {
+            return if is_wanted { vec![held] } else { Vec::new() };
+        };
+        if known.is_sent || known.eventful {
+            return vec![held];
+        }
+        let is_long =
+            known.held.first().is_some_and(|first| held.at - first.at.min(held.at) > LONG)
+                && is_wanted;
+        known.held.push(held);
+        let all = self.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let sent = if is_long {
+            known.is_sent = true;
+            std::mem::take(&mut known.held)
+        } else if all > HELD_BYTES {
+            shard.give_way()
+        } else {
+            return Vec::new();
+        };
+        self.no_more(&sent);
+        sent
+    }
+
+    /// Takes what was held back of a trace that is open, which is sent from now on.
+    pub(crate) fn take_held(&self, trace: TraceId) -> Vec<Held> {
+        let mut shard = self.shard(trace);
+        let Some(known) = shard.traces.get_mut(&trace) else { return Vec::new() };
+        let held = std::mem::take(&mut known.held);
+        self.no_more(&held);
+        held
+    }
+
+    fn no_more(&self, held: &[Held]) {
+        if !held.is_empty() {
+            let bytes = held.iter().map(|held| held.encoded.0.len()).sum();
+            self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Finds the nearest agent at or above a span, else the nearest span that is sent.
+    pub(crate) fn nearest_agent(&self, trace: TraceId, span: SpanId) -> Option<SpanId> {
+        let nearest = self.nearest_sent(trace, span)?;
+        let shard = self.shard(trace);
+        let spans = &shard.traces.get(&trace)?.spans;
+        let mut candidate = Some(nearest);
+        while let Some(span) = candidate {
+            let note = spans.get(&span)?;
+            if note.is_agent && note.open {
+                return Some(span);
+            }
+            candidate = note.above;
+        }
+        Some(nearest)
     }
 
     /// Adds to a trace what one of its spans said at its end.
@@ -143,17 +292,66 @@ impl Traces {
 
     /// Finds the span itself or the nearest one above it that is sent and still open.
     pub(crate) fn nearest_sent(&self, trace: TraceId, span: SpanId) -> Option<SpanId> {
-        let shard = self.shard(trace);
-        let spans = &shard.traces.get(&trace)?.spans;
-        let mut candidate = Some(span);
-        while let Some(span) = candidate {
-            let note = spans.get(&span)?;
-            if note.sent && note.open {
-                return Some(span);
-            }
-            candidate = note.above;
+        nearest_sent(&self.shard(trace).traces.get(&trace)?.spans, span)
+    }
+
+    /// Notes that the context of a span goes out of the process; returns the parent that others
+    /// are told.
+    pub(crate) fn goes_out(&self, trace: TraceId, span: SpanId) -> Option<GoesOut> {
+        let mut shard = self.shard(trace);
+        let spans = &mut shard.traces.get_mut(&trace)?.spans;
+        let beyond = spans.get(&span)?.beyond;
+        let nearest = nearest_sent(spans, span);
+        if let Some(note) = nearest.and_then(|nearest| spans.get_mut(&nearest)) {
+            note.went_out = true;
         }
-        None
+        Some(GoesOut { parent: nearest.or(beyond).unwrap_or(span), is_sent: nearest.is_some() })
+    }
+
+    /// Returns what is known around a span.
+    pub(crate) fn scope(&self, trace: TraceId, span: SpanId) -> Option<Arc<Scope>> {
+        self.shard(trace).traces.get(&trace)?.spans.get(&span)?.scope.clone()
+    }
+
+    /// Says of a span that is open what a scope within it says, which ends before it.
+    pub(crate) fn stand_in(&self, trace: TraceId, span: SpanId, scope: &Arc<Scope>) {
+        if let Some(trace) = self.shard(trace).traces.get_mut(&trace)
+            && let Some(note) = trace.spans.get_mut(&span)
+            && note.open
+        {
+            note.stands_in = Some(scope.clone());
+        }
+    }
+
+    /// Returns whether something has gone wrong in a trace that is open.
+    pub(crate) fn is_eventful(&self, trace: TraceId) -> bool {
+        self.shard(trace).traces.get(&trace).is_some_and(|trace| trace.eventful)
+    }
+
+    /// Returns whether a caller in another process has decided that an open trace is not wanted.
+    pub(crate) fn is_unwanted(&self, trace: TraceId) -> bool {
+        self.shard(trace).traces.get(&trace).is_some_and(|trace| trace.is_unwanted)
+    }
+
+    /// Takes the starts of the open spans above one that have not been taken yet, the outermost
+    /// first; and what is known about the trace.
+    pub(crate) fn starts_above(
+        &self,
+        trace: TraceId,
+        above: Option<SpanId>,
+    ) -> (Vec<Start>, Option<Arc<TraceContext>>) {
+        let mut shard = self.shard(trace);
+        let Some(trace) = shard.traces.get_mut(&trace) else { return (Vec::new(), None) };
+        let mut starts = Vec::new();
+        let mut next = above;
+        while let Some(span) = next
+            && let Some(note) = trace.spans.get_mut(&span)
+        {
+            starts.extend(note.start.take().filter(|_| note.open).map(|start| *start));
+            next = note.above;
+        }
+        starts.reverse();
+        (starts, Some(trace.context.clone()))
     }
 
     /// Adds an attribute to a span that is still open, in place of an earlier one of its key.
@@ -178,22 +376,66 @@ impl Traces {
     }
 }
 
+fn nearest_sent(spans: &Spans, span: SpanId) -> Option<SpanId> {
+    let mut candidate = Some(span);
+    while let Some(span) = candidate {
+        let note = spans.get(&span)?;
+        if note.sent && note.open {
+            return Some(span);
+        }
+        candidate = note.above;
+    }
+    None
+}
+
 // ===== impl Shard =====
 
 impl Shard {
-    fn start(&mut self, started: Started<'_>, capacity: usize) {
+    fn start(&mut self, started: Started<'_>, capacity: usize) -> Vec<Held> {
         if let Some(trace) = self.traces.get_mut(&started.trace) {
-            return trace.start(started);
+            trace.start(started);
+            return Vec::new();
         }
         let id = started.trace;
-        let mut trace = self.admit(id, capacity);
+        let (mut trace, held) = self.admit(id, capacity);
         trace.start(started);
         self.traces.insert(id, trace);
+        held
+    }
+
+    /// Takes what is held back of the oldest traces, until half of it is gone.
+    fn give_way(&mut self) -> Vec<Held> {
+        let bytes =
+            |trace: &Trace| -> usize { trace.held.iter().map(|held| held.encoded.0.len()).sum() };
+        let mut left = self.traces.values().map(bytes).sum::<usize>() / 2;
+        let mut sent = Vec::new();
+        for (id, serial) in &self.ages {
+            let Some(trace) = self.traces.get_mut(id).filter(|trace| trace.serial == *serial)
+            else {
+                continue;
+            };
+            if trace.held.is_empty() {
+                continue;
+            }
+            let held = bytes(trace);
+            trace.is_sent = true;
+            sent.append(&mut trace.held);
+            if held >= left {
+                break;
+            }
+            left -= held;
+        }
+        sent
     }
 
     /// Makes room for a trace.
-    fn admit(&mut self, id: TraceId, capacity: usize) -> Trace {
-        while self.traces.len() >= capacity.max(1) && self.forget_oldest() {}
+    fn admit(&mut self, id: TraceId, capacity: usize) -> (Trace, Vec<Held>) {
+        let mut held = Vec::new();
+        while self.traces.len() >= capacity.max(1)
+            && let Some(mut oldest) = self.forget_oldest()
+        {
+            held.append(&mut oldest.held);
+        }
         // Traces that ended left their places in the list of ages.
         if self.ages.len() > 2 * self.traces.len() + 64 {
             let traces = &self.traces;
@@ -203,23 +445,23 @@ impl Shard {
         self.next += 1;
         self.ages.push_back((id, self.next));
         let spans = self.spare.pop().unwrap_or_default();
-        Trace { serial: self.next, spans, ..Trace::default() }
+        (Trace { serial: self.next, spans, ..Trace::default() }, held)
     }
 
-    fn forget_oldest(&mut self) -> bool {
+    fn forget_oldest(&mut self) -> Option<Trace> {
         while let Some((id, serial)) = self.ages.pop_front() {
             if self.traces.get(&id).is_some_and(|trace| trace.serial == serial) {
-                self.traces.remove(&id);
-                return true;
+                return self.traces.remove(&id);
             }
         }
-        false
+        None
     }
 
     fn end(&mut self, id: TraceId, span: SpanId, name: Option<&str>) -> Ended {
         let Some(trace) = self.traces.get_mut(&id) else { return Ended::default() };
-        let ended = trace.end(span, name);
+        let mut ended = trace.end(span, name);
         if trace.open == 0 {
+            ended.held = Some(std::mem::take(&mut trace.held));
             let spans = std::mem::take(&mut trace.spans);
             self.traces.remove(&id);
             self.keep(spans);
@@ -240,10 +482,20 @@ impl Shard {
 
 impl Trace {
     fn start(&mut self, started: Started<'_>) {
-        self.joined |= started.parent_is_remote;
-        let above = self.above(&started);
+        // A process may call itself.
+        let parent_note = self.spans.get(&started.parent);
+        let is_remote = started.parent_is_remote && parent_note.is_none();
+        let above = parent_note
+            .and_then(|parent| if parent.sent { Some(started.parent) } else { parent.above });
+        let beyond =
+            if is_remote { Some(started.parent) } else { parent_note.and_then(|note| note.beyond) };
+        let scope =
+            Scope::deeper(started.scope, parent_note.and_then(|parent| parent.scope.clone()));
+        let is_claimed = scope.as_ref().is_some_and(|scope| scope.has_claimed(started.trace));
+        self.joined |= is_remote;
+        self.is_unwanted |= started.is_unwanted;
         self.learn(started.says.as_deref());
-        let parent = (!started.parent_is_remote).then_some(started.parent);
+        let parent = (!is_remote).then_some(started.parent);
         if started.sent {
             if above.is_none() {
                 self.name_after(started.name);
@@ -253,14 +505,26 @@ impl Trace {
         if self.spans.len() >= SPANS_PER_TRACE.max(2 * self.open) {
             self.spans.retain(|_, note| note.open);
         }
+        let start = started.at.filter(|_| started.sent).map(|at| {
+            let parent = above.or(beyond).unwrap_or(started.parent);
+            let is_outermost = above.is_none() && !is_claimed;
+            let (span, name) = (started.span, started.name.to_owned());
+            Box::new(Start { span, parent, is_outermost, name, at, scope: scope.clone() })
+        });
         let note = Note {
             open: true,
             sent: started.sent,
             parent,
             above,
+            beyond,
+            is_claimed,
+            went_out: false,
             passed_over: false,
+            is_agent: started.is_agent,
             updates: Vec::new(),
-            scope: started.scope,
+            scope,
+            stands_in: None,
+            start,
         };
         let replaced = self.spans.insert(started.span, note);
         if replaced.is_none_or(|note| !note.open) {
@@ -274,15 +538,6 @@ impl Trace {
         {
             Arc::make_mut(&mut self.context).merge(says);
         }
-    }
-
-    /// Finds the nearest span above a new one that is sent from this process.
-    fn above(&self, started: &Started<'_>) -> Option<SpanId> {
-        if started.parent_is_remote {
-            return None;
-        }
-        let parent = self.spans.get(&started.parent)?;
-        if parent.sent { Some(started.parent) } else { parent.above }
     }
 
     /// Names the trace after its outermost span, where this process began it and nobody else did.
@@ -309,12 +564,15 @@ impl Trace {
         };
         // The note stays as long as the trace, for children that start after their parent's end.
         note.open = false;
+        note.start = None;
         self.open -= 1;
         let passed_over = !note.sent && note.passed_over;
         let late = name.filter(|_| !note.sent && !passed_over);
         note.sent |= late.is_some();
-        let (above, parent) = (note.above, note.parent);
-        let (updates, scope) = (std::mem::take(&mut note.updates), note.scope.take());
+        let (above, beyond, parent) = (note.above, note.beyond, note.parent);
+        let (is_claimed, went_out) = (note.is_claimed, note.went_out);
+        let updates = std::mem::take(&mut note.updates);
+        let scope = note.stands_in.take().or_else(|| note.scope.clone());
         if let Some(name) = late {
             if above.is_none() {
                 self.name_after(name);
@@ -322,7 +580,22 @@ impl Trace {
             self.pass_over(parent);
         }
         let trace = Some(self.context.clone());
-        Ended { known: true, above, updates, trace, scope, eventful: self.eventful, passed_over }
+        let (eventful, is_sent) = (self.eventful, self.is_sent);
+        Ended {
+            known: true,
+            above,
+            parent: above.or(beyond).or(parent),
+            is_claimed,
+            went_out,
+            updates,
+            trace,
+            scope,
+            eventful,
+            passed_over,
+            is_sent,
+            is_unwanted: self.is_unwanted,
+            held: None,
+        }
     }
 }
 
@@ -411,8 +684,11 @@ mod tests {
             parent_is_remote: false,
             sent: true,
             name: "span 1",
+            is_agent: false,
+            at: None,
             says: None,
             scope: None,
+            is_unwanted: false,
         }
     }
 
@@ -423,8 +699,8 @@ mod tests {
     #[test]
     fn a_trace_is_forgotten_with_its_last_span() {
         let traces = Traces::new();
-        traces.start(started(1, 1, 0));
-        traces.start(started(1, 2, 1));
+        drop(traces.start(started(1, 1, 0)));
+        drop(traces.start(started(1, 2, 1)));
         let child = traces.end(TraceId::from(1), SpanId::from(2), None);
         assert_eq!((name(&child), child.above), (Some("span 1"), Some(SpanId::from(1))));
         assert_eq!(name(&traces.end(TraceId::from(1), SpanId::from(1), None)), Some("span 1"));
@@ -435,10 +711,10 @@ mod tests {
     #[test]
     fn a_child_that_starts_after_its_parent_ended_still_hangs_below_it() {
         let traces = Traces::new();
-        traces.start(started(1, 1, 0));
-        traces.start(started(1, 2, 1));
+        drop(traces.start(started(1, 1, 0)));
+        drop(traces.start(started(1, 2, 1)));
         traces.end(TraceId::from(1), SpanId::from(1), None);
-        traces.start(started(1, 3, 1));
+        drop(traces.start(started(1, 3, 1)));
         assert_eq!(
             traces.end(TraceId::from(1), SpanId::from(3), None).above,
             Some(SpanId::from(1))
@@ -450,7 +726,7 @@ mod tests {
         let traces = Traces::with_capacity(SHARDS * 2);
         // All ids end in the same byte, so that they share a shard.
         for trace in 1..=3_u128 {
-            traces.start(started(trace << 8, 1, 0));
+            drop(traces.start(started(trace << 8, 1, 0)));
         }
         let known =
             |trace: u128| traces.end(TraceId::from(trace << 8), SpanId::from(1), None).known;
@@ -460,7 +736,7 @@ mod tests {
     #[test]
     fn of_a_key_said_twice_only_the_last_value_is_kept() {
         let traces = Traces::new();
-        traces.start(started(1, 1, 0));
+        drop(traces.start(started(1, 1, 0)));
         for attempt in 0..1_000 {
             let attribute = KeyValue::new("attempt", attempt);
             traces.update(TraceId::from(1), SpanId::from(1), attribute);
@@ -469,11 +745,46 @@ mod tests {
         assert_eq!(ended.updates, [KeyValue::new("attempt", 999)]);
     }
 
+    fn held(at: u64) -> Held {
+        let encoded = Encoded::new(|_| ());
+        Held { span: SpanId::from(9), above: None, encoded, is_dispensable: false, at }
+    }
+
+    #[test]
+    fn a_trace_that_takes_long_is_sent_unless_its_caller_does_not_want_it() {
+        let traces = Traces::new();
+        drop(traces.start(started(1, 1, 0)));
+        drop(traces.start(Started { is_unwanted: true, ..started(2, 1, 0) }));
+        for (trace, sent) in [(1, 2), (2, 0)] {
+            let trace = TraceId::from(trace);
+            assert!(traces.hold(trace, held(1), sent > 0).is_empty());
+            assert_eq!(traces.hold(trace, held(LONG + 2), sent > 0).len(), sent);
+            assert_eq!(traces.is_unwanted(trace), sent == 0);
+        }
+    }
+
+    #[test]
+    fn the_starts_of_open_spans_know_their_caller_and_what_stands_around_them() {
+        let traces = Traces::new();
+        let scope = Some(Arc::new(Scope::default()));
+        let outermost = Started { sent: false, parent_is_remote: true, scope, ..started(1, 1, 7) };
+        drop(traces.start(outermost));
+        drop(traces.start(Started { at: Some(1), ..started(1, 2, 1) }));
+        let (starts, _) = traces.starts_above(TraceId::from(1), Some(SpanId::from(2)));
+        assert_eq!(starts.len(), 1);
+        assert_eq!((starts[0].parent, starts[0].is_outermost), (SpanId::from(7), true));
+        assert!(starts[0].scope.is_some());
+        let out = traces.goes_out(TraceId::from(1), SpanId::from(1)).unwrap();
+        assert_eq!((out.parent, out.is_sent), (SpanId::from(7), false));
+        let ended = traces.end(TraceId::from(1), SpanId::from(2), Some("span 2"));
+        assert_eq!((ended.parent, ended.went_out), (Some(SpanId::from(7)), false));
+    }
+
     #[test]
     fn the_list_of_ages_does_not_grow_with_traces_that_ended() {
         let traces = Traces::new();
         for trace in 1..=10_000_u128 {
-            traces.start(started(trace << 8, 1, 0));
+            drop(traces.start(started(trace << 8, 1, 0)));
             traces.end(TraceId::from(trace << 8), SpanId::from(1), None);
         }
         assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().ages.len() <= 66));

@@ -87,6 +87,16 @@ pub mod key {
     pub const OBSERVATION_TYPE: &str = "observation_type";
 }
 
+/// Names of the scores that layers give.
+pub mod score {
+    /// How far a swarm is degraded, 0 to 3.
+    pub const DEGRADATION_LEVEL: &str = "degradation_level";
+    /// Whether a fallback was asked; only where one was.
+    pub const FALLBACK_USED: &str = "fallback_used";
+    /// How many attempts a series took; only where it took more than one.
+    pub const RETRY_ATTEMPTS: &str = "retry_attempts";
+}
+
 /// Values of the field `outcome`.
 pub mod outcome {
     /// The call succeeded.
@@ -232,6 +242,18 @@ mod internal {
             let result = f();
             scope.leave();
             result
+        }
+
+        /// Scores the span.
+        pub(crate) fn score(
+            &self,
+            name: &'static str,
+            value: impl tracing::Value,
+            comment: fmt::Arguments<'_>,
+        ) {
+            self.in_scope(|| {
+                tracing::info!(target: super::SCORE_TARGET, name, value, comment);
+            });
         }
 
         /// Returns what is kept for the span.

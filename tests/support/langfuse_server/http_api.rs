@@ -29,10 +29,7 @@ use tower::ServiceExt as _;
 use super::faults::{Fault, RetryAfter};
 use super::js::Js;
 use super::mapping::{self, Sender};
-use super::{PROJECT_ID, Shared, dates, otlp, reading, refusal};
-
-/// The version that the server says it is.
-const VERSION: &str = "4.16.0";
+use super::{PROJECT_ID, Shared, dates, otlp, read_api, refusal, score_api};
 
 /// Answers connections until `stop` turns true, then closes them all. Dropping `_ended` tells
 /// that nothing listens any more.
@@ -77,14 +74,14 @@ async fn answer_connection(stream: TcpStream, shared: Arc<Shared>) {
 
 /// What the endpoints share, and how they reset the connection they answer on.
 #[derive(Clone)]
-struct Connection {
-    shared: Arc<Shared>,
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
     reset: Arc<Notify>,
 }
 
 impl Connection {
     /// Closes the connection without an answer.
-    async fn reset(&self) -> Response {
+    pub(super) async fn reset(&self) -> Response {
         self.reset.notify_one();
         std::future::pending().await
     }
@@ -93,19 +90,25 @@ impl Connection {
 fn routes(connection: Connection) -> Router {
     Router::new()
         .route("/api/public/otel/v1/traces", post(ingest))
-        .route("/api/public/v2/observations", get(observations))
-        .route("/api/public/traces", get(gone))
-        .route("/api/public/traces/{id}", get(gone))
-        .route("/api/public/observations", get(gone))
-        .route("/api/public/health", get(health))
-        .route("/api/public/ready", get(health))
+        .route("/api/public/scores", post(score_api::scores))
+        .route("/api/public/ingestion", post(score_api::ingestion))
+        .route("/api/public/v2/observations", get(read_api::observations_v2))
+        .route("/api/public/v2/metrics", get(read_api::metrics_v2))
+        .route("/api/public/v3/scores", get(read_api::scores_v3))
+        .route("/api/public/observations", get(read_api::observations_v1))
+        .route("/api/public/metrics", get(read_api::metrics_v1))
+        .route("/api/public/v2/scores", get(read_api::scores_v2))
+        .route("/api/public/traces", get(read_api::gone))
+        .route("/api/public/traces/{id}", get(read_api::gone))
+        .route("/api/public/health", get(read_api::health))
+        .route("/api/public/ready", get(read_api::health))
         .method_not_allowed_fallback(async || {
             answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"message": "Method not allowed"}))
         })
         .with_state(connection)
 }
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     let body = Body::from(body.to_string());
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -114,38 +117,6 @@ fn answer(status: StatusCode, body: &Value) -> Response {
         header::HeaderValue::from_static("application/json; charset=utf-8"),
     );
     response
-}
-
-async fn health() -> Response {
-    answer(StatusCode::OK, &json!({"status": "OK", "version": VERSION}))
-}
-
-/// The readers of version 3, which a server without the old tables does not have.
-async fn gone(State(connection): State<Connection>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = authorize(&connection.shared, &headers) {
-        return refusal.response();
-    }
-    let message = "This endpoint is not available on deployments running in Langfuse v4 events_only mode. \
-                   Learn more about Langfuse v4 at: https://langfuse.com/docs/v4";
-    answer(StatusCode::NOT_FOUND, &json!({"message": message}))
-}
-
-async fn observations(
-    State(connection): State<Connection>,
-    request: axum::extract::Request,
-) -> Response {
-    if let Err(refusal) = authorize(&connection.shared, request.headers()) {
-        return refusal.response();
-    }
-    let query = request.uri().query().unwrap_or_default();
-    let page = connection.shared.read(|received| reading::page(received.observations(), query));
-    match page {
-        Ok(page) => answer(StatusCode::OK, &page),
-        Err(issue) => answer(
-            StatusCode::BAD_REQUEST,
-            &json!({"message": "Invalid request data", "error": [issue]}),
-        ),
-    }
 }
 
 async fn ingest(State(connection): State<Connection>, request: axum::extract::Request) -> Response {
@@ -198,7 +169,7 @@ fn finish(shared: &Shared, number: usize, response: Response) -> Response {
 }
 
 /// The answer that a fault gives in place of the real one, if it gives one.
-fn shown_answer(fault: &Fault) -> Option<Response> {
+pub(super) fn shown_answer(fault: &Fault) -> Option<Response> {
     let message = |status: StatusCode, text: &str| answer(status, &json!({"message": text}));
     let later = |mut response: Response, retry_after: &RetryAfter| {
         let value = match retry_after {
@@ -288,10 +259,10 @@ const INVALID_CREDENTIALS: &str =
     "Invalid credentials. Confirm that you've configured the correct host.";
 
 /// A refusal in the server's words.
-struct Refusal(StatusCode, Value);
+pub(super) struct Refusal(StatusCode, Value);
 
 impl Refusal {
-    fn response(&self) -> Response {
+    pub(super) fn response(&self) -> Response {
         answer(self.0, &self.1)
     }
 }
@@ -301,7 +272,7 @@ fn refuse(error: &str) -> Refusal {
 }
 
 /// Checks the header `Authorization`; answers the public key.
-fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<String, Refusal> {
+pub(super) fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<String, Refusal> {
     let refuse = |status, message: &str| Err(Refusal(status, json!({"message": message})));
     let Some(authorization) =
         headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok())
@@ -355,6 +326,11 @@ fn accept(shared: &Shared, number: usize, parts: &Parts, body: &Bytes) -> Result
         return Ok(json!({}));
     }
     shared.update(number, |request| request.span_ids = otlp::span_ids(&resource_spans));
+    shared.change(|received| {
+        if let Some(said) = &mut received.said {
+            said.push(resource_spans.clone());
+        }
+    });
     otlp::check(&resource_spans).map_err(|error| refuse(&error))?;
     check_refused_spans(shared, &resource_spans)?;
     check_ingestion_version(&parts.headers)?;

@@ -15,8 +15,10 @@ pub mod mapping;
 mod numbers;
 pub mod otlp;
 mod protobuf;
+mod read_api;
 mod reading;
 mod refusal;
+mod score_api;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,8 @@ use tokio::sync::watch;
 
 use faults::Faults;
 pub use faults::{Fault, RetryAfter};
+pub use read_api::Line;
+pub use score_api::TakesScores;
 pub use store::{Observation, Received, Request};
 
 /// The project that the keys of the server belong to.
@@ -55,6 +59,8 @@ struct Shared {
     received: Mutex<Received>,
     changed: Condvar,
     faults: Mutex<Faults>,
+    reading: Mutex<read_api::Reading>,
+    scores: Mutex<score_api::Scores>,
     /// Counts the releases of hanging requests.
     released: watch::Sender<u64>,
 }
@@ -122,6 +128,8 @@ impl LangfuseServer {
             received: Mutex::default(),
             changed: Condvar::new(),
             faults: Mutex::default(),
+            reading: Mutex::default(),
+            scores: Mutex::default(),
             released: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared), address, running: Mutex::new(None) }
@@ -265,7 +273,74 @@ impl LangfuseServer {
     /// Ends all faults: forgets the schedule, chance and rules, and releases what hangs.
     pub fn heal(&self) {
         *self.shared.faults() = Faults::default();
+        self.shared.reading().heal();
         self.release();
+    }
+
+    /// Answers readers as a server of this line does; the newer one unless said otherwise.
+    pub fn set_line(&self, line: Line) {
+        self.shared.reading().line = line;
+    }
+
+    /// Shows a fault to the next reader that has none yet.
+    pub fn fail_next_read(&self, fault: Fault) {
+        self.shared.reading().faults.push_back(fault);
+    }
+
+    /// Shows each observation twice, as a server does for a while after a repeat: first a row of
+    /// before, which says less.
+    pub fn show_repeats(&self, shown: bool) {
+        self.shared.reading().repeats = shown;
+    }
+
+    /// Writes numbers and truth values as text, as some servers do.
+    pub fn write_numbers_as_text(&self, as_text: bool) {
+        self.shared.reading().numbers_as_text = as_text;
+    }
+
+    /// Says which requests with scores it takes; all of them unless said otherwise.
+    pub fn takes_scores(&self, takes: TakesScores) {
+        self.shared.scores().takes = takes;
+    }
+
+    /// Shows a fault to the next request with scores that has none yet.
+    pub fn fail_next_scores(&self, fault: Fault) {
+        self.shared.scores().faults.push_back(fault);
+    }
+
+    /// Returns the paths of the requests with scores, in the order of their arrival.
+    #[must_use]
+    pub fn score_requests(&self) -> Vec<String> {
+        self.shared.scores().requests.clone()
+    }
+
+    /// Returns the scores, the oldest first.
+    #[must_use]
+    pub fn scores(&self) -> Vec<serde_json::Value> {
+        self.shared.reading().scores.clone()
+    }
+
+    /// Stores a score: a JSON object with the fields of the newer interface.
+    pub fn add_score(&self, score: serde_json::Value) {
+        self.shared.reading().scores.push(score);
+    }
+
+    /// Returns the paths and queries that were read, in the order of their arrival.
+    #[must_use]
+    pub fn reads(&self) -> Vec<String> {
+        self.shared.reading().requests.clone()
+    }
+
+    /// Keeps what every request says from now on, for [`said`](Self::said).
+    pub fn keep_what_is_said(&self) {
+        self.shared.change(|received| received.said = Some(Vec::new()));
+    }
+
+    /// Returns what all requests said that were kept, as one request of OTLP/JSON.
+    #[must_use]
+    pub fn said(&self) -> serde_json::Value {
+        let said = self.shared.read(|received| received.said.clone().unwrap_or_default());
+        otlp::to_json(&said)
     }
 
     /// Returns the observations. A span that was delivered twice is one observation.
@@ -379,6 +454,14 @@ impl Drop for LangfuseServer {
 impl Shared {
     fn faults(&self) -> MutexGuard<'_, Faults> {
         lock(&self.faults)
+    }
+
+    fn scores(&self) -> MutexGuard<'_, score_api::Scores> {
+        lock(&self.scores)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, read_api::Reading> {
+        lock(&self.reading)
     }
 
     fn read<T>(&self, read: impl FnOnce(&Received) -> T) -> T {

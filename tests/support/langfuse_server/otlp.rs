@@ -33,6 +33,37 @@ pub fn from_json(body: &[u8]) -> Result<Js, super::js::ParseError> {
     Ok(body.get("resourceSpans").clone())
 }
 
+/// Puts what requests said in their fields `resourceSpans` into one request of OTLP/JSON, whose ids
+/// are hexadecimal.
+#[must_use]
+pub fn to_json(requests: &[Js]) -> serde_json::Value {
+    let all = requests.iter().flat_map(|request| request.as_array().unwrap_or_default());
+    let mut all: Vec<_> = all.map(Js::to_serde).collect();
+    all.iter_mut().for_each(with_hex_ids);
+    serde_json::json!({ "resourceSpans": all })
+}
+
+/// Writes ids as text wherever they are bytes.
+fn with_hex_ids(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let is_id = ["traceId", "spanId", "parentSpanId"].contains(&name.as_str());
+                match value["data"].as_array().filter(|_| is_id) {
+                    Some(bytes) => {
+                        let bytes = bytes.iter().filter_map(Value::as_u64);
+                        *value = bytes.map(|byte| format!("{byte:02x}")).collect::<String>().into();
+                    }
+                    None => with_hex_ids(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(with_hex_ids),
+        _ => {}
+    }
+}
+
 /// Reads attributes into an object of plain values. The last of two equal keys wins.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
-//! `GET /api/public/v2/observations`: the parameters and fields that readers of our spans need.
+//! Lists of observations, in both interfaces: the parameters and fields that readers of our spans
+//! need.
 
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
@@ -8,22 +9,119 @@ use super::store::Observation;
 use super::{PROJECT_ID, dates};
 
 /// Answers one page, the newest observations first, or the issue that makes the query invalid.
-pub(super) fn page(observations: &[Observation], query: &str) -> Result<Value, Value> {
-    let query = Query::read(query)?;
-    let mut rows: Vec<&Observation> =
-        observations.iter().filter(|row| query.selects(row)).collect();
-    rows.sort_by(|one, other| place(other).cmp(&place(one)));
+pub(super) fn page(
+    observations: &[Observation],
+    query: &str,
+    style: Style,
+) -> Result<Value, Value> {
+    let query = Query::read(query, 1000)?;
+    let mut rows = selected(observations, &query, style);
     if let Some(cursor) = &query.cursor {
-        rows.retain(|row| place(row) < (cursor.0.as_str(), cursor.1.as_str(), cursor.2.as_str()));
+        rows.retain(|row| place(row.0) < (cursor.0.as_str(), cursor.1.as_str(), cursor.2.as_str()));
     }
     let is_last = rows.len() <= query.limit;
     rows.truncate(query.limit);
     let mut meta = Map::new();
     if let Some(last) = rows.last().filter(|_| !is_last) {
-        meta.insert("cursor".to_owned(), Value::String(cursor_after(last)));
+        meta.insert("cursor".to_owned(), Value::String(cursor_after(last.0)));
     }
-    let data: Vec<Value> = rows.into_iter().map(|row| shape(row, &query)).collect();
+    let data: Vec<Value> = rows
+        .into_iter()
+        .map(|(row, is_stale)| {
+            let mut shaped = shape(row, &query);
+            style.apply(&mut shaped, is_stale);
+            shaped
+        })
+        .collect();
     Ok(json!({"data": data, "meta": meta}))
+}
+
+/// Answers one page of the older interface, or the issue that makes the query invalid.
+pub(super) fn page_v1(
+    observations: &[Observation],
+    query: &str,
+    style: Style,
+) -> Result<Value, Value> {
+    let mut query = Query::read(query, 100)?;
+    query.fields =
+        ["basic", "time", "io", "model", "usage", "prompt", "metrics"].map(str::to_owned).to_vec();
+    let rows = selected(observations, &query, style);
+    let meta = pages(rows.len(), query.page, query.limit);
+    let shown = rows.into_iter().skip((query.page - 1) * query.limit).take(query.limit);
+    let data: Vec<Value> = shown
+        .map(|(row, is_stale)| {
+            let mut shaped = shape(row, &query);
+            if let Some(fields) = shaped.as_object_mut() {
+                for hidden in ["isRootObservation", "bookmarked", "public", "userId", "sessionId"] {
+                    fields.remove(hidden);
+                }
+                fields.insert("metadata".to_owned(), reparsed(row.field("metadata")));
+            }
+            style.apply(&mut shaped, is_stale);
+            shaped
+        })
+        .collect();
+    Ok(json!({"data": data, "meta": meta}))
+}
+
+/// The numbers of a page of the older interface.
+pub(super) fn pages(rows: usize, page: usize, limit: usize) -> Value {
+    json!({"page": page, "limit": limit, "totalItems": rows, "totalPages": rows.div_ceil(limit)})
+}
+
+/// How rows are written that are not quite as one would wish.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Style {
+    pub(super) repeats: bool,
+    pub(super) numbers_as_text: bool,
+}
+
+impl Style {
+    fn apply(self, row: &mut Value, is_stale: bool) {
+        if is_stale {
+            row["updatedAt"] = json!("1970-01-01T00:00:00.000Z");
+            row["metadata"] = json!({});
+            row["statusMessage"] = json!("a row of before");
+        }
+        if self.numbers_as_text {
+            for field in ["metadata", "usageDetails", "costDetails"] {
+                numbers_to_text(&mut row[field]);
+            }
+        }
+    }
+}
+
+/// Writes the numbers and truth values in an object as text.
+pub(super) fn numbers_to_text(value: &mut Value) {
+    for value in value.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        if value.is_number() || value.is_boolean() {
+            *value = json!(value.to_string());
+        }
+    }
+}
+
+/// Picks rows, the newest first; with repeats each comes twice, first as it was before.
+fn selected<'a>(
+    observations: &'a [Observation],
+    query: &Query,
+    style: Style,
+) -> Vec<(&'a Observation, bool)> {
+    let mut rows: Vec<&Observation> =
+        observations.iter().filter(|row| query.selects(row)).collect();
+    rows.sort_by(|one, other| place(other).cmp(&place(one)));
+    let stale: &[bool] = if style.repeats { &[true, false] } else { &[false] };
+    rows.into_iter().flat_map(|row| stale.iter().map(move |stale| (row, *stale))).collect()
+}
+
+/// The older interface reads text that is JSON back, however deep it stands.
+fn reparsed(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (key.clone(), reparsed(value))).collect()
+        }
+        Value::String(text) => Js::Str(text.clone()).parsed_if_json().to_serde(),
+        other => other.clone(),
+    }
 }
 
 /// Where an observation stands: by start, then trace, then id. Times in ISO form sort as text.
@@ -42,16 +140,18 @@ struct Query {
     fields: Vec<String>,
     expanded: Vec<String>,
     limit: usize,
+    page: usize,
     cursor: Option<(String, String, String)>,
 }
 
 impl Query {
-    fn read(query: &str) -> Result<Self, Value> {
+    fn read(query: &str, largest: usize) -> Result<Self, Value> {
         let mut read = Self {
             filters: Vec::new(),
             fields: vec!["core".to_owned(), "basic".to_owned()],
             expanded: Vec::new(),
             limit: 50,
+            page: 1,
             cursor: None,
         };
         let issue = |name: &str, message: &str| json!({"code": "custom", "path": [name], "message": message});
@@ -62,9 +162,15 @@ impl Query {
                 "fields" => read.fields = list(),
                 "expandMetadata" => read.expanded = list(),
                 "limit" => {
-                    let limit = value.parse().ok().filter(|limit| *limit <= 1000);
-                    read.limit = limit
-                        .ok_or_else(|| issue(name, "Too big: expected number to be <=1000"))?;
+                    let limit = value.parse().ok().filter(|limit| *limit <= largest);
+                    read.limit = limit.ok_or_else(|| {
+                        issue(name, &format!("Too big: expected number to be <={largest}"))
+                    })?;
+                }
+                "page" => {
+                    let page = value.parse().ok().filter(|page| *page > 0);
+                    read.page =
+                        page.ok_or_else(|| issue(name, "Too small: expected number to be >0"))?;
                 }
                 "cursor" => {
                     read.cursor = Some(
@@ -121,7 +227,7 @@ fn read_cursor(text: &str) -> Option<(String, String, String)> {
 }
 
 /// Undoes the encoding of a query.
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -168,6 +274,8 @@ fn shape(row: &Observation, query: &Query) -> Value {
     }
     if query.has("time") {
         set("completionStartTime", row.field("completionStartTime").clone());
+        set("createdAt", row.field("endTimeISO").clone());
+        set("updatedAt", row.field("endTimeISO").clone());
     }
     if query.has("io") {
         set("input", stored_io(row.field("input")));
@@ -210,7 +318,7 @@ fn trace_name(row: &Observation) -> Value {
     }
 }
 
-fn latency(row: &Observation) -> Option<f64> {
+pub(super) fn latency(row: &Observation) -> Option<f64> {
     let ms = |name: &str| dates::ms_from_iso(row.field(name).as_str()?);
     Some((ms("endTimeISO")? - ms("startTimeISO")?) / 1e3)
 }

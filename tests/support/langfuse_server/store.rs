@@ -132,6 +132,8 @@ pub struct Received {
     deliveries: HashMap<String, usize>,
     rows: usize,
     lost_batches: usize,
+    /// What every request said, where it is kept.
+    pub(super) said: Option<Vec<Js>>,
 }
 
 impl Received {

@@ -4,9 +4,9 @@ mod running;
 mod saving;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, atomic::AtomicU32},
 };
 
@@ -14,12 +14,11 @@ use buttress::{
     Error, Failure, WorkflowId,
     checkpoint::{Payload, TaskWrite, Workflow, WriteKind},
 };
-use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use self::running::{Calling, Running};
+use self::running::{Calling, Calls};
 use crate::{
     Command, CompiledGraph, Event, GraphError, GraphErrorKind, Route, State, Status,
     events::Listener,
@@ -52,11 +51,21 @@ pub(crate) struct Run<'a, S: State> {
     saved: Option<Saved<S>>,
     /// The save that is on its way beside the nodes that run.
     saving: Option<Saving<S>>,
+    /// What is saved when the run ends; only where that is when it is.
+    unsaved: Option<Unsaved<S>>,
 }
 
 /// A save on its way, which has what is saved. Boxed, since a future of an async function has no
 /// name.
 type Saving<S> = Pin<Box<dyn Future<Output = (Saved<S>, Result<(), GraphError>)> + Send>>;
+
+/// What a run has come to since it was saved last.
+struct Unsaved<S: State> {
+    /// The newest record; none where that is saved, and only writes behind it are not.
+    record: Option<Record<S>>,
+    /// What tasks have written behind it.
+    writes: Vec<TaskWrite>,
+}
 
 /// What is saved of a run.
 struct Saved<S: State> {
@@ -95,6 +104,8 @@ impl<'a, S: State> Run<'a, S> {
             let done = run.drive().await;
             let last = run.settle().await;
             let done = done.and(last);
+            let last = run.save_at_exit().await;
+            let done = done.and(last);
             span.record_step("steps", run.record.step);
             if let Some(saved) = &mut run.saved {
                 // It runs out by itself where it cannot be given back.
@@ -111,6 +122,7 @@ impl<'a, S: State> Run<'a, S> {
     }
 
     async fn drive(&mut self) -> Result<(), GraphError> {
+        let mut calls = Calls::new();
         while self.record.status == Status::Running {
             let limit = self.graph.settings().recursion_limit;
             if self.record.step >= limit {
@@ -120,15 +132,21 @@ impl<'a, S: State> Run<'a, S> {
             if self.graph.is_drained() {
                 return Err(GraphErrorKind::Drained.into());
             }
-            self.superstep().await?;
+            self.superstep(&mut calls).await?;
         }
         Ok(())
     }
 
-    async fn superstep(&mut self) -> Result<(), GraphError> {
+    async fn superstep(&mut self, calls: &mut Calls<'a, S>) -> Result<(), GraphError> {
         // Where this does not come to its end, neither does the run, and nobody asks for them again.
         let tasks = std::mem::take(&mut self.record.next);
-        let answers = self.run_tasks(&tasks).await?;
+        let mut answers = Vec::with_capacity(tasks.len());
+        for task in &tasks {
+            answers.push(self.answered(task)?);
+        }
+        calls.begin(answers);
+        self.run_tasks(&tasks, calls).await?;
+        let answers: Vec<_> = calls.end().collect();
         let interrupts = self.open_interrupts(&tasks, &answers)?;
         if !interrupts.is_empty() {
             self.listener.tell(|| Event::Interrupted(interrupts.clone()));
@@ -138,38 +156,35 @@ impl<'a, S: State> Run<'a, S> {
     }
 
     /// Runs the tasks of a superstep that have no answer yet, and saves each answer.
-    async fn run_tasks(&mut self, tasks: &[Task<S>]) -> Result<Vec<Answer<S>>, GraphError> {
-        let mut answers: Vec<Option<Answer<S>>> = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            answers.push(self.answered(task)?);
-        }
+    async fn run_tasks(
+        &mut self,
+        tasks: &[Task<S>],
+        calls: &mut Calls<'a, S>,
+    ) -> Result<(), GraphError> {
         let mut waiting = 0..tasks.len();
-        let mut running = Running::new(tasks.len());
-        // What has answered while the store was waited for.
-        let mut answered = VecDeque::new();
         loop {
-            while running.len() < self.graph.settings().max_parallelism {
-                let unanswered = waiting.find(|place| answers[*place].is_none());
+            while calls.len() < self.graph.settings().max_parallelism {
+                let unanswered = waiting.find(|place| calls.answer(*place).is_none());
                 let Some(place) = unanswered else { break };
-                running.push(self.call(place, &tasks[place])?);
+                calls.start(self.call(place, &tasks[place])?).await;
             }
-            let next = self.next_answer(&mut running, &mut answered).await?;
-            let Some((place, answer)) = next else { break };
+            let Some(place) = self.next_answer(calls).await? else { return Ok(()) };
+            let task = &tasks[place];
             if self.has_store() {
-                beside(&mut running, &mut answered, self.settle()).await?;
-                if let Ok(command) = &answer.result {
-                    let saved = self.save_answer(&tasks[place], command);
-                    beside(&mut running, &mut answered, saved).await?;
+                calls.beside(self.settle()).await?;
+                if let Some(Answer { result: Ok(command), .. }) = calls.answer(place) {
+                    let write = self.write_of(task, command)?;
+                    calls.beside(self.write_of_task(write)).await?;
                 }
             }
-            let (node, step) = (|| tasks[place].node.to_string(), self.record.step + 1);
-            self.listener.tell(|| match &answer.result {
-                Ok(_) => Event::NodeFinished { node: node(), step },
-                Err(error) => Event::NodeFailed { node: node(), error: error.to_string() },
-            });
-            answers[place] = Some(answer);
+            if let Some(answer) = calls.answer(place) {
+                let (node, step) = (|| task.node.to_string(), self.record.step + 1);
+                self.listener.tell(|| match &answer.result {
+                    Ok(_) => Event::NodeFinished { node: node(), step },
+                    Err(error) => Event::NodeFailed { node: node(), error: error.to_string() },
+                });
+            }
         }
-        Ok(answers.into_iter().flatten().collect())
     }
 
     /// Returns whether anything is saved of the run.
@@ -177,14 +192,10 @@ impl<'a, S: State> Run<'a, S> {
         self.saved.is_some() || self.saving.is_some()
     }
 
-    /// Waits for an answer; meanwhile a save is finished, or the lease renewed.
-    async fn next_answer(
-        &mut self,
-        running: &mut Running<'_, S>,
-        answered: &mut VecDeque<(usize, Answer<S>)>,
-    ) -> Result<Option<(usize, Answer<S>)>, GraphError> {
+    /// Waits for an answer and returns its place; meanwhile a save is finished, or the lease renewed.
+    async fn next_answer(&mut self, calls: &mut Calls<'_, S>) -> Result<Option<usize>, GraphError> {
         if !self.has_store() {
-            return Ok(running.next().await);
+            return Ok(calls.next().await);
         }
         loop {
             let heartbeat = async {
@@ -198,21 +209,15 @@ impl<'a, S: State> Run<'a, S> {
                     (None, None) => std::future::pending().await,
                 }
             };
-            let next = async {
-                match answered.pop_front() {
-                    Some(answer) => Some(answer),
-                    None => running.next().await,
-                }
-            };
             let saved = tokio::select! {
-                next = next => return Ok(next),
+                next = calls.next() => return Ok(next),
                 saved = heartbeat => saved,
             };
             if let Some(done) = saved {
                 self.has_saved(done)?;
             } else if let Some(saved) = &mut self.saved {
                 let renewed = saved.renew(self.graph, &self.listener);
-                beside(running, answered, renewed).await?;
+                calls.beside(renewed).await?;
             }
         }
     }
@@ -381,27 +386,11 @@ impl<'a, S: State> Run<'a, S> {
             }
             Err(error) => return error.into(),
         };
-        if let Err(error) = self.write(write).await {
+        if let Err(error) = self.write_of_task(write).await {
             return error;
         }
         GraphError::from(GraphErrorKind::NodeFailed { node: task.node.to_string() })
             .with_source(error)
-    }
-}
-
-/// Waits for the store while the nodes that run go on; what they answer is kept.
-async fn beside<S: State, T>(
-    running: &mut Running<'_, S>,
-    answered: &mut VecDeque<(usize, Answer<S>)>,
-    store: impl Future<Output = T>,
-) -> T {
-    let mut store = pin!(store);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut store => return done,
-            Some(answer) = running.next() => answered.push_back(answer),
-        }
     }
 }
 

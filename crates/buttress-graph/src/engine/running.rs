@@ -1,24 +1,27 @@
 //! The calls of a superstep that are under way.
 
 use std::{
-    pin::Pin,
+    collections::VecDeque,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use buttress::{Error, Failure};
-use futures_core::Stream;
-use futures_util::{future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tracing::{Instrument as _, instrument::Instrumented};
 
 use super::Answer;
 use crate::{Command, CompiledGraph, State, graph::Compiled, node::Call, spans};
 
-/// The calls that are under way; as a stream, each with its place as soon as it has answered.
-pub(super) enum Running<'a, S: State> {
-    /// In most supersteps there is but one, which needs no record of who was woken.
-    One(Option<Calling<'a, S>>),
-    Many(FuturesUnordered<Calling<'a, S>>),
+/// The calls of a superstep.
+pub(super) struct Calls<'a, S: State> {
+    running: FuturesUnordered<Calling<'a, S>>,
+    /// By the places of their tasks; none where that runs, or waits to.
+    answers: Vec<Option<Answer<S>>>,
+    /// The places of the answers that nobody has been told of.
+    news: VecDeque<usize>,
 }
 
 /// A call of a node, and of its handler where it fails.
@@ -36,42 +39,64 @@ pub(super) struct Calling<'a, S: State> {
     span: Option<spans::Ending>,
 }
 
-// ===== impl Running =====
+// ===== impl Calls =====
 
-impl<'a, S: State> Running<'a, S> {
-    /// Creates what has room for some calls.
-    pub(super) fn new(calls: usize) -> Self {
-        if calls > 1 { Self::Many(FuturesUnordered::new()) } else { Self::One(None) }
+impl<'a, S: State> Calls<'a, S> {
+    pub(super) fn new() -> Self {
+        Self { running: FuturesUnordered::new(), answers: Vec::new(), news: VecDeque::new() }
     }
 
+    /// Begins a superstep, some of whose tasks may have answered before.
+    pub(super) fn begin(&mut self, answers: Vec<Option<Answer<S>>>) {
+        self.answers = answers;
+    }
+
+    /// Ends a superstep, and returns all answers.
+    pub(super) fn end(&mut self) -> impl Iterator<Item = Answer<S>> + use<S> {
+        std::mem::take(&mut self.answers).into_iter().flatten()
+    }
+
+    /// Returns how many calls have begun whose answers nobody has been told of.
     pub(super) fn len(&self) -> usize {
-        match self {
-            Self::One(call) => usize::from(call.is_some()),
-            Self::Many(calls) => calls.len(),
+        self.running.len() + self.news.len()
+    }
+
+    pub(super) fn answer(&self, place: usize) -> Option<&Answer<S>> {
+        self.answers[place].as_ref()
+    }
+
+    /// Starts a call. One that answers at once needs no place among those that run.
+    pub(super) async fn start(&mut self, mut call: Calling<'a, S>) {
+        match poll_fn(|cx| Poll::Ready(call.poll_unpin(cx))).await {
+            Poll::Ready(answer) => self.keep(answer),
+            Poll::Pending => self.running.push(call),
         }
     }
 
-    pub(super) fn push(&mut self, call: Calling<'a, S>) {
-        match self {
-            Self::One(only) => *only = Some(call),
-            Self::Many(calls) => calls.push(call),
+    /// Returns the place of an answer that is new; none where no call is left.
+    pub(super) async fn next(&mut self) -> Option<usize> {
+        if self.news.is_empty() && !self.running.is_empty() {
+            let answer = self.running.next().await?;
+            self.keep(answer);
         }
+        self.news.pop_front()
     }
-}
 
-impl<S: State> Stream for Running<'_, S> {
-    type Item = (usize, Answer<S>);
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match &mut *self {
-            Self::One(only) => {
-                let Some(call) = only else { return Poll::Ready(None) };
-                let answer = ready!(Pin::new(call).poll(cx));
-                *only = None;
-                Poll::Ready(Some(answer))
+    /// Waits for the store while the calls go on.
+    pub(super) async fn beside<T>(&mut self, store: impl Future<Output = T>) -> T {
+        let mut store = pin!(store);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut store => return done,
+                Some(answer) = self.running.next() => self.keep(answer),
             }
-            Self::Many(calls) => Pin::new(calls).poll_next(cx),
         }
+    }
+
+    fn keep(&mut self, (place, answer): (usize, Answer<S>)) {
+        self.answers[place] = Some(answer);
+        self.news.push_back(place);
     }
 }
 

@@ -9,7 +9,7 @@ use buttress::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Answer, Begin, GRAPH, Run, Saved, Saving};
+use super::{Answer, Begin, GRAPH, Run, Saved, Saving, Unsaved};
 use crate::{
     Command, CompiledGraph, Event, GraphError, GraphErrorKind, Interrupt, State, Status,
     events::Listener,
@@ -27,7 +27,15 @@ impl<'a, S: State> Run<'a, S> {
         let Some(store) = &graph.settings().store else {
             let Begin::Anew(state) = begin else { return Err(GraphErrorKind::NoStore.into()) };
             let record = Self::first(graph, 1, state)?;
-            return Ok(Self { graph, id, record, listener, saved: None, saving: None });
+            return Ok(Self {
+                graph,
+                id,
+                record,
+                listener,
+                saved: None,
+                saving: None,
+                unsaved: None,
+            });
         };
         let checkpointer = graph.checkpointer()?;
         let key = CheckpointKey::new(id.clone());
@@ -49,8 +57,15 @@ impl<'a, S: State> Run<'a, S> {
             }
             (Begin::Anew(state), head) => {
                 let record = Self::first(graph, head.map_or(1, |head| head.state.run + 1), state)?;
-                let mut run =
-                    Self { graph, id, record, listener, saved: Some(saved), saving: None };
+                let mut run = Self {
+                    graph,
+                    id,
+                    record,
+                    listener,
+                    saved: Some(saved),
+                    saving: None,
+                    unsaved: None,
+                };
                 run.save().await?;
                 Ok(run)
             }
@@ -65,6 +80,7 @@ impl<'a, S: State> Run<'a, S> {
                     listener,
                     saved: Some(saved),
                     saving: None,
+                    unsaved: None,
                 };
                 let admitted = run.admit(begin).await;
                 if let (Err(_), Some(saved)) = (&admitted, &mut run.saved) {
@@ -133,6 +149,16 @@ impl<'a, S: State> Run<'a, S> {
     /// Saves the record behind the last one.
     pub(super) async fn save(&mut self) -> Result<(), GraphError> {
         self.settle().await?;
+        let is_inner = self.record.step > 0 && self.record.status == Status::Running;
+        if is_inner && self.graph.settings().durability == Durability::Exit {
+            self.unsaved = Some(Unsaved { record: Some(self.record.clone()), writes: Vec::new() });
+            if let Some(saved) = &mut self.saved {
+                saved.writes.clear();
+            }
+            return Ok(());
+        }
+        // The end holds all that was put off.
+        self.unsaved = None;
         let Some(mut saved) = self.saved.take() else { return Ok(()) };
         let record = self.record.clone();
         let listener = self.listener.clone();
@@ -141,7 +167,6 @@ impl<'a, S: State> Run<'a, S> {
             (saved, done)
         });
         // A run is saved before its first node, and its end before it is answered.
-        let is_inner = self.record.step > 0 && self.record.status == Status::Running;
         if is_inner && self.graph.settings().durability == Durability::Async {
             self.saving = Some(saving);
             return Ok(());
@@ -166,25 +191,21 @@ impl<'a, S: State> Run<'a, S> {
         done
     }
 
-    /// Saves what a node has answered before the superstep is over.
-    pub(super) async fn save_answer(
-        &mut self,
+    /// Returns what is saved of a node's answer before the superstep is over.
+    pub(super) fn write_of(
+        &self,
         task: &Task<S>,
         command: &Command<S>,
-    ) -> Result<(), GraphError> {
-        if self.saved.is_none() {
-            return Ok(());
-        }
+    ) -> Result<TaskWrite, GraphError> {
         let task = self.record.id(task).to_string();
-        let write = match &command.interrupt {
+        Ok(match &command.interrupt {
             Some(question) => {
                 let asked = self.values(&task, WriteKind::Interrupt)?.len();
                 let index = u32::try_from(asked).unwrap_or(u32::MAX);
                 TaskWrite::new(task, WriteKind::Interrupt, index, Payload::json(question)?)
             }
             None => TaskWrite::new(task, WriteKind::Result, 0, Payload::json(command)?),
-        };
-        self.write(write).await
+        })
     }
 
     pub(super) async fn write(&mut self, write: TaskWrite) -> Result<(), GraphError> {
@@ -195,6 +216,30 @@ impl<'a, S: State> Run<'a, S> {
             self.listener.tell(|| Event::SaveSkipped { error: error.into() });
         }
         write.add_to(&mut saved.writes);
+        Ok(())
+    }
+
+    /// Writes what a task has come to: at once, or when the run ends.
+    pub(super) async fn write_of_task(&mut self, write: TaskWrite) -> Result<(), GraphError> {
+        if self.graph.settings().durability != Durability::Exit {
+            return self.write(write).await;
+        }
+        let Some(saved) = &mut self.saved else { return Ok(()) };
+        let unsaved = self.unsaved.get_or_insert_with(Unsaved::new);
+        unsaved.writes.push(write.clone());
+        write.add_to(&mut saved.writes);
+        Ok(())
+    }
+
+    /// Saves what was put off until the run ends.
+    pub(super) async fn save_at_exit(&mut self) -> Result<(), GraphError> {
+        let Some(Unsaved { record, writes }) = self.unsaved.take() else { return Ok(()) };
+        if let (Some(record), Some(saved)) = (record, &mut self.saved) {
+            saved.save(&record, &self.listener).await?;
+        }
+        for write in writes {
+            self.write(write).await?;
+        }
         Ok(())
     }
 
@@ -256,6 +301,14 @@ impl<'a, S: State> Run<'a, S> {
             open.push(Interrupt { id, node: task.node.to_string(), value: value.clone() });
         }
         Ok(open)
+    }
+}
+
+// ===== impl Unsaved =====
+
+impl<S: State> Unsaved<S> {
+    const fn new() -> Self {
+        Self { record: None, writes: Vec::new() }
     }
 }
 

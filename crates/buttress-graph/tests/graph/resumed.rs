@@ -511,3 +511,68 @@ async fn saved_beside_the_nodes_a_run_is_one_step_behind_at_most() {
     let newest = graph(false).history(&id(), Page::newest(1)).await.unwrap();
     assert_eq!((newest[0].status, newest[0].step), (Status::Finished, 10));
 }
+
+/// `Durability::Exit`: saved before the first node and when the run ends, in whatever way.
+#[tokio::test]
+async fn a_run_that_is_saved_at_its_exit_goes_on_from_there_and_from_its_start_after_a_crash() {
+    let graph = |store: &MemoryStore, calls: &Calls, last: Node<Log>| {
+        StateGraph::new("exit")
+            .add_node("first", calls.node("first"))
+            .add_node("second", calls.node("second"))
+            .add_node_with("last", last, NodeOptions::none())
+            .add_edge(START, "first")
+            .add_edge("first", "second")
+            .add_edge("second", "last")
+            .add_edge("last", END)
+            .store(store.clone())
+            .durability(Durability::Exit)
+            .lease("worker", Duration::from_secs(30))
+            .compile()
+            .unwrap()
+    };
+    let steps = async |graph: &CompiledGraph<Log>| {
+        let history = graph.history(&id(), Page::newest(9)).await.unwrap();
+        history.iter().map(|snapshot| snapshot.step).collect::<Vec<_>>()
+    };
+    // To its end.
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let whole = graph(&store, &calls, calls.node("last"));
+    let log = run(&whole).await.unwrap();
+    assert_eq!((log.visits.len(), steps(&whole).await), (3, vec![3, 0]));
+    // To a failure, which is kept; whoever retries runs the failed node alone.
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let fails = Node::request_fn(|_| async { Err::<Visit, _>(io::Error::other("no")) });
+    let broken = graph(&store, &calls, fails);
+    let node = "last".to_owned();
+    let failed = GraphErrorKind::NodeFailed { node };
+    assert_eq!(*run(&broken).await.unwrap_err().kind(), failed);
+    assert_eq!(steps(&broken).await, [2, 0]);
+    assert_eq!(*broken.resume(&id()).await.unwrap_err().kind(), failed);
+    let mended = graph(&store, &calls, calls.node("last"));
+    assert_eq!(mended.retry_failed(&id()).await.unwrap(), log);
+    assert_eq!((calls.of("first"), calls.of("second"), calls.of("last")), (1, 1, 1));
+    // To a question.
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let asks = Node::request_fn(|request: NodeRequest<Log>| async move {
+        Ok::<_, io::Error>(match request.resume.first() {
+            Some(_) => Command::update(visit("last")),
+            None => Command::interrupt("go on?"),
+        })
+    });
+    let asking = graph(&store, &calls, asks);
+    let error = run(&asking).await.unwrap_err();
+    let question = error.interrupts()[0].id.clone();
+    assert_eq!(steps(&asking).await, [2, 0]);
+    assert_eq!(asking.resume_with(&id(), &question, true).await.unwrap(), log);
+    assert_eq!((calls.of("first"), calls.of("second")), (1, 1));
+    // Not to its end: all of it is repeated.
+    let (store, calls) = (MemoryStore::new(), Calls::default());
+    let hangs = Node::request_fn(|_| std::future::pending::<Result<Visit, io::Error>>());
+    let stuck = graph(&store, &calls, hangs);
+    let done = tokio::time::timeout(Duration::from_millis(50), run(&stuck)).await;
+    assert!(done.is_err());
+    let again = graph(&store, &calls, calls.node("last"));
+    assert_eq!(steps(&again).await, [0]);
+    assert_eq!(again.resume(&id()).await.unwrap(), log);
+    assert_eq!((calls.of("first"), calls.of("second"), calls.of("last")), (2, 2, 1));
+}

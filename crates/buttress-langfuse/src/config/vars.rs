@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ConfigError, LangfuseBuilder, StartError};
-use crate::langfuse::Langfuse;
+use crate::{langfuse::Langfuse, spool::Durability};
 
 /// Where builds name their commit; the official Python SDK looks at the same ones.
 const RELEASES: [&str; 11] = [
@@ -36,6 +36,7 @@ pub(super) fn read(vars: impl Fn(&str) -> Option<String>) -> Result<LangfuseBuil
     }
     vars.read_address(&mut builder)?;
     vars.read_limits(&mut builder)?;
+    vars.read_spool(&mut builder)?;
     builder.disabled_by = vars.disabled_by()?;
     Ok(builder)
 }
@@ -108,6 +109,26 @@ impl<F: Fn(&str) -> Option<String>> Vars<F> {
         if let Some(time) = self.seconds("LANGFUSE_TIMEOUT")? {
             builder.limits.timeout = time;
         }
+        Ok(())
+    }
+
+    fn read_spool(&self, builder: &mut LangfuseBuilder) -> Result<(), ConfigError> {
+        builder.spool = self.get("BUTTRESS_SPOOL_DIR").map(Into::into);
+        let message = "must be a number of bytes, at least 65536";
+        let bytes = self.parsed("BUTTRESS_SPOOL_BYTES", message, |text| {
+            text.parse().ok().filter(|bytes| *bytes >= 1 << 16)
+        })?;
+        builder.spool_bytes = bytes.unwrap_or(builder.spool_bytes);
+        let message = "must be memory, process or disk";
+        let durability = self.parsed("BUTTRESS_DURABILITY", message, |text| {
+            match text.to_ascii_lowercase().as_str() {
+                "memory" => Some(Durability::Memory),
+                "process" => Some(Durability::Process),
+                "disk" => Some(Durability::Disk),
+                _ => None,
+            }
+        })?;
+        builder.durability = durability.unwrap_or(builder.durability);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -78,6 +78,8 @@ pub(super) struct Exporter {
     exporter: OtlpExporter,
     /// What the latest answer said about spans that it did not take.
     refused: Arc<AtomicUsize>,
+    /// Whether the latest request was given up as too slow.
+    is_too_slow: Arc<AtomicBool>,
 }
 
 /// Our client in the words of opentelemetry-otlp.
@@ -85,6 +87,7 @@ pub(super) struct Exporter {
 struct Carrier {
     post: Post,
     refused: Arc<AtomicUsize>,
+    is_too_slow: Arc<AtomicBool>,
 }
 
 // ===== impl Collector =====
@@ -107,6 +110,11 @@ impl Collector {
         self
     }
 
+    /// Returns the address that tells this collector from others.
+    pub(crate) fn address(&self) -> String {
+        format!("otlp:{}", self.endpoint.as_deref().unwrap_or_default())
+    }
+
     /// Returns what no text may show: the headers' values, without words such as `Bearer`.
     pub(super) fn secrets(&self) -> Vec<String> {
         let variables = ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"];
@@ -126,7 +134,9 @@ impl Collector {
             return Err(StartError::Collector(problem.to_owned()));
         }
         let refused = Arc::new(AtomicUsize::new(0));
-        let carrier = Carrier { post, refused: Arc::clone(&refused) };
+        let is_too_slow = Arc::new(AtomicBool::new(false));
+        let carrier =
+            Carrier { post, refused: Arc::clone(&refused), is_too_slow: Arc::clone(&is_too_slow) };
         let mut builder = OtlpExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
@@ -143,7 +153,7 @@ impl Collector {
             resource = resource.with_service_name(service_name.to_owned());
         }
         exporter.set_resource(&resource.build());
-        Ok(Exporter { exporter, refused })
+        Ok(Exporter { exporter, refused, is_too_slow })
     }
 }
 
@@ -172,6 +182,7 @@ impl Exporter {
         self.refused.store(0, Ordering::Relaxed);
         match self.exporter.export(batch).await {
             Ok(()) => Answer::Taken { refused: self.refused.load(Ordering::Relaxed) },
+            Err(_) if self.is_too_slow.swap(false, Ordering::Relaxed) => Answer::TooSlow,
             Err(error) => Answer::Refused { words: error.to_string() },
         }
     }
@@ -190,7 +201,9 @@ impl HttpClient for Carrier {
     {
         // Boxed since the trait asks for it; one allocation for a request.
         Box::pin(async move {
-            let answer = self.post.send(request).await?;
+            let answer = self.post.send(request).await.inspect_err(|error| {
+                self.is_too_slow.store(error.is_timeout(), Ordering::Relaxed);
+            })?;
             if answer.status().is_success()
                 && let Ok(said) = ExportTraceServiceResponse::decode(answer.body().clone())
                 && let Some(partial) = said.partial_success

@@ -9,6 +9,7 @@ mod countdown;
 mod post;
 mod problem;
 mod request;
+mod scores;
 mod shared;
 mod state;
 
@@ -31,13 +32,19 @@ pub(crate) use self::request::Endpoint;
 use self::{
     countdown::Countdown,
     post::Post,
-    shared::{Ending, Shared},
+    shared::{Accepted, Ending, Shared},
+};
+#[cfg(feature = "client")]
+pub(crate) use self::{
+    post::{HttpClient, http_client},
+    problem::{innermost, words_of},
 };
 use crate::{
     config::StartError,
     encode::Encoded,
     notice::notice,
     sink::{FlushError, Sink, Stats},
+    spool::{Class, Kind, Spool, Waiting},
     text::Secrets,
 };
 
@@ -69,7 +76,7 @@ impl Default for Limits {
 
 /// Where spans go.
 pub(crate) enum Destination {
-    Langfuse(Endpoint),
+    Langfuse(Box<Endpoint>),
     #[cfg(feature = "collector")]
     Collector {
         collector: Collector,
@@ -95,19 +102,29 @@ enum Answer {
     Taken { refused: usize },
     /// It will never be taken as it is.
     Refused { words: String },
+    /// The server does not take it so, and there is another way.
+    TryAgain,
+    /// The time was over before it was taken; less of it may be faster.
+    TooSlow,
 }
 
 /// Sends spans to their destination.
 pub(crate) struct Delivery {
     shared: Arc<Shared>,
+    takes_scores: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 // ===== impl Delivery =====
 
 impl Delivery {
-    pub(crate) fn start(destination: Destination, limits: Limits) -> Result<Self, StartError> {
-        let shared = Arc::new(Shared::new(limits, destination.peer(), destination.secrets()));
+    pub(crate) fn start(
+        destination: Destination,
+        limits: Limits,
+        spool: Option<Spool>,
+    ) -> Result<Self, StartError> {
+        let (peer, secrets) = (destination.peer(), destination.secrets());
+        let shared = Arc::new(Shared::new(limits, peer, secrets, spool));
         let sender = Sender::new(destination, &shared)?;
         Self::launch(shared, sender)
     }
@@ -117,12 +134,13 @@ impl Delivery {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
+        let takes_scores = sender.takes_scores();
         let thread = thread::Builder::new().name("buttress-langfuse".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || work(&shared, &sender, runtime)
         });
         let thread = thread.map_err(StartError::Thread)?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, takes_scores, thread: Mutex::new(Some(thread)) })
     }
 }
 
@@ -149,15 +167,12 @@ impl fmt::Debug for Delivery {
 }
 
 impl Sink for Delivery {
-    fn accept(&self, span: Encoded) {
-        let accepted = self.shared.accept(span.0);
-        if accepted.is_first_drop {
-            notice(format_args!(
-                "spans are dropped: the queue is full or delivery has ended (counted in stats)"
-            ));
-        }
-        if accepted.wakes {
-            self.shared.work.notify_one();
+    fn accept(&self, starts: &[Encoded], span: Encoded, class: Class) {
+        self.note(self.shared.accept(starts, Waiting::span(span.0), class));
+    }
+    fn score(&self, score: Bytes, class: Class) {
+        if self.takes_scores {
+            self.note(self.shared.accept(&[], Waiting::score(score), class));
         }
     }
 
@@ -179,14 +194,35 @@ impl Sink for Delivery {
         result
     }
 
+    fn recover(&self, timeout: Duration) -> Result<(), FlushError> {
+        self.shared.recover(&Countdown::start(timeout))
+    }
+
     fn stats(&self) -> Stats {
-        self.shared.state().stats
+        self.shared.stats()
+    }
+
+    fn journals(&self) -> bool {
+        self.shared.journals()
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         self.shared.stop.notify_one();
+    }
+}
+
+impl Delivery {
+    fn note(&self, accepted: Accepted) {
+        if accepted.is_first_drop {
+            notice(format_args!(
+                "spans are dropped: the queue is full or delivery has ended (counted in stats)"
+            ));
+        }
+        if accepted.wakes {
+            self.shared.work.notify_one();
+        }
     }
 }
 
@@ -214,10 +250,9 @@ impl Destination {
 impl Sender {
     fn new(destination: Destination, shared: &Arc<Shared>) -> Result<Self, StartError> {
         match destination {
-            Destination::Langfuse(endpoint) => Ok(Self::Langfuse {
-                endpoint: Box::new(endpoint),
-                post: Post::new(Arc::clone(shared), false),
-            }),
+            Destination::Langfuse(endpoint) => {
+                Ok(Self::Langfuse { endpoint, post: Post::new(Arc::clone(shared), false) })
+            }
             #[cfg(feature = "collector")]
             Destination::Collector { collector, service_name } => {
                 let post = Post::new(Arc::clone(shared), true);
@@ -226,7 +261,44 @@ impl Sender {
         }
     }
 
-    async fn send(&self, spans: &[Bytes]) -> Answer {
+    /// Returns how many of some scores a request takes; none where scores cannot go.
+    fn fitting(&self, scores: &[Bytes]) -> usize {
+        match self {
+            Self::Langfuse { endpoint, .. } => endpoint.scores.fitting(scores),
+            #[cfg(feature = "collector")]
+            Self::Collector(_) => 0,
+            #[cfg(test)]
+            Self::Scripted(_) => scores.len(),
+        }
+    }
+
+    const fn takes_scores(&self) -> bool {
+        #[cfg(feature = "collector")]
+        if matches!(self, Self::Collector(_)) {
+            return false;
+        }
+        true
+    }
+
+    async fn send_scores(&self, scores: &[Bytes]) -> Answer {
+        match self {
+            Self::Langfuse { endpoint, post } => endpoint.scores.send(post, scores).await,
+            #[cfg(feature = "collector")]
+            Self::Collector(_) => Answer::Taken { refused: scores.len() },
+            #[cfg(test)]
+            Self::Scripted(script) => script().await,
+        }
+    }
+
+    async fn send(&self, kind: Kind, batch: &[Bytes]) -> Answer {
+        if kind == Kind::Score {
+            self.send_scores(batch).await
+        } else {
+            self.send_spans(batch).await
+        }
+    }
+
+    async fn send_spans(&self, spans: &[Bytes]) -> Answer {
         match self {
             Self::Langfuse { endpoint, post } => endpoint.send(post, spans).await,
             #[cfg(feature = "collector")]

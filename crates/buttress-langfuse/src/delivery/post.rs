@@ -7,7 +7,7 @@ use buttress::{
     RetryLayer, TimeoutLayer,
 };
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -37,10 +37,25 @@ const LONGEST_AWAITED: Duration = Duration::from_millis(500);
 /// is years away is a mistake of a clock.
 const LONGEST_ASKED: Duration = Duration::from_secs(600);
 
+/// A client over HTTP and HTTPS, which keeps its connections; clones share them.
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Makes a client that trusts the roots of the machine first, as self-hosted servers often have
+/// their own.
+pub(crate) fn http_client() -> HttpClient {
+    let connector = HttpsConnectorBuilder::new();
+    let connector = match connector.with_native_roots() {
+        Ok(connector) => connector,
+        Err(_) => HttpsConnectorBuilder::new().with_webpki_roots(),
+    };
+    let connector = connector.https_or_http().enable_http1().build();
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
 /// Posts requests until they are taken or refused for good.
 #[derive(Clone)]
 pub(super) struct Post {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     shared: Arc<Shared>,
     /// Whether the body of an answer that takes the batch says more than its status.
     reads_answers: bool,
@@ -55,24 +70,26 @@ struct Delays<'a> {
 
 impl Post {
     pub(super) fn new(shared: Arc<Shared>, reads_answers: bool) -> Self {
-        // The roots of the machine first, as self-hosted servers often have their own.
-        let connector = HttpsConnectorBuilder::new();
-        let connector = match connector.with_native_roots() {
-            Ok(connector) => connector,
-            Err(_) => HttpsConnectorBuilder::new().with_webpki_roots(),
-        };
-        let connector = connector.https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { client, shared, reads_answers }
+        Self { client: http_client(), shared, reads_answers }
     }
 
     /// Returns the answer that takes the request, or the one that refuses it for good.
     ///
     /// # Errors
     ///
-    /// None that is not tried again; the type has room for one.
+    /// That its time is over, where it could be a smaller one.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        self.shared.persist(service_fn(|request| self.exchange(request)), request).await
+        self.send_until(request, is_about_the_batch).await
+    }
+
+    /// Does what [`send`](Self::send) does, where `is_final` says which answers refuse for good.
+    pub(super) async fn send_until(
+        &self,
+        request: Request<Bytes>,
+        is_final: impl Fn(&Response<Bytes>) -> bool + Clone,
+    ) -> Result<Response<Bytes>, Error> {
+        let exchange = service_fn(|request| self.exchange(request));
+        self.shared.persist(exchange, request, is_final).await
     }
 
     /// Returns the server's own words, for people.
@@ -124,6 +141,7 @@ impl Shared {
         &self,
         exchange: S,
         request: Request<Bytes>,
+        is_final: impl Fn(&Response<Bytes>) -> bool + Clone,
     ) -> Result<Response<Bytes>, Error>
     where
         S: Service<Request<Bytes>, Response = Response<Bytes>, Error = Error> + Clone,
@@ -133,8 +151,14 @@ impl Shared {
             .backoff(Delays { usual, shared: self })
             .max_retry_after(LONGEST_ASKED)
             .over_cap(OverCap::Clamp)
-            .classify(|result: Result<&Response<Bytes>, &Error>| self.judge(result));
-        let noted = exchange.map_request(|request| {
+            .classify(|result: Result<&Response<Bytes>, &Error>| match result {
+                Ok(answer) if is_final(answer) => {
+                    Failure::new(FailureKind::InvalidRequest).with_retryable(false).into()
+                }
+                result => self.judge(result),
+            });
+        let guarded = self.breaker().classify(answers).layer(exchange);
+        let noted = guarded.map_request(|request| {
             self.begin_try();
             request
         });
@@ -146,14 +170,22 @@ impl Shared {
         let answer = match result {
             Ok(answer) if answer.status().is_success() => return Outcome::Success,
             Ok(answer) => answer,
+            // Why it is open was said.
+            Err(error) if error.is_circuit_open() => {
+                self.pause(Pause::Away);
+                return Failure::new(FailureKind::Transient).into();
+            }
             Err(error) => {
-                let failure = Failure::new(FailureKind::Transient);
+                let mut failure = Failure::new(FailureKind::Transient);
+                if error.is_timeout() && self.state().is_divisible {
+                    // Sent again as it is, it would be too slow again, and be stored each time.
+                    self.say(&Problem::Away(innermost(error)));
+                    failure = failure.with_retryable(false);
+                    return failure.into();
+                }
                 return self.try_again(&Problem::Away(innermost(error)), failure);
             }
         };
-        if is_about_the_batch(answer) {
-            return Failure::new(FailureKind::InvalidRequest).with_retryable(false).into();
-        }
         let failure = match HttpClassifier::new().classify_head(answer.status(), answer.headers()) {
             Outcome::Failure(failure) => failure,
             // A redirect is none to the classifier.
@@ -174,6 +206,15 @@ impl Shared {
             Problem::Away(_) | Problem::Refused(_) => Pause::Away,
         });
         failure.with_retryable(true).into()
+    }
+}
+
+/// Tells for the circuit whether the server answers.
+fn answers(result: Result<&Response<Bytes>, &Error>) -> Outcome {
+    match result {
+        Ok(answer) if !is_away(answer.status()) => Outcome::Success,
+        Ok(answer) if answer.status() == StatusCode::TOO_MANY_REQUESTS => Outcome::Neutral,
+        _ => Failure::new(FailureKind::Transient).into(),
     }
 }
 

@@ -77,7 +77,7 @@ fn is_about_the_request(body: &[u8]) -> bool {
 }
 
 /// The server's own words, for people: short and on one line.
-pub(super) fn words_of(answer: &Response<Bytes>, secrets: &Secrets) -> String {
+pub(crate) fn words_of(answer: &Response<Bytes>, secrets: &Secrets) -> String {
     let status = answer.status();
     let location = answer.headers().get(header::LOCATION).filter(|_| status.is_redirection());
     if let Some(location) = location {
@@ -93,7 +93,7 @@ fn shortened(bytes: &[u8], secrets: &Secrets) -> String {
 }
 
 /// Names the innermost cause of an error: the outer ones say only where it came up.
-pub(super) fn innermost(error: &dyn Error) -> String {
+pub(crate) fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -15,16 +15,17 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use super::{Answer, post::Post};
+use super::{Answer, post::Post, scores::Scores};
 use crate::sink::TraceDefaults;
 
 /// Where spans go, and what every request says.
-#[derive(Clone)]
 pub(crate) struct Endpoint {
     uri: Uri,
     headers: HeaderMap,
     /// The secret key, alone and as it is sent.
     secrets: [String; 2],
+    /// Where scores go.
+    pub(super) scores: Scores,
     /// The encoded resource and scope that stand around the spans.
     resource: Vec<u8>,
     scope: Vec<u8>,
@@ -36,6 +37,7 @@ impl Endpoint {
     /// Builds what every request says; nothing if a key holds what belongs into no header.
     pub(crate) fn new(
         uri: Uri,
+        [scores, ingestion]: [Uri; 2],
         public_key: &str,
         secret_key: &str,
         defaults: &TraceDefaults,
@@ -75,7 +77,8 @@ impl Endpoint {
         };
         let (resource, scope) = (resource.encode_to_vec(), scope.encode_to_vec());
         let secrets = [secret_key.to_owned(), basic];
-        Some(Self { uri, headers, secrets, resource, scope })
+        let scores = Scores::new(scores, ingestion, headers.clone());
+        Some(Self { uri, headers, secrets, scores, resource, scope })
     }
 
     /// Returns what no text may show.
@@ -95,6 +98,7 @@ impl Endpoint {
         match post.send(request).await {
             Ok(answer) if answer.status().is_success() => Answer::Taken { refused: 0 },
             Ok(answer) => Answer::Refused { words: post.words_of(&answer) },
+            Err(error) if error.is_timeout() => Answer::TooSlow,
             Err(error) => Answer::Refused { words: error.to_string() },
         }
     }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use buttress::{Circuit, CircuitBreakerLayer, HalfOpen};
 use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
@@ -16,7 +17,15 @@ use super::{
     problem::Problem,
     state::{End, Pause, REQUEST_BYTES, State},
 };
-use crate::{notice::notice, sink::FlushError, text::Secrets};
+use crate::{
+    encode::{self, Encoded},
+    level::Level,
+    notice::notice,
+    sink::{FlushError, Stats},
+    spool::{Class, Kind, Spool, Waiting, Written},
+    text::Secrets,
+    value::Sent,
+};
 
 /// What delivery says when its thread has panicked.
 const PANICKED: &str = "the thread of the delivery has panicked";
@@ -27,6 +36,10 @@ pub(super) struct Shared {
     peer: &'static str,
     /// What no sentence shows.
     pub(super) secrets: Secrets,
+    /// Where spans wait that outlive the process.
+    spool: Option<Spool>,
+    /// Keeps requests from a server that answers none.
+    circuit: Circuit,
     state: Mutex<State>,
     /// Wakes the thread.
     pub(super) work: Notify,
@@ -39,7 +52,7 @@ pub(super) struct Shared {
 }
 
 /// What became of a span that was handed over.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) is_first_drop: bool,
     /// Whether the thread has something to do now.
@@ -52,11 +65,22 @@ pub(super) struct Ending<'a>(pub(super) &'a Shared);
 // ===== impl Shared: for who hands over and waits =====
 
 impl Shared {
-    pub(super) fn new(limits: Limits, peer: &'static str, secrets: Secrets) -> Self {
+    pub(super) fn new(
+        limits: Limits,
+        peer: &'static str,
+        secrets: Secrets,
+        spool: Option<Spool>,
+    ) -> Self {
         Self {
             limits,
             peer,
             secrets,
+            spool,
+            // Shorter than the longest delay between tries, and by one probe.
+            circuit: CircuitBreakerLayer::new("langfuse")
+                .open_for((limits.retry_max / 4).max(Duration::from_millis(1)))
+                .half_open(HalfOpen::consecutive(1, 1))
+                .circuit(),
             state: Mutex::default(),
             work: Notify::new(),
             stop: Notify::new(),
@@ -69,23 +93,108 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn accept(&self, span: Bytes) -> Accepted {
-        let Limits { queue_spans, queue_bytes, .. } = self.limits;
+    pub(super) const fn journals(&self) -> bool {
+        self.spool.is_some()
+    }
+
+    /// Takes a span: into memory, and where it has to be, on disk.
+    pub(super) fn accept(&self, starts: &[Encoded], waiting: Waiting, class: Class) -> Accepted {
+        let Some(spool) = &self.spool else { return self.keep(waiting) };
+        let kind = waiting.kind;
+        let has_room = self.has_room(&self.state(), waiting.bytes.len());
+        if has_room && !spool.wants(&waiting.bytes, class) {
+            return self.keep(waiting);
+        }
+        let written = spool.append(starts, waiting, class, has_room);
+        let accepted = match written {
+            Written::Kept(waiting) | Written::Failed(waiting) => self.keep(waiting),
+            Written::Stored => {
+                let mut state = self.state();
+                let counts = state.counts(kind);
+                counts.accepted += 1;
+                counts.pending += 1;
+                Accepted { is_first_drop: false, wakes: true }
+            }
+        };
+        self.give_up(spool.take_given_up()).or(accepted)
+    }
+
+    /// Counts spans for which the disk has no room left.
+    fn give_up(&self, spans: u64) -> Accepted {
+        if spans == 0 {
+            return Accepted::default();
+        }
         let mut state = self.state();
-        let full = state.queue.len() >= queue_spans
-            || state.queued_bytes.saturating_add(span.len()) > queue_bytes;
-        if full || state.closing || state.end.is_some() {
-            state.stats.dropped += 1;
+        state.stats.pending = state.stats.pending.saturating_sub(spans);
+        state.stats.dropped += spans;
+        state.given_up += spans;
+        Accepted { is_first_drop: state.said.insert("dropped"), wakes: false }
+    }
+
+    fn has_room(&self, state: &State, bytes: usize) -> bool {
+        let Limits { queue_spans, queue_bytes, .. } = self.limits;
+        let is_full = state.queue.len() >= queue_spans
+            || state.queued_bytes.saturating_add(bytes) > queue_bytes;
+        !is_full && !state.closing && state.end.is_none()
+    }
+
+    /// Keeps something in memory.
+    fn keep(&self, span: Waiting) -> Accepted {
+        let mut state = self.state();
+        let is_stored = span.position.is_some();
+        if !is_stored && !self.has_room(&state, span.bytes.len()) {
+            state.counts(span.kind).dropped += 1;
             return Accepted { is_first_drop: state.said.insert("dropped"), wakes: false };
         }
+        let counts = state.counts(span.kind);
+        counts.accepted += 1;
+        counts.pending += 1;
+        if state.end.is_some() {
+            // The next process finds it.
+            return Accepted::default();
+        }
         let was_due = self.is_due(&state);
-        state.queued_bytes += span.len();
+        state.queued_bytes += span.bytes.len();
         state.queue.push_back(span);
-        state.stats.accepted += 1;
-        state.stats.pending += 1;
         // The first span starts the interval, and what is due ends it.
         let wakes = state.queue.len() == 1 || (!was_due && self.is_due(&state));
         Accepted { is_first_drop: false, wakes }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let mut stats = {
+            let state = self.state();
+            let scores = state.scores;
+            Stats {
+                scores_accepted: scores.accepted,
+                scores_delivered: scores.delivered,
+                scores_dropped: scores.dropped,
+                scores_refused: scores.refused,
+                scores_pending: scores.pending,
+                scores_recovered: scores.recovered,
+                ..state.stats
+            }
+        };
+        if let Some(spool) = &self.spool {
+            let counts = spool.counts();
+            stats.dropped_eventful = counts.dropped_eventful;
+            stats.damaged = counts.damaged;
+            stats.spooled = spool.unread_of_own();
+            stats.to_recover = spool.to_recover();
+        }
+        stats
+    }
+
+    /// Leaves to the next process what waits; returns how much of it.
+    fn leave(&self, waiting: Vec<Waiting>) -> u64 {
+        let Some(spool) = &self.spool else { return 0 };
+        let mut left = spool.unread_of_own();
+        for span in waiting.into_iter().filter(|span| !span.is_taken_over()) {
+            let is_left = span.position.is_some()
+                || !matches!(spool.append(&[], span, Class::Uneventful, false), Written::Failed(_));
+            left += u64::from(is_left);
+        }
+        left
     }
 
     /// Returns whether so much waits that it is sent at once, before the queue can be full.
@@ -98,7 +207,7 @@ impl Shared {
     /// Waits until what was accepted so far is settled.
     pub(super) fn flush(&self, countdown: &Countdown) -> Result<(), FlushError> {
         let mut state = self.state();
-        let target = state.stats.accepted;
+        let target = state.accepted();
         self.begin_to_wait(&mut state);
         let result = loop {
             if state.is_settled(target) {
@@ -115,12 +224,41 @@ impl Shared {
         result
     }
 
+    /// Waits until what was taken over is settled, or a person has to change something.
+    pub(super) fn recover(&self, countdown: &Countdown) -> Result<(), FlushError> {
+        let Some(spool) = &self.spool else { return Ok(()) };
+        let mut state = self.state();
+        self.begin_to_wait(&mut state);
+        let result = loop {
+            let left = spool.to_recover();
+            // What is settled on disk is counted a moment later.
+            let is_under_way = state.under_way.iter().any(Waiting::is_taken_over);
+            if state.has_taken_over && left == 0 && !is_under_way {
+                break Ok(());
+            }
+            let pending = usize::try_from(left).unwrap_or(usize::MAX);
+            // Not by a try from before this wait.
+            let is_misconfigured = state.pause == Pause::Misconfigured && !state.hurry;
+            match (&state.end, state.last_error.clone()) {
+                (Some(End::Closed(_)), _) => break Err(FlushError::Closed),
+                (Some(End::Panicked(error)), _) => break Err(error.clone()),
+                (None, Some(reason)) if is_misconfigured => {
+                    break Err(FlushError::Misconfigured { pending, reason });
+                }
+                (None, _) if countdown.is_over() => break Err(state.shortfall_of(pending)),
+                (None, _) => state = self.wait(state, countdown),
+            }
+        };
+        state.waiting -= 1;
+        result
+    }
+
     /// Waits until everything is settled, and gives up what is not.
     pub(super) fn close(&self, countdown: &Countdown) -> Result<(), FlushError> {
         let mut state = self.state();
         state.closing = true;
         self.begin_to_wait(&mut state);
-        let target = state.stats.accepted;
+        let target = state.accepted();
         let result = loop {
             match &state.end {
                 Some(End::Closed(result)) => break result.clone(),
@@ -131,9 +269,18 @@ impl Shared {
             }
         };
         state.waiting -= 1;
-        let given_up = state.finish(|_| End::Closed(result.clone()));
+        let given_up = state.finish(|_| End::Closed(result.clone()), |waiting| self.leave(waiting));
+        let left = state.pending();
         drop(state);
+        if let Some(spool) = &self.spool {
+            spool.close();
+        }
         self.settled.notify_all();
+        if given_up.is_some() && left > 0 {
+            notice(format_args!(
+                "delivery has ended, and {left} spans wait on disk for the next process"
+            ));
+        }
         tell(given_up);
         result
     }
@@ -166,13 +313,33 @@ impl Shared {
     }
 }
 
+impl Accepted {
+    fn or(self, other: Self) -> Self {
+        Self {
+            is_first_drop: self.is_first_drop || other.is_first_drop,
+            wakes: self.wakes || other.wakes,
+        }
+    }
+}
+
 // ===== impl Shared: for the thread =====
 
 impl Shared {
     /// Sends what waits, batch by batch, until delivery is closed.
     pub(super) async fn run(&self, sender: &Sender) {
+        if let Some(spool) = &self.spool {
+            spool.take_over();
+            self.state().has_taken_over = true;
+            self.settled.notify_all();
+        }
+        let mut from_disk = true;
         loop {
-            let batch = self.next_batch().await;
+            // By turns, so that neither waits for the other's end.
+            let mut batch = if from_disk { self.read() } else { Vec::new() };
+            from_disk = batch.is_empty();
+            if batch.is_empty() {
+                batch = self.next_batch().await;
+            }
             if batch.is_empty() {
                 return;
             }
@@ -180,11 +347,21 @@ impl Shared {
         }
     }
 
+    /// Reads a part of what waits on disk only.
+    fn read(&self) -> Vec<Waiting> {
+        let most = self.state().request_bytes as u64;
+        self.spool.as_ref().map(|spool| spool.read(most)).unwrap_or_default()
+    }
+
     /// Waits for a batch; an empty one means that delivery is closed.
-    pub(super) async fn next_batch(&self) -> Vec<Bytes> {
+    pub(super) async fn next_batch(&self) -> Vec<Waiting> {
         // An interval beyond every clock has no deadline.
         let mut deadline: Option<Instant> = None;
         loop {
+            let read = self.read();
+            if !read.is_empty() {
+                return read;
+            }
             {
                 let mut state = self.state();
                 let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -210,22 +387,46 @@ impl Shared {
         }
     }
 
-    /// Sends a batch; one that is refused is split until the span that is at fault is alone.
-    async fn deliver(&self, sender: &Sender, batch: Vec<Bytes>) {
-        let mut batches = vec![batch];
+    /// Sends spans and scores; what is refused is split until what is at fault is alone.
+    async fn deliver(&self, sender: &Sender, batch: Vec<Waiting>) {
+        let (scores, spans): (Vec<_>, Vec<_>) = batch.into_iter().partition(Waiting::is_score);
+        if self.spool.is_some() {
+            self.state().under_way = scores.iter().chain(&spans).cloned().collect();
+        }
+        let mut batches = vec![scores, spans];
         while let Some(mut batch) = batches.pop() {
-            match self.send(sender, &batch).await {
+            if batch.is_empty() {
+                continue;
+            }
+            let bytes: Vec<Bytes> = batch.iter().map(|one| one.bytes.clone()).collect();
+            if batch[0].is_score() {
+                let rest = batch.split_off(sender.fitting(&bytes));
+                self.state().put_off(batch.len(), rest.len());
+                batches.push(rest);
+            }
+            let bytes = &bytes[..batch.len()];
+            self.state().is_divisible = batch.len() > 1;
+            match self.send(sender, batch[0].kind, bytes).await {
                 Answer::Taken { refused } => {
                     let refused = refused.min(batch.len());
-                    self.settle(batch.len() - refused, true);
-                    self.settle(refused, false);
+                    self.settle(&batch, refused);
+                    self.state().grow_requests();
                 }
                 Answer::Refused { words } if batch.len() == 1 => {
+                    if let Some(spool) = self.spool.as_ref().filter(|_| !batch[0].is_score()) {
+                        spool.set_aside(&batch[0].bytes, &words);
+                    }
                     self.say(&Problem::Refused(words));
-                    self.settle(1, false);
+                    self.settle(&batch, 1);
                 }
-                Answer::Refused { .. } => {
+                Answer::TryAgain => batches.push(batch),
+                answer => {
+                    if matches!(answer, Answer::TooSlow) {
+                        let bytes = bytes.iter().map(Bytes::len).sum();
+                        self.state().shrink_requests(bytes);
+                    }
                     let rest = batch.split_off(batch.len() / 2);
+                    self.state().put_off(batch.len(), rest.len());
                     // The first half goes first, so that order is kept.
                     batches.push(rest);
                     batches.push(batch);
@@ -235,8 +436,9 @@ impl Shared {
     }
 
     /// Sends one batch; who begins to wait for it ends a pause that the server did not ask for.
-    async fn send(&self, sender: &Sender, batch: &[Bytes]) -> Answer {
-        let mut sending = pin!(sender.send(batch));
+    async fn send(&self, sender: &Sender, kind: Kind, batch: &[Bytes]) -> Answer {
+        let send = || sender.send(kind, batch);
+        let mut sending = pin!(send());
         loop {
             tokio::select! {
                 biased;
@@ -244,36 +446,74 @@ impl Shared {
                 () = self.hurried.notified() => {
                     let pause = self.state().pause;
                     if matches!(pause, Pause::Away | Pause::Misconfigured) {
-                        sending.set(sender.send(batch));
+                        sending.set(send());
                     }
                 }
             }
         }
     }
 
-    /// Notes that a try begins.
+    /// Returns what keeps requests from a server that answers none.
+    pub(super) fn breaker(&self) -> CircuitBreakerLayer {
+        CircuitBreakerLayer::sharing(self.circuit.clone())
+    }
+
+    /// Notes that a try begins; who waits for it finds no open circuit.
     pub(super) fn begin_try(&self) {
         let mut state = self.state();
+        if state.waiting > 0 {
+            self.circuit.reset();
+        }
         state.hurry = false;
         state.pause = Pause::None;
     }
 
-    fn settle(&self, spans: usize, delivered: bool) {
+    /// Notes that the server has answered for a batch, and for how many spans that it refuses.
+    fn settle(&self, batch: &[Waiting], refused: usize) {
+        if let Some(spool) = &self.spool {
+            spool.settle(batch);
+        }
+        let Some(kind) = batch.first().map(|one| one.kind) else { return };
+        let own = batch.iter().filter(|one| !one.is_taken_over()).count() as u64;
+        let others = batch.len() as u64 - own;
+        let refused = refused as u64;
         let mut state = self.state();
-        // After the end nothing is pending: what comes late was given up.
+        // Which of them the server does not say.
+        let refused_of_others = refused.saturating_sub(own).min(others);
+        state.counts(kind).recovered += others - refused_of_others;
+        state.has_arrived(batch.len());
+        // After the end nothing is pending but what waits on disk.
         if state.end.is_some() {
             return;
         }
-        let spans = spans as u64;
-        state.stats.pending -= spans;
-        if delivered {
-            state.stats.delivered += spans;
+        let counts = state.counts(kind);
+        counts.pending = counts.pending.saturating_sub(own);
+        counts.refused += refused;
+        state.refused_of_others += refused_of_others;
+        let counts = state.counts(kind);
+        counts.delivered += own.saturating_sub(refused);
+        if refused < batch.len() as u64 {
             state.last_error = None;
-        } else {
-            state.stats.refused += spans;
+            self.report_drops(&mut state);
         }
         drop(state);
         self.settled.notify_all();
+    }
+
+    /// Tells the server what it has not got, once it is back.
+    fn report_drops(&self, state: &mut State) {
+        let drops = state.stats.dropped - state.reported;
+        if drops == 0 || self.spool.is_none() {
+            return;
+        }
+        state.reported = state.stats.dropped;
+        let text = format!("{drops} spans were dropped while they could not be delivered");
+        let entries = [("dropped_spans", Sent::integer(drops.try_into().unwrap_or(i64::MAX)))];
+        let report = encode::event("spans_dropped", Level::Warning, &text, &entries);
+        state.stats.accepted += 1;
+        state.stats.pending += 1;
+        state.queued_bytes += report.0.len();
+        state.queue.push_back(Waiting::span(report.0));
     }
 
     /// Remembers why delivery waits, and says each cause once.
@@ -292,6 +532,8 @@ impl Shared {
     /// Notes why delivery pauses after a try.
     pub(super) fn pause(&self, pause: Pause) {
         self.state().pause = pause;
+        // Who waits for what was taken over waits for no person.
+        self.settled.notify_all();
     }
 
     /// Returns how long delivery pauses, where `usual` is what the backoff says.
@@ -322,10 +564,11 @@ impl Drop for Ending<'_> {
         let mut given_up = None;
         let mut state = self.0.state();
         if thread::panicking() {
-            given_up = state.finish(|state| {
+            let end = |state: &State| {
                 let (pending, reason) = (state.pending(), PANICKED.to_owned());
                 End::Panicked(FlushError::Undelivered { pending, reason })
-            });
+            };
+            given_up = state.finish(end, |waiting| self.0.leave(waiting));
         } else {
             state.thread_ended = true;
         }

@@ -2,19 +2,39 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use bytes::Bytes;
-
-use crate::sink::{FlushError, Stats};
+use crate::{
+    sink::{FlushError, Stats},
+    spool::{Kind, Waiting},
+};
 
 /// No request holds more bytes of spans than this, before compression, unless one span does.
 pub(super) const REQUEST_BYTES: usize = 3 << 20;
+/// However slow the server is, requests may hold so much.
+const LEAST_REQUEST_BYTES: usize = 4 << 10;
 
-#[derive(Default)]
 pub(super) struct State {
-    pub(super) queue: VecDeque<Bytes>,
+    pub(super) queue: VecDeque<Waiting>,
+    /// What is on its way to the server, where a spool takes it that ends before the answer; what
+    /// is sent next stands last.
+    pub(super) under_way: Vec<Waiting>,
+    /// Whether that is of more than one span.
+    pub(super) is_divisible: bool,
+    /// How many bytes a request holds at most: fewer where they are too slow.
+    pub(super) request_bytes: usize,
     pub(super) queued_bytes: usize,
+    /// Counts of spans.
     pub(super) stats: Stats,
-    /// How many threads wait in `flush` and `shutdown`: do not wait for more spans.
+    /// The same of scores.
+    pub(super) scores: Stats,
+    /// Of what was accepted, what was given up for want of room on disk.
+    pub(super) given_up: u64,
+    /// Of what was refused, what was taken over: it was never accepted.
+    pub(super) refused_of_others: u64,
+    /// Whether the thread has looked for what processes before have left.
+    pub(super) has_taken_over: bool,
+    /// How many drops the server was told of.
+    pub(super) reported: u64,
+    /// How many threads wait in `flush`, `recover` and `shutdown`: do not wait for more spans.
     pub(super) waiting: usize,
     /// Whether somebody has begun to wait since the last try began.
     pub(super) hurry: bool,
@@ -53,10 +73,36 @@ pub(super) enum End {
 
 // ===== impl State =====
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            under_way: Vec::new(),
+            is_divisible: false,
+            request_bytes: REQUEST_BYTES,
+            stats: Stats::default(),
+            scores: Stats::default(),
+            given_up: 0,
+            refused_of_others: 0,
+            has_taken_over: false,
+            reported: 0,
+            waiting: 0,
+            hurry: false,
+            pause: Pause::None,
+            closing: false,
+            end: None,
+            thread_ended: false,
+            last_error: None,
+            said: HashSet::new(),
+        }
+    }
+}
+
 impl State {
     /// Takes what fits into a request.
-    pub(super) fn take(&mut self) -> Vec<Bytes> {
-        if self.queued_bytes <= REQUEST_BYTES {
+    pub(super) fn take(&mut self) -> Vec<Waiting> {
+        if self.queued_bytes <= self.request_bytes {
             // At once: whose spans end meanwhile waits for this.
             self.queued_bytes = 0;
             let room = VecDeque::with_capacity(self.queue.len());
@@ -65,34 +111,76 @@ impl State {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.queue.front()
-            && (batch.is_empty() || bytes + next.len() <= REQUEST_BYTES)
+            && (batch.is_empty() || bytes + next.bytes.len() <= self.request_bytes)
         {
-            bytes += next.len();
+            bytes += next.bytes.len();
             batch.extend(self.queue.pop_front());
         }
         self.queued_bytes -= bytes;
         batch
     }
 
+    /// Notes that of what is sent next only the first part is, and the rest after it.
+    pub(super) fn put_off(&mut self, first: usize, rest: usize) {
+        if let Some(at) = self.under_way.len().checked_sub(first + rest) {
+            self.under_way[at..].rotate_left(first);
+        }
+    }
+
+    /// Notes that what was sent last has its answer.
+    pub(super) fn has_arrived(&mut self, sent: usize) {
+        self.under_way.truncate(self.under_way.len().saturating_sub(sent));
+    }
+
+    /// Makes requests smaller than one that was too slow.
+    pub(super) fn shrink_requests(&mut self, bytes: usize) {
+        self.request_bytes = (bytes / 2).clamp(LEAST_REQUEST_BYTES, REQUEST_BYTES);
+    }
+
+    /// Makes requests larger again, after one that was not.
+    pub(super) fn grow_requests(&mut self) {
+        self.request_bytes = (self.request_bytes * 5 / 4).min(REQUEST_BYTES);
+    }
+
+    /// Returns the counts of spans or of scores.
+    pub(super) fn counts(&mut self, kind: Kind) -> &mut Stats {
+        if kind == Kind::Score { &mut self.scores } else { &mut self.stats }
+    }
+
+    pub(super) const fn accepted(&self) -> u64 {
+        self.stats.accepted + self.scores.accepted
+    }
+
     pub(super) const fn is_settled(&self, target: u64) -> bool {
-        self.stats.delivered + self.stats.refused >= target
+        let (spans, scores) = (&self.stats, &self.scores);
+        let settled = spans.delivered + spans.refused + scores.delivered + scores.refused;
+        settled - self.refused_of_others + self.given_up >= target
     }
 
     pub(super) fn pending(&self) -> usize {
-        usize::try_from(self.stats.pending).unwrap_or(usize::MAX)
+        usize::try_from(self.stats.pending + self.scores.pending).unwrap_or(usize::MAX)
     }
 
     /// Says what is missing when the time is over.
     pub(super) fn shortfall(&self) -> FlushError {
-        let pending = self.pending();
+        self.shortfall_of(self.pending())
+    }
+
+    /// Says what is missing when so much waits.
+    pub(super) fn shortfall_of(&self, pending: usize) -> FlushError {
         match self.last_error.clone() {
             Some(reason) => FlushError::Undelivered { pending, reason },
             None => FlushError::TimedOut { pending },
         }
     }
 
-    /// Ends delivery unless it has ended, and gives up what waits; returns how much, and why.
-    pub(super) fn finish(&mut self, end: impl FnOnce(&Self) -> End) -> Option<(u64, String)> {
+    /// Ends delivery unless it has ended, and gives up what waits and what `keep` does not keep of
+    /// it; returns how much, and why.
+    pub(super) fn finish(
+        &mut self,
+        end: impl FnOnce(&Self) -> End,
+        keep: impl FnOnce(Vec<Waiting>) -> u64,
+    ) -> Option<(u64, String)> {
         if self.end.is_some() {
             return None;
         }
@@ -103,10 +191,18 @@ impl State {
             _ => "the time was over".to_owned(),
         };
         self.end = Some(end);
-        self.queue = VecDeque::new();
+        let mut waiting = std::mem::take(&mut self.under_way);
+        waiting.extend(std::mem::take(&mut self.queue));
         self.queued_bytes = 0;
-        let given_up = std::mem::take(&mut self.stats.pending);
-        self.stats.dropped += given_up;
+        let pending = self.stats.pending + self.scores.pending;
+        let kept = keep(waiting).min(pending);
+        let given_up = pending - kept;
+        // Spans first, as which all count that wait on disk.
+        let spans = given_up.min(self.stats.pending);
+        self.stats.pending -= spans;
+        self.stats.dropped += spans;
+        self.scores.pending -= given_up - spans;
+        self.scores.dropped += given_up - spans;
         Some((given_up, reason))
     }
 }

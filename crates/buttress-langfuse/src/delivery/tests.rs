@@ -1,16 +1,21 @@
 use std::{
+    fs,
     future::Future,
     pin::Pin,
     sync::{atomic::AtomicUsize, atomic::Ordering, mpsc},
 };
 
-use buttress::Error;
+use buttress::{Error, TimeoutLayer};
 use http::{Request, Response, StatusCode, header};
+use tempfile::TempDir;
 use tokio::time::Instant;
-use tower::service_fn;
+use tower::{Layer as _, service_fn};
 
-use super::*;
-use crate::notice::captured;
+use super::{problem::Problem, state::Pause, *};
+use crate::{
+    notice::captured,
+    spool::{Durability, Peer},
+};
 
 /// What a scripted sender does with a batch.
 pub(super) type Script = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer>>> + Send>;
@@ -18,7 +23,7 @@ pub(super) type Script = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer>>> +
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn shared() -> Arc<Shared> {
-    Arc::new(Shared::new(Limits::default(), "Langfuse", Secrets::default()))
+    Arc::new(Shared::new(Limits::default(), "Langfuse", Secrets::default(), None))
 }
 
 fn span() -> Encoded {
@@ -51,7 +56,7 @@ async fn pause_after(
         let answer = if is_first { first.clone() } else { answer(StatusCode::OK, None) };
         std::future::ready(Ok::<_, Error>(answer))
     });
-    let taken = shared.persist(exchange, Request::new(Bytes::new())).await.unwrap();
+    let taken = shared.persist(exchange, Request::new(Bytes::new()), |_| false).await.unwrap();
     assert_eq!((taken.status(), tries.load(Ordering::Relaxed)), (StatusCode::OK, 2));
     start.elapsed()
 }
@@ -85,18 +90,18 @@ async fn who_begins_to_wait_during_a_try_gets_another_at_once_unless_the_server_
 }
 
 fn accept(shared: &Shared) {
-    shared.accept(span().0);
+    shared.accept(&[], Waiting::span(span().0), Class::Uneventful);
 }
 
 #[test]
 fn a_panic_of_the_thread_is_noticed_by_who_waits() {
     let script: Script = Box::new(|| Box::pin(async { panic!("a fault in the delivery") }));
     let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     let error = delivery.flush(PATIENCE).unwrap_err();
     assert!(matches!(error, FlushError::Undelivered { pending: 1, .. }), "{error:?}");
     assert_eq!((delivery.stats().pending, delivery.stats().dropped), (0, 1));
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     assert_eq!(delivery.stats().dropped, 2);
     // There is no end left to wait for.
     assert_eq!(delivery.shutdown(Duration::MAX), Err(error));
@@ -130,7 +135,7 @@ fn a_look_up_that_hangs_does_not_hold_a_shutdown() {
         })
     });
     let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     let error = delivery.shutdown(Duration::from_millis(50)).unwrap_err();
     assert_eq!(error, FlushError::TimedOut { pending: 1 });
     let stats = delivery.stats();
@@ -148,7 +153,7 @@ fn a_look_up_that_hangs_does_not_hold_a_shutdown() {
 fn a_shutdown_that_delivers_everything_joins_the_thread_and_says_nothing() {
     let script: Script = Box::new(|| Box::pin(async { Answer::Taken { refused: 0 } }));
     let delivery = Delivery::launch(shared(), Sender::Scripted(script)).unwrap();
-    delivery.accept(span());
+    delivery.accept(&[], span(), Class::Uneventful);
     assert_eq!(delivery.shutdown(PATIENCE), Ok(()));
     assert!(delivery.shared.ends_within(&Countdown::start(Duration::ZERO)));
     assert_eq!(delivery.stats(), Stats { accepted: 1, delivered: 1, ..Stats::default() });
@@ -159,13 +164,17 @@ fn a_shutdown_that_delivers_everything_joins_the_thread_and_says_nothing() {
 /// A server some way off takes few requests in a second: what waits must not be bounded by them.
 #[tokio::test(start_paused = true)]
 async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
-    let shared =
-        Shared::new(Limits { flush_at: 3, ..Limits::default() }, "Langfuse", Secrets::default());
+    let shared = Shared::new(
+        Limits { flush_at: 3, ..Limits::default() },
+        "Langfuse",
+        Secrets::default(),
+        None,
+    );
     (0..1_000).for_each(|_| accept(&shared));
     assert_eq!(shared.next_batch().await.len(), 1_000);
     let mebibyte = Bytes::from(vec![0; 1 << 20]);
     for _ in 0..5 {
-        shared.accept(mebibyte.clone());
+        shared.accept(&[], Waiting::span(mebibyte.clone()), Class::Uneventful);
     }
     assert_eq!(shared.next_batch().await.len(), 3);
     assert_eq!(shared.next_batch().await.len(), 2);
@@ -173,9 +182,11 @@ async fn a_backlog_goes_in_one_request_up_to_its_limit_of_bytes() {
 
 #[test]
 fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
-    let limits = |limits: Limits| Shared::new(limits, "Langfuse", Secrets::default());
+    let limits = |limits: Limits| Shared::new(limits, "Langfuse", Secrets::default(), None);
     let wakes = |shared: &Shared, spans: usize| -> Vec<bool> {
-        (0..spans).map(|_| shared.accept(span().0).wakes).collect()
+        (0..spans)
+            .map(|_| shared.accept(&[], Waiting::span(span().0), Class::Uneventful).wakes)
+            .collect()
     };
     let usual = Limits { flush_at: 3, ..Limits::default() };
     assert_eq!(wakes(&limits(usual), 5), [true, false, true, false, false]);
@@ -183,4 +194,113 @@ fn the_thread_is_woken_by_the_first_span_and_by_what_is_due() {
     assert_eq!(wakes(&limits(few), 4), [true, false, true, false]);
     let small = Limits { queue_bytes: 4 * span().0.len(), ..Limits::default() };
     assert_eq!(wakes(&limits(small), 3), [true, true, false]);
+}
+
+/// Requests that are too slow are made smaller at once, so it is the circuit that waits.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_nothing_is_left_alone_for_a_while() {
+    let shared = shared();
+    shared.state().is_divisible = true;
+    let tries = AtomicUsize::new(0);
+    let hangs = service_fn(|_: Request<Bytes>| {
+        tries.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<Result<Response<Bytes>, Error>>()
+    });
+    let exchange = TimeoutLayer::new(Duration::from_secs(1)).layer(hangs);
+    let start = Instant::now();
+    for _ in 0..5 {
+        let answer = shared.persist(exchange.clone(), Request::new(Bytes::new()), |_| false).await;
+        assert!(answer.unwrap_err().is_timeout());
+    }
+    assert_eq!((start.elapsed().as_secs(), tries.load(Ordering::Relaxed)), (5, 5));
+    // The sixth waits until the circuit lets a probe through.
+    let answer = shared.persist(exchange.clone(), Request::new(Bytes::new()), |_| false).await;
+    assert!(answer.unwrap_err().is_timeout());
+    assert_eq!(tries.load(Ordering::Relaxed), 6);
+    assert!(start.elapsed() >= Duration::from_millis(5_000 + 7_500), "{:?}", start.elapsed());
+    // Whoever waits for delivery does not wait for that.
+    shared.state().waiting = 1;
+    let start = Instant::now();
+    let answer = shared.persist(exchange, Request::new(Bytes::new()), |_| false).await;
+    assert!(answer.unwrap_err().is_timeout());
+    assert_eq!(start.elapsed().as_secs(), 1);
+}
+
+/// A spool with spans of a process that has ended, and the scripted delivery that takes it over.
+fn recovering(folder: &TempDir, spans: u64) -> Arc<Shared> {
+    let spool = || {
+        let peer = Peer { base_url: "http://lf.example".to_owned(), public_key: None };
+        Spool::new(folder.path(), peer, 1 << 20, Durability::Process)
+    };
+    let before = spool();
+    for id in 0..spans {
+        let span = Encoded::new(|into| {
+            into.bytes(1, &[1; 16]);
+            into.bytes(2, &id.to_be_bytes());
+        });
+        before.append(&[], Waiting::span(span.0), Class::Eventful, true);
+    }
+    drop(before);
+    Arc::new(Shared::new(Limits::default(), "Langfuse", Secrets::default(), Some(spool())))
+}
+
+fn is_left(folder: &TempDir) -> bool {
+    let mut destinations = fs::read_dir(folder.path()).unwrap();
+    destinations.any(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count() > 1)
+}
+
+#[test]
+fn who_recovers_waits_until_what_was_left_is_delivered_or_refused() {
+    let folder = TempDir::new().unwrap();
+    let script: Script = Box::new(|| Box::pin(async { Answer::Taken { refused: 1 } }));
+    let delivery = Delivery::launch(recovering(&folder, 5), Sender::Scripted(script)).unwrap();
+    delivery.recover(PATIENCE).unwrap();
+    let stats = delivery.stats();
+    assert_eq!((stats.recovered, stats.refused, stats.to_recover), (4, 1, 0), "{stats:?}");
+    assert_eq!((stats.accepted, stats.delivered, stats.pending), (0, 0, 0), "{stats:?}");
+    // What was refused of others is none of this process's own.
+    accept(&delivery.shared);
+    assert!(delivery.flush(Duration::ZERO).is_err());
+    delivery.shutdown(PATIENCE).unwrap();
+    assert!(!is_left(&folder));
+    assert_eq!(delivery.recover(PATIENCE), Ok(()));
+}
+
+#[test]
+fn who_recovers_is_told_what_is_left_and_nothing_is_lost() {
+    let folder = TempDir::new().unwrap();
+    let script: Script = Box::new(|| Box::pin(std::future::pending()));
+    let delivery = Delivery::launch(recovering(&folder, 3), Sender::Scripted(script)).unwrap();
+    let error = delivery.recover(Duration::from_millis(50)).unwrap_err();
+    assert_eq!(error, FlushError::TimedOut { pending: 3 });
+    assert_eq!(delivery.stats().to_recover, 3);
+    delivery.shutdown(PATIENCE).unwrap();
+    assert!(is_left(&folder));
+}
+
+#[test]
+fn who_recovers_does_not_wait_for_a_person() {
+    let folder = TempDir::new().unwrap();
+    let shared = recovering(&folder, 2);
+    let refuses = Arc::clone(&shared);
+    let script: Script = Box::new(move || {
+        // As a try that is answered by 401.
+        refuses.begin_try();
+        refuses.say(&Problem::Misconfigured("HTTP 401".to_owned()));
+        refuses.pause(Pause::Misconfigured);
+        Box::pin(std::future::pending())
+    });
+    let delivery = Delivery::launch(shared, Sender::Scripted(script)).unwrap();
+    let error = delivery.recover(PATIENCE).unwrap_err();
+    let FlushError::Misconfigured { pending: 2, reason } = error else { panic!("{error:?}") };
+    assert!(reason.contains("keys") && reason.contains("HTTP 401"), "{reason}");
+    assert!(
+        Delivery::launch(
+            self::shared(),
+            Sender::Scripted(Box::new(|| { Box::pin(std::future::pending()) }))
+        )
+        .unwrap()
+        .recover(PATIENCE)
+        .is_ok()
+    );
 }

@@ -52,7 +52,10 @@ fn ours(fields: Vec<(&'static str, Value)>) -> Span {
 fn map_with(span: &SpanData, defaults: &TraceDefaults) -> Span {
     let mut draft = Draft::read(&span.attributes, &[]);
     let (defaults_say, says) = (Defaults::of(defaults), draft.trace.take());
+    let privacy = crate::privacy::Privacy::default();
     let around = Surroundings {
+        sample_rate: None,
+        privacy: &privacy,
         trace: Said { defaults: &defaults_say, by: [None, None, says.as_deref()] },
         parent: span.parent_span_id,
         app_root: span.parent_span_is_remote,

@@ -101,15 +101,21 @@ fn below_a_remote_parent_the_outermost_is_the_app_root_and_does_not_rename_the_t
 }
 
 #[test]
-fn a_caller_that_does_not_sample_does_not_cost_us_the_span() {
-    let (langfuse, sink) = langfuse();
-    within(&langfuse, || {
-        let root = info_span!(target: "buttress", "retry_execution");
-        root.set_parent(remote(TraceFlags::NOT_SAMPLED)).unwrap();
-        let flags = root.in_scope(|| root.context().span().span_context().trace_flags());
-        assert!(!flags.is_sampled(), "what the caller decided is passed on");
-    });
-    assert_eq!(sink.spans().len(), 1);
+fn a_caller_that_does_not_sample_is_obeyed_unless_something_goes_wrong() {
+    for (failed, sent) in [(false, 0), (true, 2)] {
+        let (langfuse, sink) = langfuse();
+        within(&langfuse, || {
+            let root = info_span!(target: "buttress", "retry_execution");
+            root.set_parent(remote(TraceFlags::NOT_SAMPLED)).unwrap();
+            let flags = root.in_scope(|| root.context().span().span_context().trace_flags());
+            assert!(!flags.is_sampled(), "what the caller decided is passed on");
+            let attempt = info_span!(target: "buttress", parent: &root, "retry_attempt", level = tracing::field::Empty);
+            if failed {
+                attempt.record("level", "WARNING");
+            }
+        });
+        assert_eq!(sink.spans().len(), sent);
+    }
 }
 
 #[test]

@@ -78,12 +78,14 @@ use buttress::checkpoint::{
     Capabilities, ChainState, Checkpoint, CheckpointKey, CheckpointStore, Clock, Lease, Page,
     Place, Put, PutWrites, Query, StoreError, WorkflowId, WriteId,
 };
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 
 use self::append::{Decided, Known};
 pub use self::builder::ObjectStoreBuilder;
 use crate::record::{Body, Entry, Kind, Record};
 
+/// How long somebody who wants to write waits for who cleans up: an answer may never come.
+const GRACE: Duration = Duration::from_millis(500);
 /// How many chains are remembered before those that nobody uses are forgotten.
 const REMEMBERED: usize = 1024;
 
@@ -94,7 +96,15 @@ const REMEMBERED: usize = 1024;
 #[must_use]
 pub struct ObjectStore(Arc<Inner>, Arc<Mutex<Chains>>);
 
-type Chains = HashMap<CheckpointKey, Arc<AsyncMutex<Known>>>;
+type Chains = HashMap<CheckpointKey, Slot>;
+
+/// What this process knows of a chain, for its only writer.
+#[derive(Clone, Default)]
+struct Slot {
+    known: Arc<AsyncMutex<Known>>,
+    /// Tells who cleans up that somebody waits to write.
+    wanted: Arc<Notify>,
+}
 
 struct Inner {
     store: Arc<dyn ::object_store::ObjectStore>,
@@ -118,12 +128,12 @@ impl ObjectStore {
     }
 
     /// Returns what this process knows of a chain, for its only writer.
-    fn known(&self, key: &CheckpointKey) -> Arc<AsyncMutex<Known>> {
+    fn slot(&self, key: &CheckpointKey) -> Slot {
         let mut chains = self.1.lock().unwrap_or_else(PoisonError::into_inner);
         if chains.len() >= REMEMBERED && !chains.contains_key(key) {
-            chains.retain(|_, known| Arc::strong_count(known) > 1);
+            chains.retain(|_, slot| Arc::strong_count(&slot.known) > 1);
         }
-        Arc::clone(chains.entry(key.clone()).or_default())
+        chains.entry(key.clone()).or_default().clone()
     }
 
     /// Appends to a chain as its only writer in this process and returns the chain with it; cleans
@@ -134,7 +144,8 @@ impl ObjectStore {
         body: &Body,
         decide: impl Fn(&ChainState, SystemTime) -> Result<Decided, StoreError>,
     ) -> Result<ChainState, StoreError> {
-        let mut known = self.known(key).lock_owned().await;
+        let slot = self.slot(key);
+        let mut known = slot.lock().await;
         let appended = self.0.append(key, &mut known, body, decide).await;
         let state = appended.inspect_err(|_| known.forget())?;
         let (inner, key, newest) = (Arc::clone(&self.0), key.clone(), state.last);
@@ -152,9 +163,12 @@ impl ObjectStore {
                     _ => Ok(()),
                 }
             };
-            // What fails is tried again behind the next one, which has half of its time left where
-            // nobody answers here.
-            drop(tokio::time::timeout(inner.call_timeout / 2, cleaning).await);
+            // What fails or is given up is tried again behind the next one.
+            tokio::select! {
+                done = cleaning => drop(done),
+                () = slot.is_wanted() => {}
+                () = tokio::time::sleep(inner.call_timeout) => {}
+            }
         });
         Ok(state)
     }
@@ -255,6 +269,28 @@ impl ObjectStore {
 
     fn chain(&self, key: &CheckpointKey) -> Path {
         names::chain(&self.0.base, key)
+    }
+}
+
+// ===== impl Slot =====
+
+impl Slot {
+    /// Waits to be the only writer.
+    async fn lock(&self) -> OwnedMutexGuard<Known> {
+        loop {
+            // Again and again, as who cleans up may only just have begun.
+            self.wanted.notify_waiters();
+            let locked = Arc::clone(&self.known).lock_owned();
+            if let Ok(known) = tokio::time::timeout(GRACE, locked).await {
+                return known;
+            }
+        }
+    }
+
+    /// Waits until somebody has waited for a while.
+    async fn is_wanted(&self) {
+        self.wanted.notified().await;
+        tokio::time::sleep(GRACE).await;
     }
 }
 
@@ -364,7 +400,7 @@ impl CheckpointStore for ObjectStore {
 
     async fn prune(&self, key: &CheckpointKey, keep: NonZeroU32) -> Result<u64, StoreError> {
         let pruned = async {
-            let mut known = self.known(key).lock_owned().await;
+            let mut known = self.slot(key).lock().await;
             self.0.prune(&self.chain(key), &mut known, keep.get()).await
         };
         self.within(pruned).await.map_err(|error| error.in_chain(key))

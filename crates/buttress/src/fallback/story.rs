@@ -11,7 +11,7 @@ use crate::{
     rare::Rare,
     telemetry::{
         self, Labels, Spans, Telemetry, describe, json, level, outcome, outcome_of, record_failure,
-        record_status,
+        record_status, score,
     },
 };
 
@@ -89,6 +89,11 @@ impl Story {
                 "Primary agent failed, fallback #{agent} succeeded"
             );
         });
+        self.telemetry.score(
+            score::FALLBACK_USED,
+            true,
+            format_args!("Primary agent failed, fallback #{agent} succeeded"),
+        );
         let history = self.take_history();
         self.telemetry.end(outcome::SUCCESS, |span| {
             span.record("fallback_history", history);
@@ -245,6 +250,9 @@ impl Story {
         error: &dyn fmt::Display,
         message: fmt::Arguments<'_>,
     ) {
+        if self.agent > 0 {
+            self.telemetry.score(score::FALLBACK_USED, true, message);
+        }
         let history = self.take_history();
         self.telemetry.end(outcome_of(failure), |span| {
             span.record("fallback_history", history);

@@ -22,7 +22,7 @@ use crate::{
     rare::Rare,
     telemetry::{
         self, Scope, Spans, Telemetry, describe, level, outcome, outcome_of, record_failure,
-        record_status,
+        record_status, score,
     },
 };
 
@@ -292,6 +292,9 @@ impl Story {
                 "{message}. Last error: {error}"
             );
         });
+        if attempts > 1 {
+            telemetry.score(score::RETRY_ATTEMPTS, as_i64(attempts), format_args!("{message}"));
+        }
         telemetry.end(outcome_of(failure), |span| {
             span.record("retry_history", history.to_json());
             if attempts > 1 {
@@ -360,6 +363,11 @@ fn rescued(telemetry: &Telemetry, attempts: usize, history: &History, success: b
                 "Retry succeeded on attempt {attempts}"
             );
         });
+        telemetry.score(
+            score::RETRY_ATTEMPTS,
+            as_i64(attempts),
+            format_args!("Retry succeeded on attempt {attempts}"),
+        );
     }
     if let Some(span) = telemetry.span() {
         span.record("retry_history", history.to_json());

@@ -7,7 +7,7 @@ use crate::{
     Error, ErrorKind,
     telemetry::{
         self, Labels, Telemetry, describe, json, level, outcome, outcome_of, record_failure,
-        record_status,
+        record_status, score,
     },
 };
 
@@ -90,14 +90,11 @@ pub(super) fn agent_failed(telemetry: &mut Telemetry, id: &str, required: bool, 
 pub(super) fn report<T>(telemetry: &Telemetry, report: &SwarmReport<T>) {
     let (degradation, rate) = (report.level(), report.success_rate());
     let percent = rate * 100.0;
-    telemetry.in_scope(|| {
-        tracing::info!(
-            target: telemetry::SCORE_TARGET,
-            name = "degradation_level",
-            value = degradation.as_i64(),
-            comment = format_args!("Success rate: {percent:.1}%"),
-        );
-    });
+    telemetry.score(
+        score::DEGRADATION_LEVEL,
+        degradation.as_i64(),
+        format_args!("Success rate: {percent:.1}%"),
+    );
     let Some(span) = telemetry.span() else { return };
     span.record("degradation_level", degradation.as_i64());
     span.record("success_rate", rate);

@@ -10,30 +10,44 @@ const LONGEST_NS: u64 = 60_000_000_000;
 
 /// Latencies as they are recorded, in nanoseconds, each to three digits.
 #[derive(Debug)]
-pub(crate) struct Latencies(Histogram<u64>);
+pub struct Latencies(Histogram<u64>);
 
 /// What is said about latencies, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(crate) struct Summary {
-    pub(crate) calls: u64,
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    pub(crate) p999: f64,
-    pub(crate) max: f64,
+pub struct Summary {
+    /// How many calls.
+    pub calls: u64,
+    /// The median.
+    pub p50: f64,
+    /// What one call in a hundred exceeds.
+    pub p99: f64,
+    /// What one call in a thousand exceeds.
+    pub p999: f64,
+    /// The longest.
+    pub max: f64,
 }
 
 // ===== impl Latencies =====
 
 impl Latencies {
-    pub(crate) fn new() -> Self {
+    /// Starts with none.
+    ///
+    /// # Panics
+    ///
+    /// Never: the bounds are in order.
+    #[must_use]
+    pub fn new() -> Self {
         Self(Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order"))
     }
 
-    pub(crate) fn record(&mut self, latency: Duration) {
+    /// Adds one.
+    pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    pub(crate) fn summary(&self) -> Summary {
+    /// Says what came of them.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
         let at = |quantile| millis(self.0.value_at_quantile(quantile));
         Summary {
             calls: self.0.len(),
@@ -45,9 +59,16 @@ impl Latencies {
     }
 }
 
+impl Default for Latencies {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Summary {
     /// Returns the four figures in the order of the table.
-    pub(crate) const fn figures(&self) -> [f64; 4] {
+    #[must_use]
+    pub const fn figures(&self) -> [f64; 4] {
         [self.p50, self.p99, self.p999, self.max]
     }
 }

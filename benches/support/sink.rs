@@ -6,24 +6,35 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request};
-use buttress_benches::out;
 use http::StatusCode;
 use tokio::net::TcpListener;
 
+use crate::out;
+
 /// The argument with which this program is the server.
-pub(crate) const ARGUMENT: &str = "--take-every-span";
+pub const ARGUMENT: &str = "--take-every-span";
 
 /// The server, as the process that started it sees it: it ends when its input is closed.
 #[derive(Debug)]
-pub(crate) struct Sink {
+pub struct Sink {
     child: Child,
-    pub(crate) base_url: String,
+    /// Where it listens.
+    pub base_url: String,
 }
 
 // ===== impl Sink =====
 
 impl Sink {
-    pub(crate) fn start() -> io::Result<Self> {
+    /// Starts this program once more, with [`ARGUMENT`].
+    ///
+    /// # Errors
+    ///
+    /// Those of starting a program.
+    ///
+    /// # Panics
+    ///
+    /// Never: the output is piped.
+    pub fn start() -> io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(ARGUMENT)
             .stdin(Stdio::piped())
@@ -45,7 +56,12 @@ impl Drop for Sink {
 }
 
 /// Says where it listens, and takes spans until its input ends.
-pub(crate) fn run() -> ExitCode {
+///
+/// # Panics
+///
+/// If there is no thread or no port left.
+#[must_use]
+pub fn run() -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime needs no more than a thread");

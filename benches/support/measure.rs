@@ -1,19 +1,20 @@
 //! Cases, and how long they take: all in turn, round after round, so that noise falls on all.
 
-use std::{any::Any, time::Duration};
+use std::{any::Any, fmt, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::{processor, traced};
+use crate::processor;
 
 /// The name of the case of each group that has no pattern around its agent.
-pub(crate) const BARE: &str = "bare";
+pub const BARE: &str = "bare";
 /// How many calls are made of what is made anew.
 const BATCH: usize = 20;
 
 /// One thing to measure.
-pub(crate) struct Case {
-    pub(crate) group: &'static str,
+pub struct Case {
+    /// What it is compared within.
+    pub group: &'static str,
     name: String,
     /// How many calls a round makes.
     calls: usize,
@@ -26,45 +27,59 @@ pub(crate) struct Case {
 }
 
 /// What is looked at while calls are made: one at a time, as counting takes time itself.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Meter {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Meter {
+    /// How long calls take.
     Time,
+    /// What they allocate.
     Allocations,
 }
 
 /// What one call takes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Taken {
-    pub(crate) ns: f64,
-    pub(crate) allocs: f64,
-    pub(crate) bytes: f64,
+pub struct Taken {
+    /// Nanoseconds.
+    pub ns: f64,
+    /// Allocations.
+    pub allocs: f64,
+    /// Bytes of them.
+    pub bytes: f64,
+    /// Processor time of all calls, where they are another process's.
+    pub cpu: Option<Duration>,
 }
 
 /// What was measured.
 #[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) group: &'static str,
-    pub(crate) case: String,
-    pub(crate) ns_min: f64,
-    pub(crate) ns_median: f64,
+pub struct Row {
+    /// What it is compared within.
+    pub group: &'static str,
+    /// What was measured.
+    pub case: String,
+    /// The least of all rounds.
+    pub ns_min: f64,
+    /// That of the round in the middle.
+    pub ns_median: f64,
     /// Allocations of one call.
-    pub(crate) allocs: f64,
+    pub allocs: f64,
     /// Bytes that one call allocates.
-    pub(crate) bytes: f64,
+    pub bytes: f64,
     /// How many spans a call makes, where that is asked.
-    pub(crate) spans: Option<usize>,
+    pub spans: Option<usize>,
     /// Processor time of the whole process per call, what happens around a round included; known
     /// where spans are asked for and the system tells.
-    pub(crate) cpu_ns: Option<f64>,
+    pub cpu_ns: Option<f64>,
+    /// Of it, that of the thread that calls.
+    pub caller_cpu_ns: Option<f64>,
     /// The least time over the least time of the group's bare case.
-    pub(crate) vs_bare: Option<f64>,
+    pub vs_bare: Option<f64>,
 }
 
 // ===== impl Case =====
 
 impl Case {
     /// Makes a case that takes nanoseconds.
-    pub(crate) fn new(
+    pub fn new(
         group: &'static str,
         name: impl Into<String>,
         mut one: impl FnMut() + 'static,
@@ -78,7 +93,7 @@ impl Case {
     }
 
     /// Makes a case that says itself how to make many calls.
-    pub(crate) fn many(
+    pub fn many(
         group: &'static str,
         name: impl Into<String>,
         mut run: impl FnMut(usize) + 'static,
@@ -88,7 +103,7 @@ impl Case {
 
     /// Makes a case of calls that change what they cost: each few are made of something new, and
     /// making it is not measured.
-    pub(crate) fn anew<F: FnMut()>(
+    pub fn anew<F: FnMut()>(
         group: &'static str,
         name: impl Into<String>,
         mut make: impl FnMut() -> F + 'static,
@@ -109,7 +124,7 @@ impl Case {
     }
 
     /// Makes a case that reads the meter itself.
-    pub(crate) fn metered(
+    pub fn metered(
         group: &'static str,
         name: impl Into<String>,
         run: impl FnMut(usize, Meter) -> Taken + 'static,
@@ -125,40 +140,74 @@ impl Case {
     }
 
     /// Sets how many calls a round makes, for cases that take long.
-    pub(crate) const fn calls(mut self, calls: usize) -> Self {
+    #[must_use]
+    pub const fn calls(mut self, calls: usize) -> Self {
         self.calls = calls;
         self
     }
 
     /// Sets how many spans a call makes, so that the cost of one is told.
-    pub(crate) const fn spans(mut self, spans: usize) -> Self {
+    #[must_use]
+    pub const fn spans(mut self, spans: usize) -> Self {
         self.spans = Some(spans);
         self
     }
 
     /// Sets what is held during each round, outside of what is timed.
-    pub(crate) fn around<T: 'static>(mut self, mut around: impl FnMut() -> T + 'static) -> Self {
+    #[must_use]
+    pub fn around<T: 'static>(mut self, mut around: impl FnMut() -> T + 'static) -> Self {
         self.around = Box::new(move || Box::new(around()));
         self
     }
 
     /// Tells whether a filter of the command line names this case.
-    pub(crate) fn matches(&self, filter: Option<&str>) -> bool {
+    #[must_use]
+    pub fn matches(&self, filter: Option<&str>) -> bool {
         filter.is_none_or(|filter| format!("{}/{}", self.group, self.name).contains(filter))
     }
 
-    pub(crate) fn is_bare(&self) -> bool {
+    /// Tells whether this is what its group is compared with.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
         self.name == BARE
     }
 
-    /// Makes so many calls with all that is around them; adds the processor time of the process.
-    fn round(&mut self, calls: usize, meter: Meter) -> (Taken, Option<Duration>) {
-        let before = self.spans.and_then(|_| processor::time());
+    /// Makes so many calls with all that is around them.
+    fn round(&mut self, calls: usize, meter: Meter) -> Round {
+        let asks = self.spans.is_some() && meter == Meter::Time;
+        let look = |clock: fn() -> Option<Duration>| if asks { clock() } else { None };
+        let since = |before: Option<Duration>, clock: fn() -> Option<Duration>| {
+            Some(clock()?.saturating_sub(before?))
+        };
+        let before = look(processor::time);
         let around = (self.around)();
+        let callers_before = look(processor::time_of_this_thread);
         let taken = (self.run)(calls, meter);
+        let callers = since(callers_before, processor::time_of_this_thread);
         drop(around);
-        let used = before.and_then(|before| Some(processor::time()?.saturating_sub(before)));
-        (taken, used)
+        let used = since(before, processor::time);
+        match taken.cpu {
+            // What this process did beside is not theirs.
+            Some(cpu) => Round { taken, used: Some(cpu), callers: None },
+            None => Round { taken, used, callers },
+        }
+    }
+}
+
+/// What a round came to.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    taken: Taken,
+    /// Processor time of the process.
+    used: Option<Duration>,
+    /// Of it, that of this thread, while calls were made.
+    callers: Option<Duration>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut case = f.debug_struct("Case");
+        case.field("group", &self.group).field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -166,7 +215,7 @@ impl Case {
 
 impl Meter {
     /// Makes so many calls and returns what one of them took.
-    pub(crate) fn of(self, calls: usize, run: impl FnOnce()) -> Taken {
+    pub fn of(self, calls: usize, run: impl FnOnce()) -> Taken {
         let calls = count(calls);
         match self {
             Self::Time => Taken { ns: nanos(timed(run)) / calls, ..Taken::default() },
@@ -184,19 +233,21 @@ impl Meter {
 
 impl Taken {
     /// Returns the mean of some.
-    pub(crate) fn mean(all: impl ExactSizeIterator<Item = Self>) -> Self {
+    pub fn mean(all: impl ExactSizeIterator<Item = Self>) -> Self {
         let number = count(all.len());
         let sum = all.fold(Self::default(), |sum, one| Self {
             ns: sum.ns + one.ns,
             allocs: sum.allocs + one.allocs,
             bytes: sum.bytes + one.bytes,
+            cpu: None,
         });
-        Self { ns: sum.ns / number, allocs: sum.allocs / number, bytes: sum.bytes / number }
+        let of_one = |all: f64| all / number;
+        Self { ns: of_one(sum.ns), allocs: of_one(sum.allocs), bytes: of_one(sum.bytes), cpu: None }
     }
 }
 
 /// Runs every case in each of some rounds; `share` scales the number of calls.
-pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Row> {
+pub fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Row> {
     let calls = |case: &Case| {
         #[expect(
             clippy::cast_possible_truncation,
@@ -208,22 +259,25 @@ pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Ro
         calls.max(BATCH)
     };
     let mut times = vec![Vec::new(); cases.len()];
-    let mut used = vec![None; cases.len()];
+    let mut used = vec![[Some(Duration::ZERO); 2]; cases.len()];
     // The first round warms up.
     for round in 0..=rounds {
         for (place, case) in cases.iter_mut().enumerate() {
-            let (taken, used_now) = case.round(calls(case), Meter::Time);
+            let now = case.round(calls(case), Meter::Time);
             if round > 0 {
-                times[place].push(taken.ns);
-                let sum: Option<Duration> = used[place];
-                used[place] = used_now.map(|now| sum.unwrap_or_default() + now);
+                times[place].push(now.taken.ns);
+                for (sum, now) in used[place].iter_mut().zip([now.used, now.callers]) {
+                    *sum = sum.zip(now).map(|(sum, now)| sum + now);
+                }
             }
         }
     }
     let mut rows = Vec::new();
     for ((case, mut times), used) in cases.iter_mut().zip(times).zip(used) {
         times.sort_by(f64::total_cmp);
-        let (taken, _) = case.round(calls(case).min(2_000), Meter::Allocations);
+        let taken = case.round(calls(case).min(2_000), Meter::Allocations).taken;
+        let all = count(rounds * calls(case));
+        let [cpu_ns, caller_cpu_ns] = used.map(|used| used.map(|used| nanos(used) / all));
         rows.push(Row {
             group: case.group,
             case: case.name.clone(),
@@ -232,7 +286,8 @@ pub(crate) fn measure(mut cases: Vec<Case>, rounds: usize, share: f64) -> Vec<Ro
             allocs: taken.allocs,
             bytes: taken.bytes,
             spans: case.spans,
-            cpu_ns: used.map(|used| nanos(used) / count(rounds * calls(case))),
+            cpu_ns,
+            caller_cpu_ns,
             vs_bare: None,
         });
     }
@@ -254,13 +309,15 @@ fn compare(rows: &mut [Row]) {
 
 impl Row {
     /// Returns the least time over the number of spans.
-    pub(crate) fn per_span(&self) -> Option<f64> {
+    #[must_use]
+    pub fn per_span(&self) -> Option<f64> {
         self.spans.filter(|spans| *spans > 0).map(|spans| self.ns_min / count(spans))
     }
 
-    /// Returns the row for programs: the same keys in each group, and three more in that of traced
-    /// calls.
-    pub(crate) fn to_json(&self) -> Value {
+    /// Returns the row for programs: the same keys in each group, and four more where spans are
+    /// asked for.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
         let mut row = json!({
             "group": self.group,
             "case": self.case,
@@ -270,16 +327,19 @@ impl Row {
             "bytes": rounded(self.bytes),
             "vs_bare": self.vs_bare.map(rounded),
         });
-        if self.group == traced::GROUP {
+        if self.spans.is_some() {
             row["spans"] = self.spans.into();
             row["ns_min_per_span"] = self.per_span().map(rounded).into();
             row["cpu_ns"] = self.cpu_ns.map(rounded).into();
+            row["caller_cpu_ns"] = self.caller_cpu_ns.map(rounded).into();
         }
         row
     }
 }
 
-fn rounded(number: f64) -> f64 {
+/// Rounds to a hundredth.
+#[must_use]
+pub fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
@@ -315,14 +375,14 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_the_keys_of_every_group_and_three_more_where_calls_are_traced() {
+    fn a_row_has_the_keys_of_every_group_and_four_more_where_calls_are_traced() {
         let plain = ["allocs", "bytes", "case", "group", "ns_median", "ns_min", "vs_bare"];
         let rows = measure(vec![Case::new("happy", "bare", sixteen_bytes)], 1, 0.001);
         assert_eq!(keys(&rows[0]), plain);
-        let rows = measure(vec![Case::new(traced::GROUP, "a", || ()).spans(5)], 1, 0.001);
+        let rows = measure(vec![Case::new("traced", "a", || ()).spans(5)], 1, 0.001);
         let more: Vec<String> =
             keys(&rows[0]).into_iter().filter(|key| !plain.contains(&&**key)).collect();
-        assert_eq!(more, ["cpu_ns", "ns_min_per_span", "spans"]);
+        assert_eq!(more, ["caller_cpu_ns", "cpu_ns", "ns_min_per_span", "spans"]);
     }
 
     #[test]

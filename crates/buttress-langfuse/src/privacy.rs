@@ -1,0 +1,262 @@
+//! What leaves the process of what spans say: masked by the user, cut where it is long, and without
+//! secrets.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
+
+use crate::value::Sent;
+
+/// What stands for a value that could not be masked, in the words of the official SDKs.
+const UNMASKED: &str = "<fully masked due to failed mask function>";
+/// How many bytes of input and output are sent, as the official SDKs do of an event.
+const IO_BYTES: usize = 1_000_000;
+/// What stands for a secret.
+const HIDDEN: &str = "(hidden)";
+/// A key shorter than this is none.
+const SHORTEST_KEY: usize = 8;
+
+/// Turns a text into what may be sent of it.
+pub(crate) type Mask = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// What may leave the process.
+#[derive(Clone)]
+pub(crate) struct Privacy {
+    pub(crate) mask: Option<Mask>,
+    pub(crate) io_bytes: usize,
+    /// Whether what looks like a secret is left out of messages and metadata.
+    pub(crate) hides_secrets: bool,
+}
+
+// ===== impl Privacy =====
+
+impl Privacy {
+    /// Leaves of input or output what may be sent.
+    pub(crate) fn io(&self, value: &mut Sent<'_>) {
+        self.mask(value);
+        if let Sent::Text(text) = value
+            && text.len() > self.io_bytes
+        {
+            *value = Sent::text(cut(text, self.io_bytes));
+        }
+    }
+
+    /// Leaves of metadata what may be sent; errors may tell secrets.
+    pub(crate) fn metadata(&self, key: &str, value: &mut Sent<'_>) {
+        self.mask(value);
+        if let Sent::Text(text) = value
+            && (key.contains("error") || key.ends_with("_history"))
+            && self.hides_secrets
+            && let Some(hidden) = without_secrets(text)
+        {
+            *value = Sent::text(hidden);
+        }
+    }
+
+    /// Returns what may be sent of a message for people.
+    pub(crate) fn message<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
+        let text = self.masked_text(text);
+        if !self.hides_secrets {
+            return text;
+        }
+        match without_secrets(&text) {
+            Some(hidden) => Cow::Owned(hidden),
+            None => text,
+        }
+    }
+
+    /// Leaves of a value what the user lets out.
+    fn mask(&self, value: &mut Sent<'_>) {
+        if self.mask.is_none() {
+            return;
+        }
+        match value {
+            Sent::Text(text) => *text = self.masked_text(std::mem::take(text)),
+            Sent::Any(value) => self.mask_any(value),
+            Sent::Boolean(_) | Sent::Integer(_) | Sent::Double(_) => {}
+        }
+    }
+
+    fn masked_text<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
+        let Some(mask) = &self.mask else { return text };
+        // Whatever the user's function does, what it was given stays here.
+        let masked = catch_unwind(AssertUnwindSafe(|| mask(&text)));
+        masked.map_or(Cow::Borrowed(UNMASKED), Cow::Owned)
+    }
+
+    /// Leaves of a value what the user lets out.
+    pub(crate) fn mask_any(&self, value: &mut AnyValue) {
+        match &mut value.value {
+            _ if self.mask.is_none() => {}
+            Some(any_value::Value::StringValue(text)) => {
+                *text = self.masked_text(Cow::Borrowed(text)).into_owned();
+            }
+            Some(any_value::Value::ArrayValue(list)) => {
+                list.values.iter_mut().for_each(|value| self.mask_any(value));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Default for Privacy {
+    fn default() -> Self {
+        Self { mask: None, io_bytes: IO_BYTES, hides_secrets: true }
+    }
+}
+
+impl fmt::Debug for Privacy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Privacy")
+            .field("is_masked", &self.mask.is_some())
+            .field("io_bytes", &self.io_bytes)
+            .field("hides_secrets", &self.hides_secrets)
+            .finish()
+    }
+}
+
+/// Cuts a text on a boundary of its characters, and says so.
+fn cut(text: &str, bytes: usize) -> String {
+    let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    let kept = &text[..end];
+    format!("{kept}... (cut: {} bytes in all)", text.len())
+}
+
+/// Returns a text without what looks like a secret: API keys that begin with `sk-`, and what stands
+/// behind `Bearer`, `Basic` and `Authorization`; none where nothing does.
+fn without_secrets(text: &str) -> Option<String> {
+    let mut hidden = String::new();
+    let mut from = 0;
+    let mut at = 0;
+    while at < text.len() {
+        match secret_at(text, at) {
+            Some((start, end)) => {
+                hidden.push_str(&text[from..start]);
+                hidden.push_str(HIDDEN);
+                (from, at) = (end, end);
+            }
+            None => at += text[at..].chars().next().map_or(1, char::len_utf8),
+        }
+    }
+    if from == 0 {
+        return None;
+    }
+    hidden.push_str(&text[from..]);
+    Some(hidden)
+}
+
+/// Finds the secret that begins at a place, or behind the word that does.
+fn secret_at(text: &str, at: usize) -> Option<(usize, usize)> {
+    let bytes = text.as_bytes();
+    // Nearly no place is one where such a word begins.
+    if !matches!(bytes[at], b's' | b'S' | b'b' | b'B' | b'a' | b'A') {
+        return None;
+    }
+    let is_inside = at > 0
+        && (bytes[at - 1].is_ascii_alphanumeric()
+            || bytes[at - 1] >= 0x80
+            || bytes[at - 1] == b'_');
+    if is_inside {
+        return None;
+    }
+    let rest = &text[at..];
+    let is_key = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if rest.starts_with("sk-") {
+        let length = rest.bytes().take_while(|byte| is_key(byte)).count();
+        return (length >= "sk-".len() + SHORTEST_KEY).then_some((at, at + length));
+    }
+    for word in ["bearer", "basic"] {
+        if let Some(start) = behind(rest, word, b" ") {
+            let is_token =
+                |byte: &u8| is_key(byte) || matches!(byte, b'.' | b'~' | b'+' | b'/' | b'=');
+            let length = rest[start..].bytes().take_while(|byte| is_token(byte)).count();
+            return (length >= SHORTEST_KEY).then_some((at + start, at + start + length));
+        }
+    }
+    let start = behind(rest, "authorization", b" \"':=")?;
+    let ends = |byte: &u8| matches!(byte, b'\r' | b'\n' | b'"' | b'\'' | b',' | b';' | b'}');
+    let length = rest[start..].bytes().take_while(|byte| !ends(byte)).count();
+    (length > 0).then_some((at + start, at + start + length))
+}
+
+/// Returns where what stands behind a word and at least one separator begins.
+fn behind(text: &str, word: &str, separators: &[u8]) -> Option<usize> {
+    let head = text.get(..word.len())?;
+    if !head.eq_ignore_ascii_case(word) {
+        return None;
+    }
+    let rest = text[word.len()..].bytes();
+    let between = rest.take_while(|byte| separators.contains(byte)).count();
+    (between > 0).then_some(word.len() + between)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_left_out_and_all_else_stays() {
+        for (text, expected) in [
+            ("key sk-abc123DEF456 is wrong", "key (hidden) is wrong"),
+            ("sk-ant-api03-x_y-z", "(hidden)"),
+            ("Authorization: Bearer abc.def.ghi", "Authorization: (hidden)"),
+            (
+                "{\"authorization\":\"Basic Zm9vOmJhcg==\",\"x\":1}",
+                "{\"authorization\":\"(hidden)\",\"x\":1}",
+            ),
+            (
+                "sent bearer abcdefgh, twice Bearer abcdefgh",
+                "sent bearer (hidden), twice Bearer (hidden)",
+            ),
+            (
+                "täsk-force and sk-short and risk-abcdefghi",
+                "täsk-force and sk-short and risk-abcdefghi",
+            ),
+            ("a basic fact, authorization", "a basic fact, authorization"),
+            ("", ""),
+        ] {
+            let found = without_secrets(text);
+            assert_eq!(found.as_deref().unwrap_or(text), expected);
+            assert_eq!(found.is_none(), text == expected);
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_its_characters_and_says_so() {
+        let privacy = Privacy { io_bytes: 5, ..Privacy::default() };
+        let sent = |text: &'static str| {
+            let mut value = Sent::text(text);
+            privacy.io(&mut value);
+            value
+        };
+        assert_eq!(sent("aääää"), Sent::text("aää... (cut: 9 bytes in all)"));
+        assert_eq!(sent("aää"), Sent::text("aää"));
+    }
+
+    #[test]
+    fn a_mask_that_panics_lets_nothing_out() {
+        let mask: Mask = Arc::new(|text| {
+            assert!(!text.contains("bad"), "a fault in the mask");
+            text.replace("AAPL", "***")
+        });
+        let privacy = Privacy { mask: Some(mask), ..Privacy::default() };
+        let metadata = |key: &str, mut value: Sent<'static>| {
+            privacy.metadata(key, &mut value);
+            value
+        };
+        assert_eq!(metadata("ticker", Sent::text("AAPL")), Sent::text("***"));
+        assert_eq!(metadata("x", Sent::text("a bad one")), Sent::text(UNMASKED));
+        assert_eq!(privacy.message("AAPL and sk-123456789".into()), "*** and (hidden)");
+        assert_eq!(metadata("final_error", Sent::text("sk-123456789")), Sent::text(HIDDEN));
+        assert_eq!(metadata("key", Sent::text("sk-123456789")), Sent::text("sk-123456789"));
+        let list = crate::value::list(vec![crate::value::text("AAPL")]).unwrap();
+        let masked = crate::value::list(vec![crate::value::text("***")]).unwrap();
+        assert_eq!(metadata("x", Sent::Any(list)), Sent::Any(masked));
+        assert_eq!(metadata("x", Sent::Integer(3)), Sent::Integer(3));
+    }
+}

@@ -1,0 +1,558 @@
+//! The spool: what is not delivered yet, on disk.
+//!
+//! A folder for each destination holds one folder for each process that writes ([`journal`]).
+//! Whoever starts takes over those of processes that have ended. What is of a trace in which
+//! something went wrong is written before the call returns; the rest only where memory has no room
+//! for it, or delivery ends before it is sent.
+
+#[cfg(feature = "client")]
+pub mod backlog;
+mod folder;
+mod journal;
+mod lock;
+mod record;
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use self::journal::{Appended, Journal, Place, Reading};
+pub(crate) use self::{journal::Class, record::Kind};
+use crate::{
+    encode::{self, Encoded},
+    notice::notice,
+};
+
+/// How large a segment becomes, where the whole spool has room for some.
+const SEGMENT_BYTES: u64 = 1 << 20;
+/// After how long a spool that could not be written is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How many spans that were refused are kept.
+const REFUSED: usize = 1_000;
+const REFUSED_FOLDER: &str = "refused";
+/// The file that says whose spool it is.
+const PEER: &str = "peer.json";
+
+/// What outlives what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Spans wait in memory: what is not delivered when the process ends is lost.
+    Memory,
+    /// What is of a trace in which something went wrong is written before the call returns, and
+    /// outlives the process, however it ends.
+    #[default]
+    Process,
+    /// It outlives a loss of power too: the call waits until the disk has it.
+    Disk,
+}
+
+/// Where a span that waits for delivery is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Which journal: 0 is this process's own.
+    journal: usize,
+    place: Place,
+}
+
+/// A span or a score that waits for delivery.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) kind: Kind,
+    pub(crate) bytes: Bytes,
+    /// None where it is in memory only.
+    pub(crate) position: Option<Position>,
+}
+
+impl Waiting {
+    pub(crate) const fn span(bytes: Bytes) -> Self {
+        Self { kind: Kind::Span, bytes, position: None }
+    }
+
+    pub(crate) const fn score(bytes: Bytes) -> Self {
+        Self { kind: Kind::Score, bytes, position: None }
+    }
+
+    pub(crate) fn is_score(&self) -> bool {
+        self.kind == Kind::Score
+    }
+
+    /// Returns whether it is of a process that has ended.
+    pub(crate) fn is_taken_over(&self) -> bool {
+        self.position.is_some_and(|position| position.journal > 0)
+    }
+}
+
+/// What became of a span that was to be written.
+#[derive(Debug)]
+pub(crate) enum Written {
+    /// It waits in memory, and where it is on disk.
+    Kept(Waiting),
+    /// It waits on disk only.
+    Stored,
+    /// The disk does not take it.
+    Failed(Waiting),
+}
+
+/// Counts of what is or was on disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// Given up for want of room, of traces in which something went wrong.
+    pub(crate) dropped_eventful: u64,
+    /// Given up for want of room, of the others.
+    pub(crate) dropped_uneventful: u64,
+    /// Places that are damaged.
+    pub(crate) damaged: u64,
+}
+
+/// Where spans go: a spool for one is none for another.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) base_url: String,
+    pub(crate) public_key: Option<String>,
+}
+
+/// What is not delivered yet, on disk.
+pub(crate) struct Spool {
+    folder: PathBuf,
+    peer: Peer,
+    bytes: u64,
+    durability: Durability,
+    /// Whether a span may be one to write that is not eventful itself.
+    has_more: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The first is this process's own, the others were taken over; none where they are done.
+    journals: Vec<Option<Journal>>,
+    /// Where the starts of open spans are.
+    starts: HashMap<[u8; 8], Place>,
+    counts: Counts,
+    /// What was given up since somebody asked.
+    given_up: u64,
+    /// The disk is not asked before.
+    paused_until: Option<Instant>,
+    has_warned: bool,
+}
+
+// ===== impl Spool =====
+
+impl Spool {
+    /// Makes the spool of one peer in the folder of all, which is created at the first write.
+    pub(crate) fn new(folder: &Path, peer: Peer, bytes: u64, durability: Durability) -> Self {
+        let inner = Inner { journals: vec![None], ..Inner::default() };
+        let folder = folder.join(peer.name());
+        Self {
+            folder,
+            peer,
+            bytes,
+            durability,
+            has_more: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        SEGMENT_BYTES.min(self.bytes / 8).max(1)
+    }
+
+    // ===== for who hands over =====
+
+    /// Returns whether a span is to be written though memory has room for it.
+    pub(crate) fn wants(&self, span: &[u8], class: Class) -> bool {
+        if class == Class::Eventful || !self.has_more.load(Ordering::Relaxed) {
+            return class == Class::Eventful;
+        }
+        let inner = self.inner();
+        // What waits on disk goes first, so that spans stay in their order.
+        let own = inner.journals[0].as_ref();
+        inner.has_started(span) || own.is_some_and(|own| own.has_unread_of(class))
+    }
+
+    /// Notes whether the next span has to ask.
+    fn note(&self, inner: &Inner) {
+        let own = inner.journals[0].as_ref();
+        let has_more =
+            !inner.starts.is_empty() || own.is_some_and(|own| own.has_unread_of(Class::Uneventful));
+        self.has_more.store(has_more, Ordering::Relaxed);
+    }
+
+    /// Writes a span, and before it the starts of the open spans above it.
+    ///
+    /// With `has_room` it waits in memory too, unless others wait on disk only.
+    pub(crate) fn append(
+        &self,
+        starts: &[Encoded],
+        waiting: Waiting,
+        class: Class,
+        has_room: bool,
+    ) -> Written {
+        let mut inner = self.inner();
+        if inner.paused_until.is_some_and(|until| Instant::now() < until) {
+            return Written::Failed(waiting);
+        }
+        let class = if inner.has_started(&waiting.bytes) { Class::Eventful } else { class };
+        let mut records: Vec<_> = starts.iter().map(|start| (Kind::Start, &*start.0)).collect();
+        records.push((waiting.kind, &*waiting.bytes));
+        inner.make_room(&records, self.bytes);
+        let appended =
+            inner.append(&self.folder, &self.peer, class, &records, has_room, self.segment_bytes());
+        let Appended { place, is_kept, file, new_in } = match appended {
+            Ok(appended) => appended,
+            Err(error) => {
+                inner.fail(&self.folder, &error);
+                return Written::Failed(waiting);
+            }
+        };
+        inner.paused_until = None;
+        let before = place.number - starts.len() as u64;
+        for (start, number) in starts.iter().zip(before..) {
+            if let Some(id) = encode::span_id(&start.0) {
+                inner.starts.insert(id, Place { number, ..place });
+            }
+        }
+        self.note(&inner);
+        drop(inner);
+        if self.durability == Durability::Disk
+            && let Err(error) = self.sync(&file, new_in.as_deref())
+        {
+            self.inner().fail(&self.folder, &error);
+        }
+        if is_kept {
+            Written::Kept(Waiting { position: Some(Position { journal: 0, place }), ..waiting })
+        } else {
+            Written::Stored
+        }
+    }
+
+    fn sync(&self, file: &File, new_in: Option<&Path>) -> io::Result<()> {
+        file.sync_data()?;
+        if let Some(folder) = new_in {
+            folder::sync(folder)?;
+            folder::sync(&self.folder)?;
+        }
+        Ok(())
+    }
+
+    /// Takes how many spans were given up for want of room since this was asked last.
+    pub(crate) fn take_given_up(&self) -> u64 {
+        std::mem::take(&mut self.inner().given_up)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.inner().counts
+    }
+
+    /// Returns how many spans of this process wait on disk only.
+    pub(crate) fn unread_of_own(&self) -> u64 {
+        self.inner().journals[0].as_ref().map_or(0, Journal::unread)
+    }
+
+    /// Returns how much of processes that have ended waits for delivery.
+    pub(crate) fn to_recover(&self) -> u64 {
+        self.inner().journals[1..].iter().flatten().map(Journal::waiting).sum()
+    }
+
+    // ===== for the thread =====
+
+    /// Takes over what processes that have ended left; returns how many there were.
+    pub(crate) fn take_over(&self) -> usize {
+        let names = folder::names(&self.folder).unwrap_or_default();
+        let mut taken = 0;
+        for name in names.iter().filter(|name| !name.starts_with('.') && *name != REFUSED_FOLDER) {
+            let folder = self.folder.join(name);
+            if !folder.is_dir() {
+                continue;
+            }
+            match Journal::take_over(&folder) {
+                Ok(Some((journal, damaged))) => {
+                    let mut inner = self.inner();
+                    inner.counts.damaged += damaged;
+                    if journal.is_empty() {
+                        journal.remove();
+                    } else {
+                        inner.journals.push(Some(journal));
+                        taken += 1;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => notice(format_args!(
+                    "what a process before has left in {} cannot be read: {error}",
+                    folder.display()
+                )),
+            }
+        }
+        taken
+    }
+
+    /// Reads what waits on disk only, a part of it: a segment at most, and about so many bytes.
+    pub(crate) fn read(&self, most: u64) -> Vec<Waiting> {
+        loop {
+            let Some((at, reading)) = self.inner().to_read(most) else { return Vec::new() };
+            let waiting = self.read_part(at, &reading);
+            if !waiting.is_empty() {
+                return waiting;
+            }
+        }
+    }
+
+    fn read_part(&self, at: usize, reading: &Reading) -> Vec<Waiting> {
+        let content = reading.read();
+        let mut inner = self.inner();
+        let Some(journal) = inner.journals[at].as_mut() else { return Vec::new() };
+        // A segment that was given up meanwhile is counted already.
+        if !journal.has_read(reading, content.as_ref().ok()) {
+            return Vec::new();
+        }
+        let content = match content {
+            Ok(content) => content,
+            Err(error) => {
+                inner.counts.damaged += 1;
+                inner.fail(&self.folder, &error);
+                return Vec::new();
+            }
+        };
+        let (mut waiting, mut over) = (Vec::new(), Vec::new());
+        for read in content.records {
+            let position = Some(Position { journal: at, place: read.place });
+            match read.kind {
+                Kind::Start if at == 0 => {}
+                Kind::Start if journal.is_unended(read.place.number) => {
+                    let bytes = ended(&read.payload, journal.last_write());
+                    waiting.push(Waiting { kind: Kind::Span, bytes, position });
+                }
+                kind @ (Kind::Span | Kind::Score) => {
+                    waiting.push(Waiting { kind, bytes: read.payload, position });
+                }
+                _ => over.push(read.place),
+            }
+        }
+        if at == 0 {
+            inner.counts.damaged += content.damaged;
+        }
+        inner.settle(at, &mut over, &self.folder);
+        self.note(&inner);
+        waiting
+    }
+
+    /// Notes that spans need not be delivered any more.
+    pub(crate) fn settle(&self, spans: &[Waiting]) {
+        let mut inner = self.inner();
+        let mut places: Vec<Vec<Place>> = vec![Vec::new(); inner.journals.len()];
+        for span in spans {
+            let Some(position) = span.position else { continue };
+            places[position.journal].push(position.place);
+            if position.journal == 0
+                && !inner.starts.is_empty()
+                && let Some(id) = encode::span_id(&span.bytes)
+            {
+                places[0].extend(inner.starts.remove(&id));
+            }
+        }
+        for (at, mut places) in places.into_iter().enumerate() {
+            inner.settle(at, &mut places, &self.folder);
+        }
+        self.note(&inner);
+    }
+
+    /// Keeps a span that the server refuses for good, with its words; the oldest go.
+    pub(crate) fn set_aside(&self, span: &Bytes, words: &str) {
+        let kept = self.try_to_set_aside(span, words);
+        if let Err(error) = kept {
+            self.inner().fail(&self.folder, &error);
+        }
+    }
+
+    fn try_to_set_aside(&self, span: &Bytes, words: &str) -> io::Result<()> {
+        let refused = self.folder.join(REFUSED_FOLDER);
+        folder::create(&refused)?;
+        let names = folder::names(&refused)?;
+        for name in names.iter().take((names.len() + 1).saturating_sub(REFUSED)) {
+            fs::remove_file(refused.join(name))?;
+        }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let id = encode::span_id(span).map_or(0, u64::from_be_bytes);
+        let name = format!("{:020}-{id:016x}.json", since.as_nanos());
+        let span = Encoded(span.clone()).decode();
+        let text = json!({ "words": words, "span": span.ok().as_ref().map(encode::to_json) });
+        let mut file = folder::append_to(&refused.join(name))?;
+        file.write_all(text.to_string().as_bytes())
+    }
+
+    /// Ends the delivery: what is left stays for the next process.
+    pub(crate) fn close(&self) {
+        let mut inner = self.inner();
+        // What was taken over is free again for others; what ends late is still written.
+        inner.journals[1..].fill_with(|| None);
+        if inner.journals[0].as_ref().is_some_and(Journal::is_empty)
+            && let Some(own) = inner.journals[0].take()
+        {
+            own.remove();
+        }
+    }
+}
+
+// ===== impl Peer =====
+
+impl Peer {
+    /// Returns a name for the folder: the host for people, and a hash of all that counts.
+    pub(crate) fn name(&self) -> String {
+        let host = self.base_url.split_once("://").map_or(&*self.base_url, |(_, rest)| rest);
+        let host = host.split(['/', '?', '#']).next().unwrap_or_default();
+        let is_plain = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.');
+        let host: String =
+            host.chars().take(64).map(|char| if is_plain(&char) { char } else { '_' }).collect();
+        let whole =
+            format!("{}\n{}", self.base_url, self.public_key.as_deref().unwrap_or_default());
+        let hash = Sha256::digest(whole.as_bytes());
+        let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{hash}", host.trim_start_matches('.'))
+    }
+
+    /// Says in the folder whose it is.
+    fn write(&self, folder: &Path) -> io::Result<()> {
+        let path = folder.join(PEER);
+        if path.exists() {
+            return Ok(());
+        }
+        let text = json!({ "base_url": self.base_url, "public_key": self.public_key });
+        let temporary = folder.join(format!(".{PEER}-{:016x}", fastrand::u64(..)));
+        folder::append_to(&temporary)?.write_all(text.to_string().as_bytes())?;
+        fs::rename(temporary, path)
+    }
+}
+
+/// Returns where programs keep what is the user's own and not worth a backup.
+pub(crate) fn default_folder() -> Option<PathBuf> {
+    folder_on(std::env::consts::OS, |name| std::env::var_os(name))
+}
+
+fn folder_on(os: &str, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    // As the XDG specification has it: relative ones are ignored.
+    let folder = |name| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let state = match os {
+        "windows" => folder("LOCALAPPDATA"),
+        "macos" => folder("HOME").map(|home| home.join("Library/Application Support")),
+        _ => folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state"))),
+    };
+    state.map(|state| state.join("buttress").join("langfuse"))
+}
+
+// ===== impl Inner =====
+
+impl Inner {
+    /// Returns whether the start of a span was written.
+    fn has_started(&self, span: &[u8]) -> bool {
+        !self.starts.is_empty()
+            && encode::span_id(span).is_some_and(|id| self.starts.contains_key(&id))
+    }
+
+    fn append(
+        &mut self,
+        folder: &Path,
+        peer: &Peer,
+        class: Class,
+        records: &[(Kind, &[u8])],
+        has_room: bool,
+        segment_bytes: u64,
+    ) -> io::Result<Appended> {
+        if self.journals[0].is_none() {
+            folder::create(folder)?;
+            peer.write(folder)?;
+            self.journals[0] = Some(Journal::create(folder)?);
+        }
+        match &mut self.journals[0] {
+            Some(own) => own.append(class, records, has_room, segment_bytes),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Gives up what has to go: uneventful spans first, then the oldest.
+    fn make_room(&mut self, records: &[(Kind, &[u8])], most: u64) {
+        let new: usize = records.iter().map(|(_, payload)| record::HEAD + payload.len()).sum();
+        let new = new as u64;
+        while self.journals.iter().flatten().map(Journal::bytes).sum::<u64>() + new > most {
+            // What was taken over is older.
+            let mut oldest = self.journals.iter_mut().rev().flatten();
+            let uneventful = oldest.find_map(|journal| journal.give_up(Class::Uneventful));
+            let (class, unread) = match uneventful {
+                Some(unread) => (Class::Uneventful, unread),
+                None => {
+                    let mut oldest = self.journals.iter_mut().rev().flatten();
+                    match oldest.find_map(|journal| journal.give_up(Class::Eventful)) {
+                        Some(unread) => (Class::Eventful, unread),
+                        None => return,
+                    }
+                }
+            };
+            match class {
+                Class::Eventful => self.counts.dropped_eventful += unread,
+                Class::Uneventful => self.counts.dropped_uneventful += unread,
+            }
+            self.given_up += unread;
+        }
+    }
+
+    fn to_read(&self, most: u64) -> Option<(usize, Reading)> {
+        let journals = self.journals.iter().enumerate();
+        journals.filter_map(|(at, journal)| Some((at, journal.as_ref()?.to_read(most)?))).next()
+    }
+
+    fn settle(&mut self, at: usize, places: &mut [Place], folder: &Path) {
+        if places.is_empty() {
+            return;
+        }
+        let Some(journal) = &mut self.journals[at] else { return };
+        let result = journal.settle(places);
+        if at > 0
+            && journal.is_empty()
+            && let Some(journal) = self.journals[at].take()
+        {
+            journal.remove();
+        }
+        if let Err(error) = result {
+            self.fail(folder, &error);
+        }
+    }
+
+    /// Notes that the disk does not do what it is asked, and says so once.
+    fn fail(&mut self, folder: &Path, error: &io::Error) {
+        self.paused_until = Instant::now().checked_add(PAUSE);
+        if !std::mem::replace(&mut self.has_warned, true) {
+            notice(format_args!(
+                "{} cannot be used, spans wait in memory: {error}",
+                folder.display()
+            ));
+        }
+    }
+}
+
+/// Writes the end of a span whose process has ended before it.
+fn ended(start: &Bytes, at: SystemTime) -> Bytes {
+    let mut bytes = start.to_vec();
+    encode::end(&mut bytes, at, "process ended");
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests;

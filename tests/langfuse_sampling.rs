@@ -1,0 +1,168 @@
+//! What is sent of traces that went well and of those that did not, and what of what they say.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use buttress::{
+    FaultTolerantAgent, RetryLayer,
+    test_util::{Answer, Scripted},
+};
+use buttress_langfuse::{CaptureIoLayer, Durability, Langfuse, LangfuseBuilder, current};
+use buttress_tests::langfuse_server::{LangfuseServer, Observation};
+use tower::Layer as _;
+use tracing::info_span;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn builder(server: &LangfuseServer) -> LangfuseBuilder {
+    Langfuse::builder()
+        .public_key(server.public_key())
+        .secret_key(server.secret_key())
+        .base_url(server.base_url())
+        .durability(Durability::Memory)
+}
+
+/// Runs something under a layer, on a runtime of its own, and delivers what it said.
+fn sent(
+    build: impl FnOnce(LangfuseBuilder) -> LangfuseBuilder,
+    run: impl AsyncFnOnce(),
+) -> Vec<Observation> {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = build(builder(&server)).start().unwrap();
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(run());
+    });
+    langfuse.shutdown(PATIENCE).unwrap();
+    server.observations()
+}
+
+/// One call of an agent that fails so often before it answers.
+async fn call(failures: usize) {
+    let answers = (0..failures).map(|_| Answer::error("reset")).chain([Answer::ok("fine")]);
+    let agent = FaultTolerantAgent::builder("research")
+        .retry(RetryLayer::new(failures + 1).backoff([Duration::ZERO]))
+        .fallback("old", Scripted::new([Answer::ok("old")]))
+        .service(Scripted::new(answers.collect::<Vec<_>>()));
+    agent.invoke("AAPL").await.unwrap();
+}
+
+fn names(observations: &[Observation]) -> Vec<&str> {
+    observations.iter().map(Observation::name).collect()
+}
+
+#[test]
+fn of_a_trace_in_which_something_went_wrong_all_is_sent_also_what_came_before_it() {
+    let observations = sent(
+        |builder| builder.sample_rate(0.0).target("app"),
+        async || {
+            // What ends well before anything fails is part of the story.
+            info_span!(target: "app", "request").in_scope(|| {
+                info_span!(target: "app", "load prices").in_scope(|| ());
+            });
+            let request = info_span!(target: "app", "request");
+            tracing::Instrument::instrument(
+                async {
+                    info_span!(target: "app", "load prices").in_scope(|| ());
+                    call(1).await;
+                },
+                request,
+            )
+            .await;
+        },
+    );
+    let mut found = names(&observations);
+    found.sort_unstable();
+    assert_eq!(found.iter().filter(|name| **name == "load prices").count(), 1);
+    assert_eq!(found.iter().filter(|name| **name == "request").count(), 1);
+    assert!(found.contains(&"retry_execution") && found.contains(&"agent_research"), "{found:?}");
+    assert!(observations.iter().all(|row| row.trace_id() == observations[0].trace_id()));
+}
+
+#[test]
+fn of_the_others_a_share_is_sent_whole_or_not_at_all() {
+    let observations = sent(
+        |builder| builder.sample_rate(0.5),
+        async || {
+            for _ in 0..200 {
+                call(0).await;
+            }
+        },
+    );
+    let roots: Vec<_> = observations.iter().filter(|row| row.is_root()).collect();
+    assert!((60..140).contains(&roots.len()), "{}", roots.len());
+    // Agent, chain and its attempt, retry and its attempt, breaker and timeout.
+    assert_eq!(observations.len(), 7 * roots.len());
+    assert!(roots.iter().all(|row| *row.metadata("sample_rate") == 0.5), "{:?}", roots[0]);
+}
+
+#[test]
+fn a_compact_trace_says_what_went_well_in_one_span() {
+    let observations = sent(LangfuseBuilder::compact, async || {
+        call(0).await;
+        let _request = info_span!(target: "buttress", "retry_execution").entered();
+        info_span!(target: "buttress", "retry_attempt").in_scope(|| {
+            info_span!(target: "buttress", "llm_call").in_scope(|| ());
+        });
+    });
+    // The outermost stays, whatever it is.
+    assert_eq!(names(&observations), ["agent_research", "llm_call", "retry_execution"]);
+    assert_eq!(observations[1].parent_id(), Some(observations[2].id()));
+    let eventful = sent(LangfuseBuilder::compact, async || call(1).await);
+    assert_eq!(eventful.len(), 10);
+}
+
+#[test]
+fn open_traces_without_end_are_bounded_in_memory_and_none_of_the_share_is_lost() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = builder(&server).compact().start().unwrap();
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        let open: Vec<_> = (0..2_000)
+            .map(|_| {
+                let open = info_span!(target: "buttress", "graph");
+                open.in_scope(|| {
+                    info_span!(target: "buttress", "llm_call").in_scope(|| {
+                        current().input("x".repeat(40_000));
+                    });
+                });
+                open
+            })
+            .collect();
+        // 80 MB are held back by 2,000 traces: most of it has been sent.
+        langfuse.flush(PATIENCE).unwrap();
+        let stats = langfuse.stats();
+        assert!(stats.delivered > 1_000 && stats.delivered < 2_000, "{stats:?}");
+        drop(open);
+    });
+    langfuse.shutdown(PATIENCE).unwrap();
+    assert_eq!(server.observations().len(), 4_000);
+}
+
+#[test]
+fn input_and_output_of_an_agent_are_captured_masked_and_cut() {
+    let mask = |text: &str| text.replace("AAPL", "****");
+    let observations = sent(
+        |builder| builder.mask(mask).max_io_bytes(12),
+        async || {
+            let agent = CaptureIoLayer::new().layer(Scripted::new([
+                Answer::error("no key sk-1234567890 for AAPL"),
+                Answer::ok("a long answer"),
+            ]));
+            let agent = FaultTolerantAgent::builder("research")
+                .retry(RetryLayer::new(2).backoff([Duration::ZERO]))
+                .service(agent);
+            agent.invoke("AAPL").await.unwrap();
+        },
+    );
+    let agent = observations.iter().find(|row| row.name() == "agent_research").unwrap();
+    assert_eq!(agent.field("input"), "****");
+    assert_eq!(agent.field("output"), "a long answe... (cut: 13 bytes in all)");
+    let all = observations.iter().map(|row| row.row().to_string()).collect::<String>();
+    assert!(!all.contains("AAPL") && !all.contains("sk-1234567890"), "{all}");
+    let breaker = observations.iter().find(|row| row.name() == "circuit_breaker_call").unwrap();
+    let message = breaker.status_message().unwrap();
+    assert!(message.contains("no key (hidden) for ****"), "{message}");
+}
