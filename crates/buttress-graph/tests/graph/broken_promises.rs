@@ -31,9 +31,8 @@ fn fan_out(
     options: NodeOptions<Log>,
 ) -> CompiledGraph<Log> {
     let list = Node::request_fn(move |_| {
-        let send =
-            |command: Command<Log>, price| command.send("one", Log { price, ..Log::default() });
-        let command = prices.clone().fold(Command::new(), send);
+        let states = prices.clone().map(|price| Log { price, ..Log::default() });
+        let command = Command::new().send_all("one", states);
         async move { Ok::<_, io::Error>(command) }
     });
     StateGraph::new("fan")
