@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::State;
@@ -12,9 +12,13 @@ use crate::State;
 #[serde(bound = "")]
 #[must_use]
 pub struct Command<S: State> {
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "there")]
     pub(crate) update: Option<S::Update>,
     pub(crate) goto: Vec<String>,
     pub(crate) send: Vec<(String, S)>,
+    /// Whether it sends, be it nothing.
+    #[serde(default)]
+    pub(crate) sends: bool,
     pub(crate) interrupt: Option<Value>,
 }
 
@@ -41,12 +45,19 @@ pub struct ViaUpdate;
 #[derive(Debug)]
 pub struct ViaCommand;
 
+/// Reads what is there, also where its JSON is null.
+pub(crate) fn there<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
 // ===== impl Command =====
 
 impl<S: State> Command<S> {
     /// Creates a command that changes nothing.
     pub const fn new() -> Self {
-        Self { update: None, goto: Vec::new(), send: Vec::new(), interrupt: None }
+        Self { update: None, goto: Vec::new(), send: Vec::new(), sends: false, interrupt: None }
     }
 
     /// Creates a command that changes the state.
@@ -69,13 +80,22 @@ impl<S: State> Command<S> {
     /// Runs a node in the next superstep on a state of its own: once for each call.
     pub fn send(mut self, node: impl Into<String>, state: S) -> Self {
         self.send.push((node.into(), state));
+        self.sends = true;
+        self
+    }
+
+    /// Runs a node in the next superstep on each of some states: not at all where there is none, and
+    /// not along the edges either.
+    pub fn send_all(mut self, node: &str, states: impl IntoIterator<Item = S>) -> Self {
+        self.send.extend(states.into_iter().map(|state| (node.to_owned(), state)));
+        self.sends = true;
         self
     }
 }
 
 impl<S: State> Command<S> {
     pub(crate) const fn goes_by_edges(&self) -> bool {
-        self.goto.is_empty() && self.send.is_empty()
+        self.goto.is_empty() && !self.sends
     }
 
     /// Returns where it goes instead.

@@ -53,7 +53,11 @@ pub(crate) struct Task<S: State> {
     /// Which of the calls of this node in the superstep it is, from 1.
     pub(crate) count: usize,
     /// The state of its own that it was sent with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::command::there"
+    )]
     pub(crate) input: Option<Arc<S>>,
 }
 

@@ -4,14 +4,14 @@ mod running;
 mod saving;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, atomic::AtomicU32},
 };
 
 use buttress::{
-    Error, Failure, WorkflowId,
+    Error, ErrorKind, Failure, WorkflowId,
     checkpoint::{Payload, TaskWrite, Workflow, WriteKind},
 };
 use serde_json::Value;
@@ -65,6 +65,15 @@ struct Unsaved<S: State> {
     record: Option<Record<S>>,
     /// What tasks have written behind it.
     writes: Vec<TaskWrite>,
+}
+
+/// Where the nodes of a superstep lead.
+struct Led<S> {
+    nodes: Vec<usize>,
+    sent: Vec<(usize, Arc<S>)>,
+    /// The nodes that are run again.
+    retried: BTreeSet<Arc<str>>,
+    went_on: Vec<Arc<str>>,
 }
 
 /// What is saved of a run.
@@ -133,6 +142,8 @@ impl<'a, S: State> Run<'a, S> {
                 return Err(GraphErrorKind::Drained.into());
             }
             self.superstep(&mut calls).await?;
+            // Nodes that answer at once leave no other moment to be dropped, or read from, in.
+            tokio::task::consume_budget().await;
         }
         Ok(())
     }
@@ -149,6 +160,7 @@ impl<'a, S: State> Run<'a, S> {
         let answers: Vec<_> = calls.end().collect();
         let interrupts = self.open_interrupts(&tasks, &answers)?;
         if !interrupts.is_empty() {
+            self.keep_failure(&tasks, answers).await?;
             self.listener.tell(|| Event::Interrupted(interrupts.clone()));
             return Err(GraphErrorKind::Interrupted { interrupts }.into());
         }
@@ -263,9 +275,13 @@ impl<'a, S: State> Run<'a, S> {
             let update = answer.result.as_mut().ok()?.update.take()?;
             Some((&*task.node, update))
         });
-        crate::state::merge(&mut self.record.state, updates)?;
-        let mut nodes = Vec::new();
-        let mut sent = Vec::new();
+        let state = &mut self.record.state;
+        std::panic::catch_unwind(AssertUnwindSafe(|| crate::state::merge(state, updates)))
+            .unwrap_or_else(|_| {
+                let nodes: Vec<_> = tasks.iter().map(|task| &*task.node).collect();
+                Err(GraphError::routing(&nodes.join(", "), "what applies the updates panicked"))
+            })?;
+        let mut led = Led::default();
         let mut unknown = None;
         for (task, answer) in tasks.into_iter().zip(answers) {
             self.record.has_run(Arc::clone(&task.node));
@@ -274,14 +290,18 @@ impl<'a, S: State> Run<'a, S> {
                 self.record.has_failed(failure);
             }
             let span = answer.span.as_ref();
-            let first = nodes.len();
             match answer.result {
                 Ok(command) => {
-                    self.record.retries.remove(&*task.node);
                     if command.goes_by_edges() {
-                        let node = self.node(&task)?;
-                        node.ways.lead(&node.name, &self.record.state, Ok(()), &mut nodes)?;
-                        self.took(&task.node, span, self.names(&nodes[first..]));
+                        let ways = match self.ways_on(&task, &mut led)? {
+                            Ok(ways) => ways,
+                            Err(why) => {
+                                let error = Error::new(ErrorKind::Service).with_source(why);
+                                return Err(self.fail(&task, error).await);
+                            }
+                        };
+                        self.took(&task.node, span, self.names(&ways));
+                        led.nodes.extend(ways);
                         continue;
                     }
                     self.took(&task.node, span, command.targets());
@@ -292,24 +312,32 @@ impl<'a, S: State> Run<'a, S> {
                             None
                         })
                     };
-                    nodes.extend(command.goto.into_iter().filter_map(&mut place));
+                    led.nodes.extend(command.goto.into_iter().filter_map(&mut place));
                     let sends = command.send.into_iter();
-                    sent.extend(sends.filter_map(|(name, state)| Some((place(name)?, state))));
+                    let sends =
+                        sends.filter_map(|(name, state)| Some((place(name)?, Arc::new(state))));
+                    led.sent.extend(sends);
                 }
                 Err(error) => {
-                    if !self.after_failure(&task, &error, &mut nodes)? {
+                    let Some(ways) = self.after_failure(&task, &error, &mut led)? else {
                         return Err(self.fail(&task, error).await);
-                    }
-                    self.took(&task.node, span, self.names(&nodes[first..]));
+                    };
+                    self.took(&task.node, span, self.names(&ways));
                 }
             }
+            if !led.retried.contains(&task.node) {
+                led.went_on.push(task.node);
+            }
+        }
+        for node in led.went_on.iter().filter(|node| !led.retried.contains(*node)) {
+            self.record.retries.remove(&**node);
         }
         if let Some(name) = unknown {
             let reason = format!("a command goes to {name:?}, which is no node");
             return Err(GraphError::routing(&name, reason));
         }
         self.record.step += 1;
-        self.record.set_next(tasks_behind(self.graph, nodes, sent));
+        self.record.set_next(tasks_behind(self.graph, led.nodes, led.sent));
         if self.has_store() { self.save().await } else { Ok(()) }
     }
 
@@ -334,38 +362,92 @@ impl<'a, S: State> Run<'a, S> {
         });
     }
 
-    /// Adds where a node that failed leads; returns whether that is somewhere, or its failure is the
+    /// Returns where a node that answered leads; else why its router ends the workflow.
+    fn ways_on(
+        &mut self,
+        task: &Task<S>,
+        led: &mut Led<S>,
+    ) -> Result<Result<Vec<usize>, &'static str>, GraphError> {
+        let node = self.node(task)?;
+        let mut ways = node.ways.edges.clone();
+        for branch in &node.ways.branches {
+            for (label, to) in branch.choose(&node.name, &self.record.state, Ok(()))? {
+                match &**label {
+                    Route::FAIL => return Ok(Err("its router says that it has failed")),
+                    Route::RETRY if !self.may_retry(task, led) => {
+                        return Ok(Err("its router sends it back too often"));
+                    }
+                    _ => ways.push(*to),
+                }
+            }
+        }
+        Ok(Ok(ways))
+    }
+
+    /// Adds where a node that failed leads, and returns that; none where its failure is the
     /// workflow's.
     fn after_failure(
         &mut self,
         task: &Task<S>,
         error: &Error,
-        nodes: &mut Vec<usize>,
-    ) -> Result<bool, GraphError> {
+        led: &mut Led<S>,
+    ) -> Result<Option<Vec<usize>>, GraphError> {
         let node = self.node(task)?;
-        if node.ways.branches.is_empty() {
-            return Ok(false);
-        }
-        let first = nodes.len();
+        let mut ways = Vec::new();
         for branch in &node.ways.branches {
             let chosen = branch.choose(&node.name, &self.record.state, Err(error.failure()))?;
             for (label, to) in chosen {
-                let retries = self.record.retries.entry(task.node.to_string()).or_default();
-                if label == Route::RETRY {
-                    *retries += 1;
-                    if *retries > RETRIES {
-                        return Ok(false);
-                    }
+                if label == Route::RETRY
+                    && !(error.failure().is_retryable() && self.may_retry(task, led))
+                {
+                    return Ok(None);
                 }
                 if label == Route::FAIL || *to == self.graph.nodes().len() {
-                    return Ok(false);
+                    return Ok(None);
                 }
-                nodes.push(*to);
+                ways.push(*to);
             }
+        }
+        if ways.is_empty() {
+            return Ok(None);
         }
         let failure = self.failure(&task.node, error.failure(), error);
         self.record.has_failed(failure);
-        Ok(nodes.len() > first)
+        for place in &ways {
+            // A call that was sent is made again with what it was sent with.
+            match &task.input {
+                Some(input) if self.graph.name_at(*place) == &*task.node => {
+                    led.sent.push((*place, Arc::clone(input)));
+                }
+                _ => led.nodes.push(*place),
+            }
+        }
+        Ok(Some(ways))
+    }
+
+    /// Counts that a node is run again, of its calls side by side once; returns whether it may be.
+    fn may_retry(&mut self, task: &Task<S>, led: &mut Led<S>) -> bool {
+        let retries = self.record.retries.entry(task.node.to_string()).or_default();
+        if led.retried.insert(Arc::clone(&task.node)) {
+            *retries += 1;
+        }
+        *retries <= RETRIES
+    }
+
+    /// Keeps the failure of a node beside questions, where it ends the workflow.
+    async fn keep_failure(
+        &mut self,
+        tasks: &[Task<S>],
+        answers: Vec<Answer<S>>,
+    ) -> Result<(), GraphError> {
+        for (task, answer) in tasks.iter().zip(answers) {
+            if let Err(error) = answer.result
+                && self.after_failure(task, &error, &mut Led::default())?.is_none()
+            {
+                return Err(self.fail(task, error).await);
+            }
+        }
+        Ok(())
     }
 
     fn failure(&self, node: &str, failure: &Failure, error: &dyn std::fmt::Display) -> NodeFailure {
@@ -394,11 +476,17 @@ impl<'a, S: State> Run<'a, S> {
     }
 }
 
+impl<S> Default for Led<S> {
+    fn default() -> Self {
+        Self { nodes: Vec::new(), sent: Vec::new(), retried: BTreeSet::new(), went_on: Vec::new() }
+    }
+}
+
 /// Returns what runs next, in its order: nodes that are led to, each once, and what is sent.
 fn tasks_behind<S: State>(
     graph: &CompiledGraph<S>,
     mut nodes: Vec<usize>,
-    sent: Vec<(usize, S)>,
+    sent: Vec<(usize, Arc<S>)>,
 ) -> Vec<Task<S>> {
     nodes.sort_unstable();
     nodes.dedup();
@@ -407,7 +495,7 @@ fn tasks_behind<S: State>(
     let sent = sent.into_iter().map(|(place, state)| {
         let count = counts.entry(place).or_insert(usize::from(nodes.contains(&place)));
         *count += 1;
-        (place, *count, Some(Arc::new(state)))
+        (place, *count, Some(state))
     });
     let led = nodes.iter().map(|place| (*place, 1, None));
     let all = led.chain(sent).filter_map(|(place, count, input)| {

@@ -3,12 +3,13 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use buttress::{Error, Failure};
+use buttress::{Error, ErrorKind, Failure};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tracing::{Instrument as _, instrument::Instrumented};
 
@@ -151,9 +152,15 @@ impl<S: State> Future for Calling<'_, S> {
                 (&result, &self.node.on_error, self.spare.take())
             {
                 let failure = error.failure().clone();
-                let inside = span.span();
-                let answer = inside.in_scope(|| handler(call.request(1), failure.clone()));
-                self.future = answer.instrument(inside);
+                let (handler, of_handler) = (Arc::clone(handler), failure.clone());
+                let mut request = call.request(1);
+                // What it does is none of what the node has done.
+                request.idempotency_key.push_str(":on_error");
+                let answer = AssertUnwindSafe(async move { handler(request, of_handler).await });
+                let answer = answer
+                    .catch_unwind()
+                    .map(|answer| answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Panicked))));
+                self.future = answer.boxed().instrument(span.span());
                 self.handled = Some(failure);
                 self.span = Some(span);
                 continue;

@@ -26,7 +26,7 @@ impl<'a, S: State> Run<'a, S> {
     ) -> Result<Self, GraphError> {
         let Some(store) = &graph.settings().store else {
             let Begin::Anew(state) = begin else { return Err(GraphErrorKind::NoStore.into()) };
-            let record = Self::first(graph, 1, state)?;
+            let record = Self::first(graph, state)?;
             return Ok(Self {
                 graph,
                 id,
@@ -46,17 +46,34 @@ impl<'a, S: State> Run<'a, S> {
         if !is_there && !matches!(begin, Begin::Anew(_)) {
             return Err(GraphErrorKind::NotFound.into());
         }
+        // What its routers say, before anything is held.
+        let begin = match begin {
+            Begin::Anew(state) => Ok(Self::first(graph, state)?),
+            begin => Err(begin),
+        };
         workflow.acquire(&owner, graph.settings().lease).await?;
-        let head = if is_there { Some(workflow.load().await?) } else { None };
+        // Another run may have begun since, and ended.
+        let head = match store.latest(&key).await {
+            Ok(Some(_)) => workflow.load().await.map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        let head = match head {
+            Ok(head) => head,
+            Err(error) => {
+                drop(workflow.release().await);
+                return Err(error.into());
+            }
+        };
         let renewed = Instant::now();
         let mut saved = Saved { workflow, head: 0, writes: Vec::new(), renewed };
         match (begin, head) {
-            (Begin::Anew(_), Some(head)) if head.state.status == Status::Running => {
+            (Ok(_), Some(head)) if head.state.status == Status::Running => {
                 drop(saved.workflow.release().await);
                 Err(GraphErrorKind::Unfinished.into())
             }
-            (Begin::Anew(state), head) => {
-                let record = Self::first(graph, head.map_or(1, |head| head.state.run + 1), state)?;
+            (Ok(mut record), head) => {
+                record.run = head.map_or(1, |head| head.state.run + 1);
                 let mut run = Self {
                     graph,
                     id,
@@ -66,11 +83,17 @@ impl<'a, S: State> Run<'a, S> {
                     saving: None,
                     unsaved: None,
                 };
-                run.save().await?;
-                Ok(run)
+                let begun = run.save().await;
+                if let (Err(_), Some(saved)) = (&begun, &mut run.saved) {
+                    drop(saved.workflow.release().await);
+                }
+                begun.map(|()| run)
             }
-            (_, None) => Err(GraphErrorKind::NotFound.into()),
-            (begin, Some(head)) => {
+            (Err(_), None) => {
+                drop(saved.workflow.release().await);
+                Err(GraphErrorKind::NotFound.into())
+            }
+            (Err(begin), Some(head)) => {
                 saved.head = head.sequence;
                 saved.writes = head.writes;
                 let mut run = Self {
@@ -91,10 +114,10 @@ impl<'a, S: State> Run<'a, S> {
         }
     }
 
-    fn first(graph: &CompiledGraph<S>, run: u64, state: S) -> Result<Record<S>, GraphError> {
+    fn first(graph: &CompiledGraph<S>, state: S) -> Result<Record<S>, GraphError> {
         let mut nodes = Vec::new();
         graph.entry().lead(crate::START, &state, Ok(()), &mut nodes)?;
-        let mut record = Record::first(run, Arc::new(state));
+        let mut record = Record::first(1, Arc::new(state));
         record.set_next(super::tasks_behind(graph, nodes, Vec::new()));
         Ok(record)
     }
@@ -102,7 +125,10 @@ impl<'a, S: State> Run<'a, S> {
     /// Decides whether a workflow may go on, and writes what that takes.
     async fn admit(&mut self, begin: Begin<S>) -> Result<(), GraphError> {
         if self.record.status == Status::Finished {
-            return Ok(());
+            return match begin {
+                Begin::Answer(id, _) => Err(GraphErrorKind::NoInterrupt { id }.into()),
+                _ => Ok(()),
+            };
         }
         if let Some(saved) = &self.saved {
             tracing::Span::current().record("resumed_from", i64::try_from(saved.head).ok());
@@ -118,8 +144,12 @@ impl<'a, S: State> Run<'a, S> {
         if let Begin::Answer(interrupt, answer) = begin {
             return self.take_answer(&interrupt, &answer).await;
         }
-        let asks = |write: &TaskWrite| write.kind == WriteKind::Interrupt;
-        if self.saved.as_ref().is_some_and(|saved| saved.writes.iter().any(asks)) {
+        // Where all that is left is to be answered by people, nothing runs that could crash.
+        let mut is_waiting = true;
+        for task in &self.record.next {
+            is_waiting &= self.answered(task)?.is_some();
+        }
+        if is_waiting {
             return Ok(());
         }
         let recoveries = self.values(GRAPH, WriteKind::Route)?;
@@ -139,7 +169,11 @@ impl<'a, S: State> Run<'a, S> {
         let asks = |write: &TaskWrite| {
             write.kind == WriteKind::Interrupt && write.task == task && write.index == index
         };
-        if !self.saved.as_ref().is_some_and(|saved| saved.writes.iter().any(asks)) {
+        let is_answer = |write: &TaskWrite| {
+            write.kind == WriteKind::Resume && write.task == task && write.index == index
+        };
+        let writes = self.saved.as_ref().map_or(&[][..], |saved| &saved.writes);
+        if !writes.iter().any(asks) || writes.iter().any(is_answer) {
             return Err(unknown().into());
         }
         let answer = Payload::json(answer)?;

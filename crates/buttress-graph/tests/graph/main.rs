@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "what was counted is to be read")]
 
 mod away;
+mod broken_promises;
 mod killed;
 mod random;
 mod resumed;
