@@ -207,16 +207,25 @@ impl Standing {
     }
 }
 
+/// Returns whether it is a log line or a score of buttress, of which nothing is left in a span.
+fn is_told_elsewhere(metadata: &Metadata<'_>) -> bool {
+    metadata.is_event()
+        && matches!(metadata.target(), telemetry::LOG_TARGET | telemetry::SCORE_TARGET)
+}
+
 /// Keeps spans from the bridge of a refused layer, and the tried span from every bridge of ours.
 #[derive(Debug)]
 struct Gate(Arc<Standing>);
 
 impl<S> Filter<S> for Gate {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        !self.0.is_refused() && !is_tried(metadata)
+        !self.0.is_refused() && !is_tried(metadata) && !is_told_elsewhere(metadata)
     }
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if is_told_elsewhere(metadata) {
+            return Interest::never();
+        }
         // Callsites are asked after the check, so a layer that passed need not be asked again.
         if self.0.is_refused() { Interest::sometimes() } else { Interest::always() }
     }
