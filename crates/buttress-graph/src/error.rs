@@ -1,6 +1,6 @@
 use std::{error::Error as StdError, fmt};
 
-use buttress::{BoxError, Error, StoreError};
+use buttress::{BoxError, Error, StoreError, StoreErrorKind};
 use serde_json::Value;
 
 /// Why a graph is not valid, or a run of it has ended.
@@ -149,8 +149,11 @@ impl From<GraphErrorKind> for GraphError {
 
 impl From<Error> for GraphError {
     fn from(error: Error) -> Self {
+        let store = error.downcast_ref::<StoreError>();
         let kind = if error.is_checkpoint_not_found() {
             GraphErrorKind::NotFound
+        } else if store.is_some_and(|error| matches!(error.kind(), StoreErrorKind::Encode { .. })) {
+            GraphErrorKind::State
         } else {
             GraphErrorKind::Store
         };

@@ -8,14 +8,13 @@ use serde::{
 };
 use serde_json::{Error, Value};
 
-/// The name under which a state is known that is no JSON object.
-const WHOLE: &str = "state";
+/// The name under which a state is known that is no JSON object; none of a field.
+const WHOLE: &str = "\0state";
 
 /// The fields of a state, in its own order.
 #[derive(Debug)]
 pub(crate) struct Fields {
     all: Vec<(Cow<'static, str>, Value)>,
-    is_object: bool,
 }
 
 /// Takes a struct apart, which costs a third of what it costs to make a JSON object of it: neither
@@ -33,9 +32,9 @@ impl Fields {
         Ok(match serde_json::to_value(state)? {
             Value::Object(object) => {
                 let all = object.into_iter().map(|(name, value)| (name.into(), value));
-                Self { all: all.collect(), is_object: true }
+                Self { all: all.collect() }
             }
-            whole => Self { all: vec![(WHOLE.into(), whole)], is_object: false },
+            whole => Self { all: vec![(WHOLE.into(), whole)] },
         })
     }
 
@@ -69,9 +68,9 @@ impl Fields {
         }
     }
 
-    /// Returns them as the JSON of a state; `base` is the one that they have come from.
-    pub(crate) fn into_json(mut self, base: &Self) -> Value {
-        let whole = self.all.iter().position(|(name, _)| !base.is_object && name == WHOLE);
+    /// Returns them as the JSON of a state.
+    pub(crate) fn into_json(mut self) -> Value {
+        let whole = self.all.iter().position(|(name, _)| name == WHOLE);
         match whole {
             Some(whole) => self.all.swap_remove(whole).1,
             None => self.all.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
@@ -119,7 +118,7 @@ impl Serializer for OfStruct {
     type SerializeStructVariant = Impossible<Fields, Error>;
 
     fn serialize_struct(self, _: &'static str, fields: usize) -> Result<Fields, Error> {
-        Ok(Fields { all: Vec::with_capacity(fields), is_object: true })
+        Ok(Fields { all: Vec::with_capacity(fields) })
     }
 
     no_struct! {
@@ -194,7 +193,7 @@ mod tests {
             let fields = Fields::of(state).unwrap();
             let same = Fields::of(&json).unwrap();
             assert_eq!(fields.changed(&same).count(), 0, "{fields:?}");
-            assert_eq!(fields.into_json(&same), json);
+            assert_eq!(fields.into_json(), json);
         }
         agree(&trade(Some(f64::NAN)));
         agree(&trade(None));

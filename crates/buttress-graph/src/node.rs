@@ -8,7 +8,7 @@ use std::{
 };
 
 use buttress::{
-    AnyError, Backoff, BoxError, CatchPanicLayer, CircuitBreakerLayer, Classify, Error,
+    AnyError, Backoff, BoxError, CatchPanicLayer, CircuitBreakerLayer, Classify, Error, ErrorKind,
     ExponentialBackoff, Failure, FailureKind, HasState, HasWorkflow, Outcome, RetryLayer,
     TimeoutLayer, WorkflowId,
 };
@@ -21,7 +21,9 @@ use tower::{
 
 use crate::{
     Command, CompiledGraph, Event, GraphError, GraphErrorKind, IntoCommand, State,
-    events::Listener, record::TaskId,
+    engine::{Begin, Run},
+    events::Listener,
+    record::TaskId,
 };
 
 /// What a node is called with.
@@ -129,6 +131,15 @@ impl<S: State> Call<S> {
         self.request(attempt)
     }
 
+    /// Returns the idempotency key: with each answer of a person it is another call.
+    fn key(&self) -> String {
+        let key = self.task.key(self.workflow_id.as_str());
+        match self.resume.len() {
+            0 => key,
+            answers => format!("{key}:{answers}"),
+        }
+    }
+
     pub(crate) fn request(&self, attempt: u32) -> NodeRequest<S> {
         NodeRequest {
             state: S::clone(&self.state),
@@ -136,7 +147,7 @@ impl<S: State> Call<S> {
             node: Arc::clone(&self.task.node),
             step: self.task.step,
             attempt,
-            idempotency_key: self.task.key(self.workflow_id.as_str()),
+            idempotency_key: self.key(),
             resume: self.resume.clone(),
         }
     }
@@ -202,8 +213,9 @@ impl<S: State> Node<S> {
     /// Creates a node of another graph: `input` makes its first state, `output` an update of its last.
     ///
     /// Where that graph has a store, its run is a workflow of its own, whose id is the call's
-    /// idempotency key: repeated or resumed, the call goes on with it. A question of its nodes to
-    /// people is a failure of this one.
+    /// idempotency key, which is also who holds its lease: repeated or resumed, the call goes on with
+    /// it, and runs again what has failed in it. A question of its nodes to people is a failure of
+    /// this one. Where it is drained, this graph is.
     pub fn subgraph<T: State>(
         graph: CompiledGraph<T>,
         input: impl Fn(&S) -> T + Clone + Send + Sync + 'static,
@@ -212,12 +224,17 @@ impl<S: State> Node<S> {
         Self::request_fn(move |request: NodeRequest<S>| {
             let (graph, first, output) = (graph.clone(), input(&request.state), output.clone());
             async move {
-                let id = WorkflowId::new(request.idempotency_key).map_err(GraphError::from)?;
-                let done = match graph.resume(&id).await {
-                    Err(error) if is_new(error.kind()) => graph.run(&id, first).await,
+                let id = WorkflowId::new(request.idempotency_key)?;
+                let go =
+                    |begin| Run::go_as(&graph, &id, begin, Listener::NOBODY, Some(id.as_str()));
+                let done = match go(Begin::Resume).await {
+                    Err(error) if is_new(error.kind()) => go(Begin::Anew(first)).await,
+                    Err(error) if matches!(error.kind(), GraphErrorKind::NodeFailed { .. }) => {
+                        go(Begin::RetryFailed).await
+                    }
                     done => done,
                 };
-                done.map(output)
+                done.map(output).map_err(of_subgraph)
             }
         })
     }
@@ -427,6 +444,15 @@ impl<S: State> fmt::Debug for NodeOptions<S> {
             .field("max_attempts", &self.max_attempts)
             .finish_non_exhaustive()
     }
+}
+
+/// Classifies the error of a graph within: that it was drained is not worth another attempt.
+fn of_subgraph(error: GraphError) -> Error {
+    let failure = match error.kind() {
+        GraphErrorKind::Drained => Failure::new(FailureKind::Cancelled).with_retryable(false),
+        _ => return into_error(error),
+    };
+    Error::new(ErrorKind::Service).with_failure(failure).with_source(error)
 }
 
 /// Returns whether there is nothing to go on with.

@@ -79,8 +79,10 @@ pub(crate) struct NodeFailure {
     pub(crate) error: String,
 }
 
-/// How many of the last nodes and failures are kept.
+/// How many of the last failures are kept.
 const KEPT: usize = 10;
+/// How many of the last nodes are kept: the cycles of most graphs.
+const KEPT_NODES: usize = 64;
 
 // ===== impl Record =====
 
@@ -118,11 +120,11 @@ impl<S: State> Record<S> {
     }
 
     pub(crate) fn has_run(&mut self, node: Arc<str>) {
-        keep(&mut self.last, node);
+        keep(&mut self.last, node, KEPT_NODES);
     }
 
     pub(crate) fn has_failed(&mut self, failure: NodeFailure) {
-        keep(&mut self.failures, failure);
+        keep(&mut self.failures, failure, KEPT);
     }
 
     /// Returns the name of the phase that a checkpoint is saved at: what runs next.
@@ -132,8 +134,8 @@ impl<S: State> Record<S> {
     }
 }
 
-fn keep<T>(kept: &mut VecDeque<T>, new: T) {
-    if kept.len() == KEPT {
+fn keep<T>(kept: &mut VecDeque<T>, new: T, most: usize) {
+    if kept.len() >= most {
         kept.pop_front();
     }
     kept.push_back(new);

@@ -73,12 +73,12 @@ fn merge_branches<S: State>(base: &S, updates: &[(&str, S::Update)]) -> Result<S
         for pair in writers.windows(2) {
             if is_lost(base, field, [pair[0], pair[1]], updates, &alone)? {
                 let nodes = [updates[pair[0]].0, updates[pair[1]].0].map(str::to_owned);
-                let field = field.to_string();
+                let field = field.trim_start_matches('\0').to_owned();
                 return Err(GraphErrorKind::FieldConflict { field, nodes }.into());
             }
         }
     }
-    serde_json::from_value(merged.into_json(&before)).map_err(GraphError::state)
+    serde_json::from_value(merged.into_json()).map_err(GraphError::state)
 }
 
 /// Returns which fields were changed by which updates.

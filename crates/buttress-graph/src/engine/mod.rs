@@ -103,13 +103,24 @@ impl<'a, S: State> Run<'a, S> {
         begin: Begin<S>,
         listener: Listener<S>,
     ) -> Result<S, GraphError> {
+        Self::go_as(graph, id, begin, listener, None).await
+    }
+
+    /// The same, with a lease that is this owner's.
+    pub(crate) async fn go_as(
+        graph: &CompiledGraph<S>,
+        id: &WorkflowId,
+        begin: Begin<S>,
+        listener: Listener<S>,
+        owner: Option<&str>,
+    ) -> Result<S, GraphError> {
         let mut span = spans::graph(graph.span_name(), id.as_str());
         let inside = span.span();
         let done = async {
             if graph.is_drained() {
                 return Err(GraphErrorKind::Drained.into());
             }
-            let mut run = Run::begin(graph, id, begin, listener).await?;
+            let mut run = Run::begin(graph, id, begin, listener, owner).await?;
             let done = run.drive().await;
             let last = run.settle().await;
             let done = done.and(last);
@@ -158,6 +169,11 @@ impl<'a, S: State> Run<'a, S> {
         calls.begin(answers);
         self.run_tasks(&tasks, calls).await?;
         let answers: Vec<_> = calls.end().collect();
+        // A graph within that was drained goes on when this one does.
+        let is_drained = |answer: &Answer<S>| answer.result.as_ref().is_err_and(is_drained);
+        if answers.iter().any(is_drained) {
+            return Err(GraphErrorKind::Drained.into());
+        }
         let interrupts = self.open_interrupts(&tasks, &answers)?;
         if !interrupts.is_empty() {
             self.keep_failure(&tasks, answers).await?;
@@ -474,6 +490,13 @@ impl<'a, S: State> Run<'a, S> {
         GraphError::from(GraphErrorKind::NodeFailed { node: task.node.to_string() })
             .with_source(error)
     }
+}
+
+/// Returns whether a node has not failed, but was a graph that was drained.
+fn is_drained(error: &Error) -> bool {
+    error
+        .downcast_ref::<GraphError>()
+        .is_some_and(|error| matches!(error.kind(), GraphErrorKind::Drained))
 }
 
 impl<S> Default for Led<S> {

@@ -23,6 +23,7 @@ impl<'a, S: State> Run<'a, S> {
         id: &'a WorkflowId,
         begin: Begin<S>,
         listener: Listener<S>,
+        owner: Option<&str>,
     ) -> Result<Self, GraphError> {
         let Some(store) = &graph.settings().store else {
             let Begin::Anew(state) = begin else { return Err(GraphErrorKind::NoStore.into()) };
@@ -41,7 +42,8 @@ impl<'a, S: State> Run<'a, S> {
         let key = CheckpointKey::new(id.clone());
         let mut workflow = checkpointer.workflow(id);
         let random = || format!("{}-{:016x}", graph.name(), fastrand::u64(..));
-        let owner = graph.settings().owner.as_deref().map_or_else(random, str::to_owned);
+        let owner = owner.or(graph.settings().owner.as_deref());
+        let owner = owner.map_or_else(random, str::to_owned);
         let is_there = store.latest(&key).await?.is_some();
         if !is_there && !matches!(begin, Begin::Anew(_)) {
             return Err(GraphErrorKind::NotFound.into());

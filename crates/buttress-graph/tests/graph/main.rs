@@ -3,8 +3,8 @@
 #![expect(clippy::print_stdout, reason = "what was counted is to be read")]
 
 mod away;
-mod broken_promises;
 mod killed;
+mod promises;
 mod random;
 mod resumed;
 mod seed;

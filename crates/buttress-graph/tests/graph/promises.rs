@@ -1,4 +1,4 @@
-//! What the issue, the design or the docs promise and the graph does not keep.
+//! What the docs of graphs promise, one test a promise.
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Mutex, time::SystemTime};
 
