@@ -202,8 +202,8 @@ impl<S: State> Node<S> {
     /// Creates a node of another graph: `input` makes its first state, `output` an update of its last.
     ///
     /// Where that graph has a store, its run is a workflow of its own, whose id is the call's
-    /// idempotency key: repeated or resumed, the call goes on with it. A question of its nodes to
-    /// people is a failure of this one.
+    /// idempotency key: repeated or resumed, the call goes on with it, and what had failed in it is
+    /// run again. A question of its nodes to people is a failure of this one.
     pub fn subgraph<T: State>(
         graph: CompiledGraph<T>,
         input: impl Fn(&S) -> T + Clone + Send + Sync + 'static,
@@ -213,7 +213,7 @@ impl<S: State> Node<S> {
             let (graph, first, output) = (graph.clone(), input(&request.state), output.clone());
             async move {
                 let id = WorkflowId::new(request.idempotency_key).map_err(GraphError::from)?;
-                let done = match graph.resume(&id).await {
+                let done = match graph.retry_failed(&id).await {
                     Err(error) if is_new(error.kind()) => graph.run(&id, first).await,
                     done => done,
                 };
