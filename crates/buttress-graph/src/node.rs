@@ -203,7 +203,9 @@ impl<S: State> Node<S> {
     ///
     /// Where that graph has a store, its run is a workflow of its own, whose id is the call's
     /// idempotency key: repeated or resumed, the call goes on with it, and what had failed in it is
-    /// run again. A question of its nodes to people is a failure of this one.
+    /// run again. An attempt takes over from one that was given up: the name for its lease is the
+    /// key too, unless [`lease`](crate::StateGraph::lease) sets one. A question of its nodes to
+    /// people is a failure of this one.
     pub fn subgraph<T: State>(
         graph: CompiledGraph<T>,
         input: impl Fn(&S) -> T + Clone + Send + Sync + 'static,
@@ -212,6 +214,7 @@ impl<S: State> Node<S> {
         Self::request_fn(move |request: NodeRequest<S>| {
             let (graph, first, output) = (graph.clone(), input(&request.state), output.clone());
             async move {
+                let graph = graph.owned_by(&request.idempotency_key);
                 let id = WorkflowId::new(request.idempotency_key).map_err(GraphError::from)?;
                 let done = match graph.retry_failed(&id).await {
                     Err(error) if is_new(error.kind()) => graph.run(&id, first).await,

@@ -40,13 +40,11 @@ impl<'a, S: State> Run<'a, S> {
         let checkpointer = graph.checkpointer()?;
         let key = CheckpointKey::new(id.clone());
         let mut workflow = checkpointer.workflow(id);
-        let random = || format!("{}-{:016x}", graph.name(), fastrand::u64(..));
-        let owner = graph.settings().owner.as_deref().map_or_else(random, str::to_owned);
         let is_there = store.latest(&key).await?.is_some();
         if !is_there && !matches!(begin, Begin::Anew(_)) {
             return Err(GraphErrorKind::NotFound.into());
         }
-        workflow.acquire(&owner, graph.settings().lease).await?;
+        workflow.acquire(&graph.lease_owner(), graph.settings().lease).await?;
         let head = if is_there { Some(workflow.load().await?) } else { None };
         let renewed = Instant::now();
         let mut saved = Saved { workflow, head: 0, writes: Vec::new(), renewed };
