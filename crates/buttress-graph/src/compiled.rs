@@ -235,7 +235,7 @@ impl<S: State> CompiledGraph<S> {
     }
 
     /// Stops every run of this graph and its clones at the end of its superstep, with `Drained`;
-    /// no new one begins.
+    /// no new one begins. A run of another graph that has one of this in a node ends so too.
     pub fn drain(&self) {
         self.inner.drained.store(true, Ordering::Release);
     }

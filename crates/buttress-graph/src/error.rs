@@ -1,6 +1,6 @@
 use std::{error::Error as StdError, fmt};
 
-use buttress::{BoxError, Error, StoreError};
+use buttress::{BoxError, Error, Failure, FailureKind, StoreError};
 use serde_json::Value;
 
 /// Why a graph is not valid, or a run of it has ended.
@@ -121,6 +121,21 @@ impl GraphError {
             GraphErrorKind::Drained => true,
             _ => false,
         }
+    }
+
+    /// Returns what the error is to a node whose graph has ended with it.
+    pub(crate) fn failure(&self) -> Failure {
+        match (self.kind(), self.cause()) {
+            (GraphErrorKind::Drained, _) => Failure::new(FailureKind::Cancelled),
+            (_, Some(cause)) => cause.failure().clone(),
+            _ => Failure::new(FailureKind::Permanent),
+        }
+    }
+
+    /// Returns whether a node has ended since a graph in it was drained.
+    pub(crate) fn is_drained(error: &Error) -> bool {
+        let inner = error.downcast_ref::<Self>();
+        inner.is_some_and(|inner| *inner.kind() == GraphErrorKind::Drained)
     }
 
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {

@@ -1,4 +1,5 @@
 use std::{
+    any::Any,
     fmt,
     sync::{
         Arc,
@@ -200,6 +201,9 @@ impl<S: State> Node<S> {
     }
 
     /// Creates a node of another graph: `input` makes its first state, `output` an update of its last.
+    ///
+    /// It fails as the node in it that has failed. Where that graph is drained, so is the run of this
+    /// one, at the end of its superstep.
     ///
     /// Where that graph has a store, its run is a workflow of its own, whose id is the call's
     /// idempotency key: repeated or resumed, the call goes on with it, and what had failed in it is
@@ -439,8 +443,13 @@ const fn is_new(kind: &GraphErrorKind) -> bool {
 
 /// Classifies an error of a node, and passes on one of buttress.
 fn into_error<E: Into<BoxError> + 'static>(error: E) -> Error {
-    Error::from_service(error, |error| match Classify::<(), E>::classify(&AnyError, Err(error)) {
-        Outcome::Failure(failure) => failure,
-        _ => Failure::new(FailureKind::Cancelled),
+    Error::from_service(error, |error| {
+        if let Some(error) = (error as &dyn Any).downcast_ref::<GraphError>() {
+            return error.failure();
+        }
+        match Classify::<(), E>::classify(&AnyError, Err(error)) {
+            Outcome::Failure(failure) => failure,
+            _ => Failure::new(FailureKind::Cancelled),
+        }
     })
 }

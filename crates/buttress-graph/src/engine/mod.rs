@@ -87,6 +87,17 @@ struct Answer<S: State> {
     span: Option<spans::Ending>,
 }
 
+// ===== impl Answer =====
+
+impl<S: State> Answer<S> {
+    /// Returns whether there is none yet, since a graph in the node was drained.
+    fn is_drained(&self) -> bool {
+        self.result.as_ref().is_err_and(GraphError::is_drained)
+    }
+}
+
+// ===== impl Run =====
+
 impl<'a, S: State> Run<'a, S> {
     pub(crate) async fn go(
         graph: &CompiledGraph<S>,
@@ -152,6 +163,9 @@ impl<'a, S: State> Run<'a, S> {
             self.listener.tell(|| Event::Interrupted(interrupts.clone()));
             return Err(GraphErrorKind::Interrupted { interrupts }.into());
         }
+        if answers.iter().any(Answer::is_drained) {
+            return Err(GraphErrorKind::Drained.into());
+        }
         self.finish_step(tasks, answers).await
     }
 
@@ -177,7 +191,7 @@ impl<'a, S: State> Run<'a, S> {
                     calls.beside(self.write_of_task(write)).await?;
                 }
             }
-            if let Some(answer) = calls.answer(place) {
+            if let Some(answer) = calls.answer(place).filter(|answer| !answer.is_drained()) {
                 let (node, step) = (|| task.node.to_string(), self.record.step + 1);
                 self.listener.tell(|| match &answer.result {
                     Ok(_) => Event::NodeFinished { node: node(), step },
