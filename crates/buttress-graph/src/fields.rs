@@ -69,12 +69,23 @@ impl Fields {
         }
     }
 
-    /// Returns them as the JSON of a state; `base` is the one that they have come from.
-    pub(crate) fn into_json(mut self, base: &Self) -> Value {
-        let whole = self.all.iter().position(|(name, _)| !base.is_object && name == WHOLE);
-        match whole {
-            Some(whole) => self.all.swap_remove(whole).1,
-            None => self.all.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
+    /// Returns whether they are those of an object; anything else is one field.
+    pub(crate) const fn are_of_object(&self) -> bool {
+        self.is_object
+    }
+
+    /// Makes them one field, as a state that is no object is.
+    pub(crate) fn into_whole(self) -> Self {
+        Self { all: vec![(WHOLE.into(), self.into_json())], is_object: false }
+    }
+
+    /// Returns them as the JSON of a state.
+    pub(crate) fn into_json(self) -> Value {
+        let mut all = self.all.into_iter();
+        if self.is_object {
+            all.map(|(name, value)| (name.into_owned(), value)).collect()
+        } else {
+            all.next().map(|(_, whole)| whole).unwrap_or_default()
         }
     }
 }
@@ -194,7 +205,8 @@ mod tests {
             let fields = Fields::of(state).unwrap();
             let same = Fields::of(&json).unwrap();
             assert_eq!(fields.changed(&same).count(), 0, "{fields:?}");
-            assert_eq!(fields.into_json(&same), json);
+            assert_eq!(fields.into_json(), json);
+            assert_eq!(same.into_whole().into_json(), json);
         }
         agree(&trade(Some(f64::NAN)));
         agree(&trade(None));
