@@ -135,7 +135,8 @@ impl<S: State> CompiledGraph<S> {
         Run::go(self, id, Begin::RetryFailed, Listener::NOBODY).await
     }
 
-    /// Answers a question and goes on: the node that asked is run again, with the answer.
+    /// Answers a question and goes on: the node that asked is run again, with the answer and a new
+    /// idempotency key.
     ///
     /// Other nodes that asked in the same superstep wait on, and the answer to one is kept.
     ///

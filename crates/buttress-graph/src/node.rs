@@ -40,6 +40,9 @@ pub struct NodeRequest<S> {
     /// The attempt, from 1, in this process.
     pub attempt: u32,
     /// What is the same for every attempt of this call, also after a crash, and for no other call.
+    ///
+    /// A node that asks is called anew with each answer, and the key counts those: what it does
+    /// before it asks would be done again, so that effects belong behind its last question.
     pub idempotency_key: String,
     /// The answers to this call's interrupts, the oldest first.
     pub resume: Vec<Value>,
@@ -137,7 +140,7 @@ impl<S: State> Call<S> {
             node: Arc::clone(&self.task.node),
             step: self.task.step,
             attempt,
-            idempotency_key: self.task.key(self.workflow_id.as_str()),
+            idempotency_key: self.task.key(self.workflow_id.as_str(), self.resume.len()),
             resume: self.resume.clone(),
         }
     }

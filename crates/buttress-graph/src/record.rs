@@ -138,13 +138,16 @@ fn keep<T>(kept: &mut VecDeque<T>, new: T) {
 // ===== impl TaskId =====
 
 impl TaskId {
-    /// Returns the idempotency key of its calls.
-    pub(crate) fn key(&self, workflow_id: &str) -> String {
+    /// Returns the idempotency key of its call with so many answers.
+    pub(crate) fn key(&self, workflow_id: &str, answers: usize) -> String {
         // Room for the numbers, in nearly all cases.
         let mut key = String::with_capacity(workflow_id.len() + self.node.len() + 16);
         // `{self}` would be as right, and takes twice as long: each call has a key.
         let Self { run, step, node, count } = self;
         _ = write!(key, "{workflow_id}/{run}:{step}:{node}:{count}");
+        if answers > 0 {
+            _ = write!(key, "#{answers}");
+        }
         key
     }
 }
@@ -161,9 +164,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_the_workflow_and_the_task() {
+    fn a_key_is_the_workflow_the_task_and_its_answers() {
         let id = TaskId { run: 2, step: 13, node: "square".into(), count: 100 };
         assert_eq!(id.to_string(), "2:13:square:100");
-        assert_eq!(id.key("trade/7"), "trade/7/2:13:square:100");
+        assert_eq!(id.key("trade/7", 0), "trade/7/2:13:square:100");
+        assert_eq!(id.key("trade/7", 1), "trade/7/2:13:square:100#1");
     }
 }
