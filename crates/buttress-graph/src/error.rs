@@ -1,6 +1,6 @@
 use std::{error::Error as StdError, fmt};
 
-use buttress::{BoxError, Error, Failure, FailureKind, StoreError};
+use buttress::{BoxError, Error, Failure, FailureKind, StoreError, StoreErrorKind};
 use serde_json::Value;
 
 /// Why a graph is not valid, or a run of it has ended.
@@ -69,7 +69,7 @@ pub enum GraphErrorKind {
     },
     /// The graph was told to stop at a step's end.
     Drained,
-    /// The state cannot be written as JSON, or read.
+    /// The state, or an update of it, cannot be written as JSON, or read.
     State,
     /// The graph has no store.
     NoStore,
@@ -164,10 +164,10 @@ impl From<GraphErrorKind> for GraphError {
 
 impl From<Error> for GraphError {
     fn from(error: Error) -> Self {
-        let kind = if error.is_checkpoint_not_found() {
-            GraphErrorKind::NotFound
-        } else {
-            GraphErrorKind::Store
+        let kind = match error.downcast_ref().map(StoreError::kind) {
+            _ if error.is_checkpoint_not_found() => GraphErrorKind::NotFound,
+            Some(StoreErrorKind::Encode { .. }) => GraphErrorKind::State,
+            _ => GraphErrorKind::Store,
         };
         Self::from(kind).with_source(error)
     }
