@@ -45,7 +45,7 @@ pub enum GraphErrorKind {
     RecursionLimit {
         /// How many.
         limit: u64,
-        /// The last nodes, the newest last.
+        /// The last nodes, each once, the newest last; a hundred at most.
         last: Vec<String>,
     },
     /// Nodes wait for the answers of people; the workflow goes on with them.

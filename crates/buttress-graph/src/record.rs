@@ -36,7 +36,7 @@ pub(crate) struct Record<S: State> {
     pub(crate) next: Vec<Task<S>>,
     /// How often in a row each node was run again.
     pub(crate) retries: BTreeMap<String, u32>,
-    /// The last nodes, the newest last.
+    /// The last nodes, each once, the newest last.
     pub(crate) last: VecDeque<Arc<str>>,
     /// The failures that routers or handlers have dealt with, the newest last.
     pub(crate) failures: VecDeque<NodeFailure>,
@@ -75,8 +75,10 @@ pub(crate) struct NodeFailure {
     pub(crate) error: String,
 }
 
-/// How many of the last nodes and failures are kept.
+/// How many of the last failures are kept, and how many nodes a phase names.
 const KEPT: usize = 10;
+/// How many of the last nodes are kept: a cycle is named whole unless it is longer.
+const LAST: usize = 100;
 
 // ===== impl Record =====
 
@@ -114,11 +116,15 @@ impl<S: State> Record<S> {
     }
 
     pub(crate) fn has_run(&mut self, node: Arc<str>) {
-        keep(&mut self.last, node);
+        // Mostly it is among the last.
+        if let Some(place) = self.last.iter().rposition(|own| *own == node) {
+            self.last.remove(place);
+        }
+        keep(&mut self.last, node, LAST);
     }
 
     pub(crate) fn has_failed(&mut self, failure: NodeFailure) {
-        keep(&mut self.failures, failure);
+        keep(&mut self.failures, failure, KEPT);
     }
 
     /// Returns the name of the phase that a checkpoint is saved at: what runs next.
@@ -128,8 +134,8 @@ impl<S: State> Record<S> {
     }
 }
 
-fn keep<T>(kept: &mut VecDeque<T>, new: T) {
-    if kept.len() == KEPT {
+fn keep<T>(kept: &mut VecDeque<T>, new: T, most: usize) {
+    if kept.len() >= most {
         kept.pop_front();
     }
     kept.push_back(new);
