@@ -125,3 +125,41 @@ fn applied<'a, S: State>(base: &S, updates: impl IntoIterator<Item = &'a S::Upda
 fn fields<S: State>(state: &S) -> Result<Fields, GraphError> {
     Fields::of(state).map_err(GraphError::state)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    enum Phase {
+        Idle,
+        Trading { state: u8 },
+    }
+
+    impl State for Phase {
+        type Update = Self;
+
+        fn apply(&mut self, update: Self) {
+            *self = update;
+        }
+    }
+
+    fn join(base: Phase, one: Phase, other: Phase) -> Result<Phase, GraphErrorKind> {
+        let mut state = Arc::new(base);
+        merge(&mut state, [("one", one), ("other", other)])
+            .map(|()| Arc::unwrap_or_clone(state))
+            .map_err(|error| error.kind().clone())
+    }
+
+    #[test]
+    fn what_is_not_always_an_object_is_one_field() {
+        use Phase::{Idle, Trading};
+        assert_eq!(join(Idle, Trading { state: 1 }, Idle), Ok(Trading { state: 1 }));
+        assert_eq!(join(Trading { state: 1 }, Trading { state: 1 }, Idle), Ok(Idle));
+        let nodes = ["one", "other"].map(str::to_owned);
+        let conflict = GraphErrorKind::FieldConflict { field: "state".to_owned(), nodes };
+        assert_eq!(join(Trading { state: 1 }, Trading { state: 2 }, Idle), Err(conflict));
+    }
+}
