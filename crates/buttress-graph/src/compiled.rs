@@ -34,7 +34,12 @@ use crate::{
 ///
 /// A run whose future is dropped stops where it is; with a store it can be resumed, by another
 /// process once its lease has run out.
-pub struct CompiledGraph<S: State>(Arc<Inner<S>>);
+pub struct CompiledGraph<S: State> {
+    inner: Arc<Inner<S>>,
+    /// Under whose name runs take their leases where the settings name nobody; none where each run
+    /// has a name of its own.
+    owner: Option<Arc<str>>,
+}
 
 struct Inner<S: State> {
     name: Arc<str>,
@@ -80,7 +85,7 @@ impl<S: State> CompiledGraph<S> {
         entry: Ways<S>,
         settings: Settings,
     ) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             span_name: format!("graph_{name}"),
             name,
             nodes,
@@ -88,13 +93,14 @@ impl<S: State> CompiledGraph<S> {
             entry,
             settings,
             drained: AtomicBool::new(false),
-        }))
+        };
+        Self { inner: Arc::new(inner), owner: None }
     }
 
     /// Returns the graph's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.inner.name
     }
 
     /// Runs a workflow from the beginning and returns its last state.
@@ -129,7 +135,8 @@ impl<S: State> CompiledGraph<S> {
         Run::go(self, id, Begin::RetryFailed, Listener::NOBODY).await
     }
 
-    /// Answers a question and goes on: the node that asked is run again, with the answer.
+    /// Answers a question and goes on: the node that asked is run again, with the answer and a new
+    /// idempotency key.
     ///
     /// Other nodes that asked in the same superstep wait on, and the answer to one is kept.
     ///
@@ -229,36 +236,49 @@ impl<S: State> CompiledGraph<S> {
     }
 
     /// Stops every run of this graph and its clones at the end of its superstep, with `Drained`;
-    /// no new one begins.
+    /// no new one begins. A run of another graph that has one of this in a node ends so too.
     pub fn drain(&self) {
-        self.0.drained.store(true, Ordering::Release);
+        self.inner.drained.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_drained(&self) -> bool {
-        self.0.drained.load(Ordering::Acquire)
+        self.inner.drained.load(Ordering::Acquire)
     }
 
     pub(crate) fn checkpointer(&self) -> Result<Checkpointer<Record<S>>, GraphError> {
         let store = self.settings().store.clone().ok_or(GraphErrorKind::NoStore)?;
-        let checkpointer = Checkpointer::new(store).agent_id(Arc::clone(&self.0.name));
+        let checkpointer = Checkpointer::new(store).agent_id(Arc::clone(&self.inner.name));
         Ok(checkpointer.when_unavailable(self.settings().when_unavailable))
     }
 
+    /// Returns the same graph, whose runs take their leases under this name unless the settings have
+    /// another: a later one takes over from one that was given up.
+    pub(crate) fn owned_by(self, owner: &str) -> Self {
+        Self { owner: Some(owner.into()), ..self }
+    }
+
+    /// Returns under whose name a run takes its lease.
+    pub(crate) fn lease_owner(&self) -> Arc<str> {
+        let named = self.settings().owner.as_ref().or(self.owner.as_ref());
+        let random = || format!("{}-{:016x}", self.name(), fastrand::u64(..)).into();
+        named.map_or_else(random, Arc::clone)
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
-        &self.0.settings
+        &self.inner.settings
     }
 
     pub(crate) fn span_name(&self) -> &str {
-        &self.0.span_name
+        &self.inner.span_name
     }
 
     pub(crate) fn nodes(&self) -> &[Compiled<S>] {
-        &self.0.nodes
+        &self.inner.nodes
     }
 
     /// Returns the place of a node, or of the end.
     pub(crate) fn place(&self, name: &str) -> Option<usize> {
-        self.0.places.get(name).copied()
+        self.inner.places.get(name).copied()
     }
 
     pub(crate) fn name_at(&self, place: usize) -> &str {
@@ -266,7 +286,7 @@ impl<S: State> CompiledGraph<S> {
     }
 
     pub(crate) fn entry(&self) -> &Ways<S> {
-        &self.0.entry
+        &self.inner.entry
     }
 }
 
@@ -292,7 +312,7 @@ impl<S: State> Service<S> for CompiledGraph<S> {
 
 impl<S: State> Clone for CompiledGraph<S> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { inner: Arc::clone(&self.inner), owner: self.owner.clone() }
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{error::Error as StdError, fmt};
 
-use buttress::{BoxError, Error, StoreError, StoreErrorKind};
+use buttress::{BoxError, Error, Failure, FailureKind, StoreError, StoreErrorKind};
 use serde_json::Value;
 
 /// Why a graph is not valid, or a run of it has ended.
@@ -45,7 +45,7 @@ pub enum GraphErrorKind {
     RecursionLimit {
         /// How many.
         limit: u64,
-        /// The last nodes, the newest last.
+        /// The last nodes, each once, the newest last; a hundred at most.
         last: Vec<String>,
     },
     /// Nodes wait for the answers of people; the workflow goes on with them.
@@ -69,7 +69,7 @@ pub enum GraphErrorKind {
     },
     /// The graph was told to stop at a step's end.
     Drained,
-    /// The state cannot be written as JSON, or read.
+    /// The state, or an update of it, cannot be written as JSON, or read.
     State,
     /// The graph has no store.
     NoStore,
@@ -123,6 +123,21 @@ impl GraphError {
         }
     }
 
+    /// Returns what the error is to a node whose graph has ended with it.
+    pub(crate) fn failure(&self) -> Failure {
+        match (self.kind(), self.cause()) {
+            (GraphErrorKind::Drained, _) => Failure::new(FailureKind::Cancelled),
+            (_, Some(cause)) => cause.failure().clone(),
+            _ => Failure::new(FailureKind::Permanent),
+        }
+    }
+
+    /// Returns whether a node has ended since a graph in it was drained.
+    pub(crate) fn is_drained(error: &Error) -> bool {
+        let inner = error.downcast_ref::<Self>();
+        inner.is_some_and(|inner| *inner.kind() == GraphErrorKind::Drained)
+    }
+
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         GraphErrorKind::Invalid { reason: reason.into() }.into()
     }
@@ -149,13 +164,10 @@ impl From<GraphErrorKind> for GraphError {
 
 impl From<Error> for GraphError {
     fn from(error: Error) -> Self {
-        let store = error.downcast_ref::<StoreError>();
-        let kind = if error.is_checkpoint_not_found() {
-            GraphErrorKind::NotFound
-        } else if store.is_some_and(|error| matches!(error.kind(), StoreErrorKind::Encode { .. })) {
-            GraphErrorKind::State
-        } else {
-            GraphErrorKind::Store
+        let kind = match error.downcast_ref().map(StoreError::kind) {
+            _ if error.is_checkpoint_not_found() => GraphErrorKind::NotFound,
+            Some(StoreErrorKind::Encode { .. }) => GraphErrorKind::State,
+            _ => GraphErrorKind::Store,
         };
         Self::from(kind).with_source(error)
     }

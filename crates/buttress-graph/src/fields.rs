@@ -8,13 +8,14 @@ use serde::{
 };
 use serde_json::{Error, Value};
 
-/// The name under which a state is known that is no JSON object; none of a field.
-const WHOLE: &str = "\0state";
+/// The name under which a state is known that is no JSON object.
+const WHOLE: &str = "state";
 
 /// The fields of a state, in its own order.
 #[derive(Debug)]
 pub(crate) struct Fields {
     all: Vec<(Cow<'static, str>, Value)>,
+    is_object: bool,
 }
 
 /// Takes a struct apart, which costs a third of what it costs to make a JSON object of it: neither
@@ -32,9 +33,9 @@ impl Fields {
         Ok(match serde_json::to_value(state)? {
             Value::Object(object) => {
                 let all = object.into_iter().map(|(name, value)| (name.into(), value));
-                Self { all: all.collect() }
+                Self { all: all.collect(), is_object: true }
             }
-            whole => Self { all: vec![(WHOLE.into(), whole)] },
+            whole => Self { all: vec![(WHOLE.into(), whole)], is_object: false },
         })
     }
 
@@ -68,12 +69,23 @@ impl Fields {
         }
     }
 
+    /// Returns whether they are those of an object; anything else is one field.
+    pub(crate) const fn are_of_object(&self) -> bool {
+        self.is_object
+    }
+
+    /// Makes them one field, as a state that is no object is.
+    pub(crate) fn into_whole(self) -> Self {
+        Self { all: vec![(WHOLE.into(), self.into_json())], is_object: false }
+    }
+
     /// Returns them as the JSON of a state.
-    pub(crate) fn into_json(mut self) -> Value {
-        let whole = self.all.iter().position(|(name, _)| name == WHOLE);
-        match whole {
-            Some(whole) => self.all.swap_remove(whole).1,
-            None => self.all.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
+    pub(crate) fn into_json(self) -> Value {
+        let mut all = self.all.into_iter();
+        if self.is_object {
+            all.map(|(name, value)| (name.into_owned(), value)).collect()
+        } else {
+            all.next().map(|(_, whole)| whole).unwrap_or_default()
         }
     }
 }
@@ -118,7 +130,7 @@ impl Serializer for OfStruct {
     type SerializeStructVariant = Impossible<Fields, Error>;
 
     fn serialize_struct(self, _: &'static str, fields: usize) -> Result<Fields, Error> {
-        Ok(Fields { all: Vec::with_capacity(fields) })
+        Ok(Fields { all: Vec::with_capacity(fields), is_object: true })
     }
 
     no_struct! {
@@ -194,6 +206,7 @@ mod tests {
             let same = Fields::of(&json).unwrap();
             assert_eq!(fields.changed(&same).count(), 0, "{fields:?}");
             assert_eq!(fields.into_json(), json);
+            assert_eq!(same.into_whole().into_json(), json);
         }
         agree(&trade(Some(f64::NAN)));
         agree(&trade(None));

@@ -16,7 +16,7 @@ use crate::{
 /// - `store`: none; a run is lost with its process then
 /// - `durability`: [`Durability::Sync`]
 /// - `when_unavailable`: [`WhenUnavailable::FAIL`]
-/// - `lease`: 30 s, under a name of the run's own
+/// - `lease`: 30 s, under a name of the run's own; of a subgraph under that of its call
 /// - `max_recoveries`: 100
 #[must_use = "a graph does nothing until it is compiled"]
 pub struct StateGraph<S: State> {

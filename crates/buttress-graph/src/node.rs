@@ -1,4 +1,5 @@
 use std::{
+    any::Any,
     fmt,
     sync::{
         Arc,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use buttress::{
-    AnyError, Backoff, BoxError, CatchPanicLayer, CircuitBreakerLayer, Classify, Error, ErrorKind,
+    AnyError, Backoff, BoxError, CatchPanicLayer, CircuitBreakerLayer, Classify, Error,
     ExponentialBackoff, Failure, FailureKind, HasState, HasWorkflow, Outcome, RetryLayer,
     TimeoutLayer, WorkflowId,
 };
@@ -21,9 +22,7 @@ use tower::{
 
 use crate::{
     Command, CompiledGraph, Event, GraphError, GraphErrorKind, IntoCommand, State,
-    engine::{Begin, Run},
-    events::Listener,
-    record::TaskId,
+    events::Listener, record::TaskId,
 };
 
 /// What a node is called with.
@@ -41,6 +40,9 @@ pub struct NodeRequest<S> {
     /// The attempt, from 1, in this process.
     pub attempt: u32,
     /// What is the same for every attempt of this call, also after a crash, and for no other call.
+    ///
+    /// A node that asks is called anew with each answer, and the key counts those: what it does
+    /// before it asks would be done again, so that effects belong behind its last question.
     pub idempotency_key: String,
     /// The answers to this call's interrupts, the oldest first.
     pub resume: Vec<Value>,
@@ -131,15 +133,6 @@ impl<S: State> Call<S> {
         self.request(attempt)
     }
 
-    /// Returns the idempotency key: with each answer of a person it is another call.
-    fn key(&self) -> String {
-        let key = self.task.key(self.workflow_id.as_str());
-        match self.resume.len() {
-            0 => key,
-            answers => format!("{key}:{answers}"),
-        }
-    }
-
     pub(crate) fn request(&self, attempt: u32) -> NodeRequest<S> {
         NodeRequest {
             state: S::clone(&self.state),
@@ -147,7 +140,7 @@ impl<S: State> Call<S> {
             node: Arc::clone(&self.task.node),
             step: self.task.step,
             attempt,
-            idempotency_key: self.key(),
+            idempotency_key: self.task.key(self.workflow_id.as_str(), self.resume.len()),
             resume: self.resume.clone(),
         }
     }
@@ -212,10 +205,14 @@ impl<S: State> Node<S> {
 
     /// Creates a node of another graph: `input` makes its first state, `output` an update of its last.
     ///
+    /// It fails as the node in it that has failed. Where that graph is drained, so is the run of this
+    /// one, at the end of its superstep.
+    ///
     /// Where that graph has a store, its run is a workflow of its own, whose id is the call's
-    /// idempotency key, which is also who holds its lease: repeated or resumed, the call goes on with
-    /// it, and runs again what has failed in it. A question of its nodes to people is a failure of
-    /// this one. Where it is drained, this graph is.
+    /// idempotency key: repeated or resumed, the call goes on with it, and what had failed in it is
+    /// run again. An attempt takes over from one that was given up: the name for its lease is the
+    /// key too, unless [`lease`](crate::StateGraph::lease) sets one. A question of its nodes to
+    /// people is a failure of this one.
     pub fn subgraph<T: State>(
         graph: CompiledGraph<T>,
         input: impl Fn(&S) -> T + Clone + Send + Sync + 'static,
@@ -224,17 +221,13 @@ impl<S: State> Node<S> {
         Self::request_fn(move |request: NodeRequest<S>| {
             let (graph, first, output) = (graph.clone(), input(&request.state), output.clone());
             async move {
-                let id = WorkflowId::new(request.idempotency_key)?;
-                let go =
-                    |begin| Run::go_as(&graph, &id, begin, Listener::NOBODY, Some(id.as_str()));
-                let done = match go(Begin::Resume).await {
-                    Err(error) if is_new(error.kind()) => go(Begin::Anew(first)).await,
-                    Err(error) if matches!(error.kind(), GraphErrorKind::NodeFailed { .. }) => {
-                        go(Begin::RetryFailed).await
-                    }
+                let graph = graph.owned_by(&request.idempotency_key);
+                let id = WorkflowId::new(request.idempotency_key).map_err(GraphError::from)?;
+                let done = match graph.retry_failed(&id).await {
+                    Err(error) if is_new(error.kind()) => graph.run(&id, first).await,
                     done => done,
                 };
-                done.map(output).map_err(of_subgraph)
+                done.map(output)
             }
         })
     }
@@ -446,15 +439,6 @@ impl<S: State> fmt::Debug for NodeOptions<S> {
     }
 }
 
-/// Classifies the error of a graph within: that it was drained is not worth another attempt.
-fn of_subgraph(error: GraphError) -> Error {
-    let failure = match error.kind() {
-        GraphErrorKind::Drained => Failure::new(FailureKind::Cancelled).with_retryable(false),
-        _ => return into_error(error),
-    };
-    Error::new(ErrorKind::Service).with_failure(failure).with_source(error)
-}
-
 /// Returns whether there is nothing to go on with.
 const fn is_new(kind: &GraphErrorKind) -> bool {
     matches!(kind, GraphErrorKind::NotFound | GraphErrorKind::NoStore)
@@ -462,8 +446,13 @@ const fn is_new(kind: &GraphErrorKind) -> bool {
 
 /// Classifies an error of a node, and passes on one of buttress.
 fn into_error<E: Into<BoxError> + 'static>(error: E) -> Error {
-    Error::from_service(error, |error| match Classify::<(), E>::classify(&AnyError, Err(error)) {
-        Outcome::Failure(failure) => failure,
-        _ => Failure::new(FailureKind::Cancelled),
+    Error::from_service(error, |error| {
+        if let Some(error) = (error as &dyn Any).downcast_ref::<GraphError>() {
+            return error.failure();
+        }
+        match Classify::<(), E>::classify(&AnyError, Err(error)) {
+            Outcome::Failure(failure) => failure,
+            _ => Failure::new(FailureKind::Cancelled),
+        }
     })
 }

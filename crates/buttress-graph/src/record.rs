@@ -36,7 +36,7 @@ pub(crate) struct Record<S: State> {
     pub(crate) next: Vec<Task<S>>,
     /// How often in a row each node was run again.
     pub(crate) retries: BTreeMap<String, u32>,
-    /// The last nodes, the newest last.
+    /// The last nodes, each once, the newest last.
     pub(crate) last: VecDeque<Arc<str>>,
     /// The failures that routers or handlers have dealt with, the newest last.
     pub(crate) failures: VecDeque<NodeFailure>,
@@ -53,11 +53,7 @@ pub(crate) struct Task<S: State> {
     /// Which of the calls of this node in the superstep it is, from 1.
     pub(crate) count: usize,
     /// The state of its own that it was sent with.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "crate::command::there"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) input: Option<Arc<S>>,
 }
 
@@ -79,10 +75,10 @@ pub(crate) struct NodeFailure {
     pub(crate) error: String,
 }
 
-/// How many of the last failures are kept.
+/// How many of the last failures are kept, and how many nodes a phase names.
 const KEPT: usize = 10;
-/// How many of the last nodes are kept: the cycles of most graphs.
-const KEPT_NODES: usize = 64;
+/// How many of the last nodes are kept: a cycle is named whole unless it is longer.
+const LAST: usize = 100;
 
 // ===== impl Record =====
 
@@ -120,7 +116,11 @@ impl<S: State> Record<S> {
     }
 
     pub(crate) fn has_run(&mut self, node: Arc<str>) {
-        keep(&mut self.last, node, KEPT_NODES);
+        // Mostly it is among the last.
+        if let Some(place) = self.last.iter().rposition(|own| *own == node) {
+            self.last.remove(place);
+        }
+        keep(&mut self.last, node, LAST);
     }
 
     pub(crate) fn has_failed(&mut self, failure: NodeFailure) {
@@ -144,13 +144,16 @@ fn keep<T>(kept: &mut VecDeque<T>, new: T, most: usize) {
 // ===== impl TaskId =====
 
 impl TaskId {
-    /// Returns the idempotency key of its calls.
-    pub(crate) fn key(&self, workflow_id: &str) -> String {
+    /// Returns the idempotency key of its call with so many answers.
+    pub(crate) fn key(&self, workflow_id: &str, answers: usize) -> String {
         // Room for the numbers, in nearly all cases.
         let mut key = String::with_capacity(workflow_id.len() + self.node.len() + 16);
         // `{self}` would be as right, and takes twice as long: each call has a key.
         let Self { run, step, node, count } = self;
         _ = write!(key, "{workflow_id}/{run}:{step}:{node}:{count}");
+        if answers > 0 {
+            _ = write!(key, "#{answers}");
+        }
         key
     }
 }
@@ -167,9 +170,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_the_workflow_and_the_task() {
+    fn a_key_is_the_workflow_the_task_and_its_answers() {
         let id = TaskId { run: 2, step: 13, node: "square".into(), count: 100 };
         assert_eq!(id.to_string(), "2:13:square:100");
-        assert_eq!(id.key("trade/7"), "trade/7/2:13:square:100");
+        assert_eq!(id.key("trade/7", 0), "trade/7/2:13:square:100");
+        assert_eq!(id.key("trade/7", 1), "trade/7/2:13:square:100#1");
     }
 }

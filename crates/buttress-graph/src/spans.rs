@@ -83,6 +83,11 @@ impl Ending {
 
     /// Ends a node that failed.
     pub(crate) fn failed(&mut self, name: &str, error: &Error) {
+        // It goes on with its run.
+        if GraphError::is_drained(error) {
+            self.end("success");
+            return;
+        }
         let text = text(error);
         let message = format!("Node {} failed: {text}", name.escape_debug());
         self.fails(error.failure(), &text, &message);

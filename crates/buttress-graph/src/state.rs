@@ -33,7 +33,8 @@ use crate::{GraphError, error::GraphErrorKind, fields::Fields};
 /// Nodes that run side by side each start from the same state, and their updates are applied in
 /// the order of the nodes. A field (of the state as JSON) that one of them has changed is taken
 /// from it. One that several have changed goes through `apply`; where `apply` only keeps the last
-/// of two different values, that is [`GraphErrorKind::FieldConflict`], which names the field.
+/// of two different values, that is [`GraphErrorKind::FieldConflict`], which names the field. Where
+/// the state is no JSON object, before or behind one of them, it is one field, named `state`.
 pub trait State: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What a node answers.
     type Update: Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
@@ -61,10 +62,15 @@ pub(crate) fn merge<'a, S: State>(
 }
 
 fn merge_branches<S: State>(base: &S, updates: &[(&str, S::Update)]) -> Result<S, GraphError> {
-    let before = fields(base)?;
+    let mut before = fields(base)?;
     let mut merged = fields(&applied(base, updates.iter().map(|(_, update)| update)))?;
     let alone = updates.iter().map(|(_, update)| fields(&applied(base, [update])));
-    let alone: Vec<Fields> = alone.collect::<Result<_, _>>()?;
+    let mut alone: Vec<Fields> = alone.collect::<Result<_, _>>()?;
+    if ![&before, &merged].into_iter().chain(&alone).all(Fields::are_of_object) {
+        before = before.into_whole();
+        merged = merged.into_whole();
+        alone = alone.into_iter().map(Fields::into_whole).collect();
+    }
     for (field, writers) in written(&before, &alone) {
         if let [writer] = writers[..] {
             merged.put(field, alone[writer].get(field));
@@ -100,7 +106,10 @@ fn is_lost<S: State>(
     updates: &[(&str, S::Update)],
     alone: &[Fields],
 ) -> Result<bool, GraphError> {
-    let both = |order: [usize; 2]| fields(&applied(base, order.map(|place| &updates[place].1)));
+    let both = |order: [usize; 2]| {
+        let both = fields(&applied(base, order.map(|place| &updates[place].1)))?;
+        Ok::<_, GraphError>(if alone[one].are_of_object() { both } else { both.into_whole() })
+    };
     let (own, others) = (alone[one].get(field), alone[other].get(field));
     Ok(own != others
         && both([one, other])?.get(field) == others
@@ -115,4 +124,42 @@ fn applied<'a, S: State>(base: &S, updates: impl IntoIterator<Item = &'a S::Upda
 
 fn fields<S: State>(state: &S) -> Result<Fields, GraphError> {
     Fields::of(state).map_err(GraphError::state)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    enum Phase {
+        Idle,
+        Trading { state: u8 },
+    }
+
+    impl State for Phase {
+        type Update = Self;
+
+        fn apply(&mut self, update: Self) {
+            *self = update;
+        }
+    }
+
+    fn join(base: Phase, one: Phase, other: Phase) -> Result<Phase, GraphErrorKind> {
+        let mut state = Arc::new(base);
+        merge(&mut state, [("one", one), ("other", other)])
+            .map(|()| Arc::unwrap_or_clone(state))
+            .map_err(|error| error.kind().clone())
+    }
+
+    #[test]
+    fn what_is_not_always_an_object_is_one_field() {
+        use Phase::{Idle, Trading};
+        assert_eq!(join(Idle, Trading { state: 1 }, Idle), Ok(Trading { state: 1 }));
+        assert_eq!(join(Trading { state: 1 }, Trading { state: 1 }, Idle), Ok(Idle));
+        let nodes = ["one", "other"].map(str::to_owned);
+        let conflict = GraphErrorKind::FieldConflict { field: "state".to_owned(), nodes };
+        assert_eq!(join(Trading { state: 1 }, Trading { state: 2 }, Idle), Err(conflict));
+    }
 }

@@ -96,6 +96,17 @@ struct Answer<S: State> {
     span: Option<spans::Ending>,
 }
 
+// ===== impl Answer =====
+
+impl<S: State> Answer<S> {
+    /// Returns whether there is none yet, since a graph in the node was drained.
+    fn is_drained(&self) -> bool {
+        self.result.as_ref().is_err_and(GraphError::is_drained)
+    }
+}
+
+// ===== impl Run =====
+
 impl<'a, S: State> Run<'a, S> {
     pub(crate) async fn go(
         graph: &CompiledGraph<S>,
@@ -103,24 +114,13 @@ impl<'a, S: State> Run<'a, S> {
         begin: Begin<S>,
         listener: Listener<S>,
     ) -> Result<S, GraphError> {
-        Self::go_as(graph, id, begin, listener, None).await
-    }
-
-    /// The same, with a lease that is this owner's.
-    pub(crate) async fn go_as(
-        graph: &CompiledGraph<S>,
-        id: &WorkflowId,
-        begin: Begin<S>,
-        listener: Listener<S>,
-        owner: Option<&str>,
-    ) -> Result<S, GraphError> {
         let mut span = spans::graph(graph.span_name(), id.as_str());
         let inside = span.span();
         let done = async {
             if graph.is_drained() {
                 return Err(GraphErrorKind::Drained.into());
             }
-            let mut run = Run::begin(graph, id, begin, listener, owner).await?;
+            let mut run = Run::begin(graph, id, begin, listener).await?;
             let done = run.drive().await;
             let last = run.settle().await;
             let done = done.and(last);
@@ -169,16 +169,14 @@ impl<'a, S: State> Run<'a, S> {
         calls.begin(answers);
         self.run_tasks(&tasks, calls).await?;
         let answers: Vec<_> = calls.end().collect();
-        // A graph within that was drained goes on when this one does.
-        let is_drained = |answer: &Answer<S>| answer.result.as_ref().is_err_and(is_drained);
-        if answers.iter().any(is_drained) {
-            return Err(GraphErrorKind::Drained.into());
-        }
         let interrupts = self.open_interrupts(&tasks, &answers)?;
         if !interrupts.is_empty() {
             self.keep_failure(&tasks, answers).await?;
             self.listener.tell(|| Event::Interrupted(interrupts.clone()));
             return Err(GraphErrorKind::Interrupted { interrupts }.into());
+        }
+        if answers.iter().any(Answer::is_drained) {
+            return Err(GraphErrorKind::Drained.into());
         }
         self.finish_step(tasks, answers).await
     }
@@ -205,7 +203,7 @@ impl<'a, S: State> Run<'a, S> {
                     calls.beside(self.write_of_task(write)).await?;
                 }
             }
-            if let Some(answer) = calls.answer(place) {
+            if let Some(answer) = calls.answer(place).filter(|answer| !answer.is_drained()) {
                 let (node, step) = (|| task.node.to_string(), self.record.step + 1);
                 self.listener.tell(|| match &answer.result {
                     Ok(_) => Event::NodeFinished { node: node(), step },
@@ -458,6 +456,7 @@ impl<'a, S: State> Run<'a, S> {
     ) -> Result<(), GraphError> {
         for (task, answer) in tasks.iter().zip(answers) {
             if let Err(error) = answer.result
+                && !GraphError::is_drained(&error)
                 && self.after_failure(task, &error, &mut Led::default())?.is_none()
             {
                 return Err(self.fail(task, error).await);
@@ -490,13 +489,6 @@ impl<'a, S: State> Run<'a, S> {
         GraphError::from(GraphErrorKind::NodeFailed { node: task.node.to_string() })
             .with_source(error)
     }
-}
-
-/// Returns whether a node has not failed, but was a graph that was drained.
-fn is_drained(error: &Error) -> bool {
-    error
-        .downcast_ref::<GraphError>()
-        .is_some_and(|error| matches!(error.kind(), GraphErrorKind::Drained))
 }
 
 impl<S> Default for Led<S> {

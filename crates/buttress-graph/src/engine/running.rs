@@ -14,7 +14,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tracing::{Instrument as _, instrument::Instrumented};
 
 use super::Answer;
-use crate::{Command, CompiledGraph, State, graph::Compiled, node::Call, spans};
+use crate::{Command, CompiledGraph, GraphError, State, graph::Compiled, node::Call, spans};
 
 /// The calls of a superstep.
 pub(super) struct Calls<'a, S: State> {
@@ -150,6 +150,7 @@ impl<S: State> Future for Calling<'_, S> {
             let span = self.span.take().expect("polled after completion");
             if let (Err(error), Some(handler), Some(call)) =
                 (&result, &self.node.on_error, self.spare.take())
+                && !GraphError::is_drained(error)
             {
                 let failure = error.failure().clone();
                 let (handler, of_handler) = (Arc::clone(handler), failure.clone());

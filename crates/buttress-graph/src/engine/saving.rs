@@ -23,7 +23,6 @@ impl<'a, S: State> Run<'a, S> {
         id: &'a WorkflowId,
         begin: Begin<S>,
         listener: Listener<S>,
-        owner: Option<&str>,
     ) -> Result<Self, GraphError> {
         let Some(store) = &graph.settings().store else {
             let Begin::Anew(state) = begin else { return Err(GraphErrorKind::NoStore.into()) };
@@ -41,9 +40,6 @@ impl<'a, S: State> Run<'a, S> {
         let checkpointer = graph.checkpointer()?;
         let key = CheckpointKey::new(id.clone());
         let mut workflow = checkpointer.workflow(id);
-        let random = || format!("{}-{:016x}", graph.name(), fastrand::u64(..));
-        let owner = owner.or(graph.settings().owner.as_deref());
-        let owner = owner.map_or_else(random, str::to_owned);
         let is_there = store.latest(&key).await?.is_some();
         if !is_there && !matches!(begin, Begin::Anew(_)) {
             return Err(GraphErrorKind::NotFound.into());
@@ -53,7 +49,7 @@ impl<'a, S: State> Run<'a, S> {
             Begin::Anew(state) => Ok(Self::first(graph, state)?),
             begin => Err(begin),
         };
-        workflow.acquire(&owner, graph.settings().lease).await?;
+        workflow.acquire(&graph.lease_owner(), graph.settings().lease).await?;
         // Another run may have begun since, and ended.
         let head = match store.latest(&key).await {
             Ok(Some(_)) => workflow.load().await.map(Some),

@@ -410,6 +410,50 @@ async fn a_subgraph_is_a_workflow_of_its_own_that_goes_on() {
     assert_eq!((calls.of("inner first"), calls.of("inner last")), (1, 1));
 }
 
+fn around(inner: &CompiledGraph<Log>, options: NodeOptions<Log>) -> CompiledGraph<Log> {
+    let sub = Node::subgraph(inner.clone(), |_: &Log| Log::default(), |_| visit("sub"));
+    StateGraph::new("outer")
+        .add_node_with("sub", sub, options)
+        .add_edge(START, "sub")
+        .add_edge("sub", END)
+        .compile()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_subgraph_fails_as_its_node() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let fails = Node::request_fn(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Err::<Visit, _>(Failure::new(FailureKind::InvalidRequest)) }
+    });
+    let inner = StateGraph::new("inner")
+        .add_node("fails", fails)
+        .add_edge(START, "fails")
+        .add_edge("fails", END)
+        .store(MemoryStore::new())
+        .compile()
+        .unwrap();
+    let error = run(&around(&inner, NodeOptions::new())).await.unwrap_err();
+    assert_eq!(error.cause().unwrap().failure().kind(), FailureKind::InvalidRequest);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_drained_subgraph_is_no_failure_for_a_handler() {
+    let inner = StateGraph::new("inner")
+        .add_node("node", node("node"))
+        .add_edge(START, "node")
+        .add_edge("node", END)
+        .compile()
+        .unwrap();
+    inner.drain();
+    let handled = NodeOptions::new().on_error(|_, _| async { Ok::<_, Error>(visit("handled")) });
+    let error = run(&around(&inner, handled)).await.unwrap_err();
+    assert_eq!(*error.kind(), GraphErrorKind::Drained);
+}
+
 #[tokio::test]
 async fn a_stream_tells_what_happens_in_its_order() {
     use futures_util::StreamExt as _;
