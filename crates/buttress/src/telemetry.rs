@@ -251,6 +251,20 @@ mod internal {
             value: impl tracing::Value,
             comment: fmt::Arguments<'_>,
         ) {
+            // Without a span there is nothing to score.
+            if !self.is_off() {
+                self.score_slowly(name, &value, comment);
+            }
+        }
+
+        #[cold]
+        #[inline(never)]
+        fn score_slowly(
+            &self,
+            name: &'static str,
+            value: &dyn tracing::Value,
+            comment: fmt::Arguments<'_>,
+        ) {
             self.in_scope(|| {
                 tracing::info!(target: super::SCORE_TARGET, name, value, comment);
             });
