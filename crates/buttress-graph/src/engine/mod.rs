@@ -4,7 +4,7 @@ mod running;
 mod saving;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, atomic::AtomicU32},
@@ -71,9 +71,8 @@ struct Unsaved<S: State> {
 struct Led<S> {
     nodes: Vec<usize>,
     sent: Vec<(usize, Arc<S>)>,
-    /// The nodes that are run again.
-    retried: BTreeSet<Arc<str>>,
-    went_on: Vec<Arc<str>>,
+    /// How often in a row each of them was run again before.
+    retries: BTreeMap<String, u32>,
 }
 
 /// What is saved of a run.
@@ -296,6 +295,11 @@ impl<'a, S: State> Run<'a, S> {
                 Err(GraphError::routing(&nodes.join(", "), "what applies the updates panicked"))
             })?;
         let mut led = Led::default();
+        // Whoever runs and is not run again, is not so in a row.
+        if !self.record.retries.is_empty() {
+            let had = tasks.iter().filter_map(|task| self.record.retries.remove_entry(&*task.node));
+            led.retries.extend(had);
+        }
         let mut unknown = None;
         for (task, answer) in tasks.into_iter().zip(answers) {
             self.record.has_run(Arc::clone(&task.node));
@@ -307,15 +311,12 @@ impl<'a, S: State> Run<'a, S> {
             match answer.result {
                 Ok(command) => {
                     if command.goes_by_edges() {
-                        let ways = match self.ways_on(&task, &mut led)? {
-                            Ok(ways) => ways,
-                            Err(why) => {
-                                let error = Error::new(ErrorKind::Service).with_source(why);
-                                return Err(self.fail(&task, error).await);
-                            }
-                        };
-                        self.took(&task.node, span, self.names(&ways));
-                        led.nodes.extend(ways);
+                        let first = led.nodes.len();
+                        if let Some(why) = self.go_on(&task, &mut led)? {
+                            let error = Error::new(ErrorKind::Service).with_source(why);
+                            return Err(self.fail(&task, error).await);
+                        }
+                        self.took(&task.node, span, self.names(&led.nodes[first..]));
                         continue;
                     }
                     self.took(&task.node, span, command.targets());
@@ -339,12 +340,6 @@ impl<'a, S: State> Run<'a, S> {
                     self.took(&task.node, span, self.names(&ways));
                 }
             }
-            if !led.retried.contains(&task.node) {
-                led.went_on.push(task.node);
-            }
-        }
-        for node in led.went_on.iter().filter(|node| !led.retried.contains(*node)) {
-            self.record.retries.remove(&**node);
         }
         if let Some(name) = unknown {
             let reason = format!("a command goes to {name:?}, which is no node");
@@ -376,26 +371,26 @@ impl<'a, S: State> Run<'a, S> {
         });
     }
 
-    /// Returns where a node that answered leads; else why its router ends the workflow.
-    fn ways_on(
+    /// Adds where a node that answered leads; returns why its router ends the workflow, if it does.
+    fn go_on(
         &mut self,
         task: &Task<S>,
         led: &mut Led<S>,
-    ) -> Result<Result<Vec<usize>, &'static str>, GraphError> {
+    ) -> Result<Option<&'static str>, GraphError> {
         let node = self.node(task)?;
-        let mut ways = node.ways.edges.clone();
+        led.nodes.extend_from_slice(&node.ways.edges);
         for branch in &node.ways.branches {
             for (label, to) in branch.choose(&node.name, &self.record.state, Ok(()))? {
                 match &**label {
-                    Route::FAIL => return Ok(Err("its router says that it has failed")),
+                    Route::FAIL => return Ok(Some("its router says that it has failed")),
                     Route::RETRY if !self.may_retry(task, led) => {
-                        return Ok(Err("its router sends it back too often"));
+                        return Ok(Some("its router sends it back too often"));
                     }
-                    _ => ways.push(*to),
+                    _ => led.nodes.push(*to),
                 }
             }
         }
-        Ok(Ok(ways))
+        Ok(None)
     }
 
     /// Adds where a node that failed leads, and returns that; none where its failure is the
@@ -440,12 +435,10 @@ impl<'a, S: State> Run<'a, S> {
     }
 
     /// Counts that a node is run again, of its calls side by side once; returns whether it may be.
-    fn may_retry(&mut self, task: &Task<S>, led: &mut Led<S>) -> bool {
-        let retries = self.record.retries.entry(task.node.to_string()).or_default();
-        if led.retried.insert(Arc::clone(&task.node)) {
-            *retries += 1;
-        }
-        *retries <= RETRIES
+    fn may_retry(&mut self, task: &Task<S>, led: &Led<S>) -> bool {
+        let before = led.retries.get(&*task.node).copied().unwrap_or_default();
+        self.record.retries.insert(task.node.to_string(), before + 1);
+        before < RETRIES
     }
 
     /// Keeps the failure of a node beside questions, where it ends the workflow.
@@ -454,10 +447,12 @@ impl<'a, S: State> Run<'a, S> {
         tasks: &[Task<S>],
         answers: Vec<Answer<S>>,
     ) -> Result<(), GraphError> {
+        let retries = self.record.retries.clone();
+        let mut led = Led { retries, ..Led::default() };
         for (task, answer) in tasks.iter().zip(answers) {
             if let Err(error) = answer.result
                 && !GraphError::is_drained(&error)
-                && self.after_failure(task, &error, &mut Led::default())?.is_none()
+                && self.after_failure(task, &error, &mut led)?.is_none()
             {
                 return Err(self.fail(task, error).await);
             }
@@ -493,7 +488,7 @@ impl<'a, S: State> Run<'a, S> {
 
 impl<S> Default for Led<S> {
     fn default() -> Self {
-        Self { nodes: Vec::new(), sent: Vec::new(), retried: BTreeSet::new(), went_on: Vec::new() }
+        Self { nodes: Vec::new(), sent: Vec::new(), retries: BTreeMap::new() }
     }
 }
 

@@ -50,13 +50,12 @@ impl<'a, S: State> Run<'a, S> {
             begin => Err(begin),
         };
         workflow.acquire(&graph.lease_owner(), graph.settings().lease).await?;
-        // Another run may have begun since, and ended.
-        let head = match store.latest(&key).await {
-            Ok(Some(_)) => workflow.load().await.map(Some),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error.into()),
+        let head = async {
+            // Another run may have begun since, and ended.
+            let is_there = is_there || store.latest(&key).await?.is_some();
+            if is_there { workflow.load().await.map(Some) } else { Ok(None) }
         };
-        let head = match head {
+        let head = match head.await {
             Ok(head) => head,
             Err(error) => {
                 drop(workflow.release().await);

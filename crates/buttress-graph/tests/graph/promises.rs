@@ -686,3 +686,33 @@ async fn a_subgraph_that_was_drained_goes_on_after_the_restart() {
     let done = graphs(false).resume(&id()).await;
     assert_eq!(done.unwrap().visits, ["first+last"]);
 }
+
+/// "At most twice in a row": what succeeds between two failures ends the row, in each of three rounds.
+#[tokio::test]
+async fn a_row_of_retries_ends_with_a_success() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let moody = Node::request_fn(move |_| {
+        let call = counted.fetch_add(1, Ordering::SeqCst);
+        async move { if call % 3 < 2 { Err(io::Error::other("busy")) } else { Ok(visit("moody")) } }
+    });
+    let route = |log: &Log, result: Result<(), &Failure>| match result {
+        Err(_) => Route::to(Route::RETRY),
+        Ok(()) if log.visits.len() < 6 => "again".into(),
+        Ok(()) => "done".into(),
+    };
+    let graph = StateGraph::new("rounds")
+        .add_node_with("moody", moody, NodeOptions::none())
+        .add_node("between", node("between"))
+        .add_edge(START, "moody")
+        .add_conditional_edges(
+            "moody",
+            route,
+            [("retry", "moody"), ("again", "between"), ("done", END)],
+        )
+        .add_edge("between", "moody")
+        .compile()
+        .unwrap();
+    let log = run(&graph).await.unwrap();
+    assert_eq!((log.visits.len(), calls.load(Ordering::SeqCst)), (7, 12));
+}

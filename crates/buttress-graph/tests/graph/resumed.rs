@@ -557,7 +557,7 @@ async fn saved_beside_the_nodes_a_run_is_one_step_behind_at_most() {
 }
 
 /// `Durability::Exit`: saved before the first node and when the run ends, in whatever way.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_that_is_saved_at_its_exit_goes_on_from_there_and_from_its_start_after_a_crash() {
     let graph = |store: &MemoryStore, calls: &Calls, last: Node<Log>| {
         StateGraph::new("exit")
