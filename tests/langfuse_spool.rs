@@ -276,8 +276,29 @@ fn a_spool_that_cannot_be_written_delays_and_fails_nothing() {
     assert_eq!(server.observations().len() as u64, stats.delivered);
 }
 
-/// A full disk: the file system itself says so.
-#[cfg(target_os = "linux")]
+/// Files that cannot grow, in the middle of a record too: what the system says of a full disk, here by
+/// a limit of the process (`ulimit -f`, and no signal for it).
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_delays_and_fails_nothing_and_what_was_written_before_stays() {
+    let (server, spool) = (LangfuseServer::start_blocking(), TempDir::new().unwrap());
+    let told = format!("{}\n{}\n0\n100", server.base_url(), spool.path().display());
+    let mut command = Command::new("sh");
+    let script = "trap '' XFSZ; ulimit -f 16; exec \"$0\" child --exact --nocapture";
+    command.args(["-c", script]).arg(std::env::current_exe().unwrap()).env(CHILD, told);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && stdout.contains("done"), "{stdout}{stderr}");
+    let said: Vec<_> =
+        stderr.lines().filter(|line| line.contains("spans wait in memory")).collect();
+    assert_eq!(said.len(), 1, "{stderr}");
+    for call in (0..100).filter(|call| fails(*call)) {
+        assert_eq!(server.named(&format!("agent_call-{call}")).len(), 1, "{call}");
+    }
+    assert!(segments(spool.path()).is_empty());
+}
+
 #[test]
 fn what_the_quota_has_no_room_for_is_counted_and_told() {
     let (server, spool) = (LangfuseServer::start_blocking(), TempDir::new().unwrap());

@@ -360,9 +360,11 @@ impl Spool {
         let mut inner = self.inner();
         let mut places: Vec<Vec<Place>> = vec![Vec::new(); inner.journals.len()];
         for span in spans {
-            let Some(position) = span.position else { continue };
-            places[position.journal].push(position.place);
-            if position.journal == 0
+            if let Some(position) = span.position {
+                places[position.journal].push(position.place);
+            }
+            // Also of one that the disk did not take when it ended.
+            if !span.is_taken_over()
                 && !inner.starts.is_empty()
                 && let Some(id) = encode::span_id(&span.bytes)
             {
