@@ -120,8 +120,9 @@ impl Langfuse {
 
     /// Returns a span processor, for a provider of OpenTelemetry that exists already.
     ///
-    /// It sends what [`layer`](Self::layer) sends. The provider's tracing-opentelemetry layer
-    /// must keep targets on, as it does by default.
+    /// It sends what [`layer`](Self::layer) sends, scores too, at the end of each span: a failed span
+    /// is told of when the last handle on it is dropped, not when its layer records the failure. The
+    /// provider's tracing-opentelemetry layer must keep targets on, as it does by default.
     #[must_use]
     pub fn span_processor(&self) -> LangfuseSpanProcessor {
         self.handle.core.share_provider();

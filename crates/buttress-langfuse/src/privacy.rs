@@ -50,7 +50,7 @@ impl Privacy {
     pub(crate) fn metadata(&self, key: &str, value: &mut Sent<'_>) {
         self.mask(value);
         if let Sent::Text(text) = value
-            && (key.contains("error") || key.ends_with("_history"))
+            && (key.ends_with("error") || key.ends_with("_history"))
             && self.hides_secrets
             && let Some(hidden) = without_secrets(text)
         {

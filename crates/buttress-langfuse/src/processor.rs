@@ -27,6 +27,7 @@ use crate::{
     mapping::{Surroundings, map, map_start},
     propagation::{Scope, is_beginning},
     sampling::Decided,
+    score::{Score, Told},
     sink::FlushError,
     spool::Class,
     trace::{Said, TraceContext},
@@ -88,6 +89,9 @@ impl SpanProcessor for LangfuseSpanProcessor {
     fn on_end(&self, span: SpanData) {
         // A provider of the user's may record what its sampler does not want exported.
         let wanted = self.own_provider || span.span_context.is_sampled();
+        if !self.own_provider {
+            self.core.take_scores(&span);
+        }
         self.core.end(&span, wanted);
     }
 
@@ -203,14 +207,31 @@ impl Core {
                 above: ended.above,
                 encoded: Encoded::new(|into| map(span, draft, around, into)),
                 is_dispensable: ours && is_pattern(&span.name) && !ended.went_out,
+                is_unwanted: !span.span_context.is_sampled(),
                 at: clock::nanos(span.end_time),
             },
             is_eventful,
             is_sent: ended.is_sent,
-            is_unwanted: !span.span_context.is_sampled(),
             rest: ended.held,
             starts,
         });
+    }
+
+    /// Hands on the scores that stand in a span as events: with a bridge of the user's nobody has
+    /// taken them before.
+    fn take_scores(&self, span: &SpanData) {
+        for event in &span.events.events {
+            let told = Told::of(&event.attributes);
+            if let Some(value) = told.value {
+                self.score(&Score {
+                    trace: span.span_context.trace_id(),
+                    span: Some(span.span_context.span_id()),
+                    name: &told.name,
+                    value,
+                    comment: told.comment.as_deref(),
+                });
+            }
+        }
     }
 
     /// Encodes the open spans above one that has failed: where it belongs, should this process

@@ -26,8 +26,6 @@ pub(crate) struct Decided {
     pub(crate) is_eventful: bool,
     /// Whether its trace is sent as it comes.
     pub(crate) is_sent: bool,
-    /// Whether a caller in another process has decided that the trace is not wanted.
-    pub(crate) is_unwanted: bool,
     /// What was held back of its trace, if this was the last span of it.
     pub(crate) rest: Option<Vec<Held>>,
     /// The starts of the open spans above it.
@@ -57,8 +55,8 @@ impl Sampling {
 impl Core {
     /// Sends a span, holds it back until its trace is decided, or lets it go.
     pub(crate) fn decide(&self, decided: Decided) {
-        let Decided { trace, held, is_eventful, is_sent, is_unwanted, rest, starts } = decided;
-        let is_wanted = !is_unwanted && self.sampling.takes(trace);
+        let Decided { trace, held, is_eventful, is_sent, rest, starts } = decided;
+        let is_wanted = !held.is_unwanted && self.sampling.takes(trace);
         if is_eventful || is_sent || (is_wanted && !self.sampling.is_compact) {
             let class = if is_eventful { Class::Eventful } else { Class::Uneventful };
             // Of a trace in which something goes wrong, what went before it too.
@@ -95,9 +93,9 @@ impl Core {
         }
     }
 
-    /// Sends spans that were held back.
+    /// Sends spans that were held back, but for those that nobody wants and nothing went wrong with.
     pub(crate) fn send(&self, held: Vec<Held>, class: Class) {
-        for held in held {
+        for held in held.into_iter().filter(|held| class == Class::Eventful || !held.is_unwanted) {
             self.accept(&[], held.encoded, class);
         }
     }
@@ -153,6 +151,7 @@ mod tests {
             above: (above > 0).then(|| SpanId::from(above)),
             encoded: Encoded::new(write),
             is_dispensable,
+            is_unwanted: false,
             at: 0,
         }
     }

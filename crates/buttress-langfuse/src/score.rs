@@ -4,13 +4,14 @@
 
 use std::{fmt, time::SystemTime};
 
+use buttress::telemetry;
 use bytes::Bytes;
-use opentelemetry::{SpanId, TraceId};
+use opentelemetry::{KeyValue, SpanId, TraceId, Value};
 use serde_json::{Value as Json, json};
 
 use tracing::field::{Field, Visit};
 
-use crate::clock;
+use crate::{attribute, clock};
 
 /// The longest text that Langfuse takes as a score.
 const LONGEST_TEXT: usize = 500;
@@ -144,6 +145,27 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Reads an event of OpenTelemetry; it tells nothing where it is no score.
+    pub(crate) fn of(attributes: &[KeyValue]) -> Self {
+        let mut told = Self::default();
+        let is_score = attributes.iter().any(|known| {
+            known.key.as_str() == attribute::TARGET
+                && known.value.as_str() == telemetry::SCORE_TARGET
+        });
+        for KeyValue { key, value, .. } in attributes.iter().filter(|_| is_score) {
+            match (key.as_str(), value) {
+                ("name", value) => told.name = value.as_str().into_owned(),
+                ("comment", value) => told.comment = Some(value.as_str().into_owned()),
+                ("value", Value::Bool(value)) => told.value = Some((*value).into()),
+                ("value", Value::I64(value)) => told.value = Some((*value).into()),
+                ("value", Value::F64(value)) => told.value = Some((*value).into()),
+                ("value", value) => told.value = Some(value.as_str().into_owned().into()),
+                _ => {}
+            }
+        }
+        told
+    }
+
     fn take(&mut self, field: &Field, value: impl Into<ScoreValue>) {
         if field.name() == "value" {
             self.value = Some(value.into());

@@ -4,10 +4,12 @@
 //! observation. So what any span of a trace says about it is kept here, as long as one of its
 //! spans is open, and written on each span that ends afterwards.
 
+mod hashes;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
+    hash::BuildHasherDefault,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -16,6 +18,7 @@ use std::{
 
 use opentelemetry::{KeyValue, SpanId, TraceId};
 
+use self::hashes::{SpanHasher, TraceHashes};
 use crate::{encode::Encoded, propagation::Scope, trace::TraceContext};
 
 const SHARDS: usize = 16;
@@ -28,6 +31,8 @@ const LONG: u64 = 10_000_000_000;
 /// How many spans of one trace are kept before those that ended are forgotten.
 const SPANS_PER_TRACE: usize = 10_000;
 
+/// How many names of spans are kept, for each shard.
+const NAMES: usize = 256;
 /// How many traces that ended leave their memory to new ones, for each shard.
 const SPARE: usize = 8;
 /// How much room for spans a trace may have to leave it to a new one.
@@ -104,6 +109,8 @@ pub(crate) struct Held {
     pub(crate) encoded: Encoded,
     /// Whether it may be left out of a trace in which nothing went wrong.
     pub(crate) is_dispensable: bool,
+    /// Whether a caller in another process has decided that its trace is not wanted.
+    pub(crate) is_unwanted: bool,
     /// When it ended, in nanoseconds since 1970.
     pub(crate) at: u64,
 }
@@ -116,6 +123,8 @@ struct Shard {
     next: u64,
     /// What traces that ended kept their spans in, empty.
     spare: Vec<Spans>,
+    /// Names of spans, which few are: each is kept once.
+    names: HashSet<Arc<str>>,
 }
 
 type Spans = HashMap<SpanId, Note, BuildHasherDefault<SpanHasher>>;
@@ -157,7 +166,14 @@ struct Note {
     /// What a scope that began within the span says of it alone.
     stands_in: Option<Arc<Scope>>,
     /// What is written of it before it ends, until it is.
-    start: Option<Box<Start>>,
+    began: Option<Began>,
+}
+
+/// When and as what a span began.
+struct Began {
+    /// In nanoseconds since 1970.
+    at: u64,
+    name: Arc<str>,
 }
 
 /// What others are told of a span whose context goes out of the process.
@@ -177,7 +193,7 @@ pub(crate) struct Start {
     pub(crate) parent: SpanId,
     /// Whether nothing above it is sent, from this process or by its word from another.
     pub(crate) is_outermost: bool,
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) at: u64,
     pub(crate) scope: Option<Arc<Scope>>,
 }
@@ -347,8 +363,19 @@ impl Traces {
         while let Some(span) = next
             && let Some(note) = trace.spans.get_mut(&span)
         {
-            starts.extend(note.start.take().filter(|_| note.open).map(|start| *start));
             next = note.above;
+            let Some(Began { at, name }) = note.began.take().filter(|_| note.open) else {
+                continue;
+            };
+            let above = note.above.or(note.beyond).or(note.parent);
+            starts.push(Start {
+                span,
+                parent: above.unwrap_or(SpanId::INVALID),
+                is_outermost: note.above.is_none() && !note.is_claimed,
+                name,
+                at,
+                scope: note.scope.clone(),
+            });
         }
         starts.reverse();
         (starts, Some(trace.context.clone()))
@@ -392,15 +419,31 @@ fn nearest_sent(spans: &Spans, span: SpanId) -> Option<SpanId> {
 
 impl Shard {
     fn start(&mut self, started: Started<'_>, capacity: usize) -> Vec<Held> {
+        let at = started.at.filter(|_| started.sent);
+        let began = at.map(|at| Began { at, name: self.name(started.name) });
         if let Some(trace) = self.traces.get_mut(&started.trace) {
-            trace.start(started);
+            trace.start(started, began);
             return Vec::new();
         }
         let id = started.trace;
         let (mut trace, held) = self.admit(id, capacity);
-        trace.start(started);
+        trace.start(started, began);
         self.traces.insert(id, trace);
         held
+    }
+
+    /// Returns a name as it is kept.
+    fn name(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        // Names that are made up one by one are no use to keep.
+        if self.names.len() >= NAMES {
+            self.names.clear();
+        }
+        let name: Arc<str> = name.into();
+        self.names.insert(Arc::clone(&name));
+        name
     }
 
     /// Takes what is held back of the oldest traces, until half of it is gone.
@@ -481,7 +524,7 @@ impl Shard {
 // ===== impl Trace =====
 
 impl Trace {
-    fn start(&mut self, started: Started<'_>) {
+    fn start(&mut self, started: Started<'_>, began: Option<Began>) {
         // A process may call itself.
         let parent_note = self.spans.get(&started.parent);
         let is_remote = started.parent_is_remote && parent_note.is_none();
@@ -505,12 +548,6 @@ impl Trace {
         if self.spans.len() >= SPANS_PER_TRACE.max(2 * self.open) {
             self.spans.retain(|_, note| note.open);
         }
-        let start = started.at.filter(|_| started.sent).map(|at| {
-            let parent = above.or(beyond).unwrap_or(started.parent);
-            let is_outermost = above.is_none() && !is_claimed;
-            let (span, name) = (started.span, started.name.to_owned());
-            Box::new(Start { span, parent, is_outermost, name, at, scope: scope.clone() })
-        });
         let note = Note {
             open: true,
             sent: started.sent,
@@ -524,7 +561,7 @@ impl Trace {
             updates: Vec::new(),
             scope,
             stands_in: None,
-            start,
+            began,
         };
         let replaced = self.spans.insert(started.span, note);
         if replaced.is_none_or(|note| !note.open) {
@@ -564,7 +601,7 @@ impl Trace {
         };
         // The note stays as long as the trace, for children that start after their parent's end.
         note.open = false;
-        note.start = None;
+        note.began = None;
         self.open -= 1;
         let passed_over = !note.sent && note.passed_over;
         let late = name.filter(|_| !note.sent && !passed_over);
@@ -599,69 +636,6 @@ impl Trace {
     }
 }
 
-// ===== how ids are hashed =====
-
-/// Hashes the ids of traces, which whoever calls this process may choose: so with a secret.
-#[derive(Clone)]
-struct TraceHashes([u64; 2]);
-
-impl Default for TraceHashes {
-    fn default() -> Self {
-        let secret = RandomState::new();
-        Self([secret.hash_one(0), secret.hash_one(1)])
-    }
-}
-
-impl BuildHasher for TraceHashes {
-    type Hasher = TraceHasher;
-
-    fn build_hasher(&self) -> TraceHasher {
-        TraceHasher { secret: self.0, hash: 0 }
-    }
-}
-
-struct TraceHasher {
-    secret: [u64; 2],
-    hash: u64,
-}
-
-impl Hasher for TraceHasher {
-    fn finish(&self) -> u64 {
-        self.hash
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u128((*byte).into()));
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
-    fn write_u128(&mut self, id: u128) {
-        let [low, high] = [id as u64, (id >> 64) as u64];
-        let [first, second] = self.secret;
-        let product = u128::from(low ^ first) * u128::from(high ^ second ^ self.hash);
-        self.hash = product as u64 ^ (product >> 64) as u64;
-    }
-}
-
-/// Hashes the ids of spans, which this process draws at random: nobody can choose them alike.
-#[derive(Default)]
-struct SpanHasher(u64);
-
-impl Hasher for SpanHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        // A provider of the user's may count its spans: the product spreads their bits.
-        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-}
-
 impl fmt::Debug for Traces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shards = self.shards.iter();
@@ -673,120 +647,4 @@ impl fmt::Debug for Traces {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn started(trace: u128, span: u64, parent: u64) -> Started<'static> {
-        Started {
-            trace: TraceId::from(trace),
-            span: SpanId::from(span),
-            parent: SpanId::from(parent),
-            parent_is_remote: false,
-            sent: true,
-            name: "span 1",
-            is_agent: false,
-            at: None,
-            says: None,
-            scope: None,
-            is_unwanted: false,
-        }
-    }
-
-    fn name(ended: &Ended) -> Option<&str> {
-        ended.trace.as_ref()?.name.as_deref()
-    }
-
-    #[test]
-    fn a_trace_is_forgotten_with_its_last_span() {
-        let traces = Traces::new();
-        drop(traces.start(started(1, 1, 0)));
-        drop(traces.start(started(1, 2, 1)));
-        let child = traces.end(TraceId::from(1), SpanId::from(2), None);
-        assert_eq!((name(&child), child.above), (Some("span 1"), Some(SpanId::from(1))));
-        assert_eq!(name(&traces.end(TraceId::from(1), SpanId::from(1), None)), Some("span 1"));
-        assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().traces.is_empty()));
-        assert!(!traces.end(TraceId::from(1), SpanId::from(1), None).known);
-    }
-
-    #[test]
-    fn a_child_that_starts_after_its_parent_ended_still_hangs_below_it() {
-        let traces = Traces::new();
-        drop(traces.start(started(1, 1, 0)));
-        drop(traces.start(started(1, 2, 1)));
-        traces.end(TraceId::from(1), SpanId::from(1), None);
-        drop(traces.start(started(1, 3, 1)));
-        assert_eq!(
-            traces.end(TraceId::from(1), SpanId::from(3), None).above,
-            Some(SpanId::from(1))
-        );
-    }
-
-    #[test]
-    fn the_oldest_traces_are_forgotten_when_there_are_too_many() {
-        let traces = Traces::with_capacity(SHARDS * 2);
-        // All ids end in the same byte, so that they share a shard.
-        for trace in 1..=3_u128 {
-            drop(traces.start(started(trace << 8, 1, 0)));
-        }
-        let known =
-            |trace: u128| traces.end(TraceId::from(trace << 8), SpanId::from(1), None).known;
-        assert_eq!([known(1), known(2), known(3)], [false, true, true]);
-    }
-
-    #[test]
-    fn of_a_key_said_twice_only_the_last_value_is_kept() {
-        let traces = Traces::new();
-        drop(traces.start(started(1, 1, 0)));
-        for attempt in 0..1_000 {
-            let attribute = KeyValue::new("attempt", attempt);
-            traces.update(TraceId::from(1), SpanId::from(1), attribute);
-        }
-        let ended = traces.end(TraceId::from(1), SpanId::from(1), None);
-        assert_eq!(ended.updates, [KeyValue::new("attempt", 999)]);
-    }
-
-    fn held(at: u64) -> Held {
-        let encoded = Encoded::new(|_| ());
-        Held { span: SpanId::from(9), above: None, encoded, is_dispensable: false, at }
-    }
-
-    #[test]
-    fn a_trace_that_takes_long_is_sent_unless_its_caller_does_not_want_it() {
-        let traces = Traces::new();
-        drop(traces.start(started(1, 1, 0)));
-        drop(traces.start(Started { is_unwanted: true, ..started(2, 1, 0) }));
-        for (trace, sent) in [(1, 2), (2, 0)] {
-            let trace = TraceId::from(trace);
-            assert!(traces.hold(trace, held(1), sent > 0).is_empty());
-            assert_eq!(traces.hold(trace, held(LONG + 2), sent > 0).len(), sent);
-            assert_eq!(traces.is_unwanted(trace), sent == 0);
-        }
-    }
-
-    #[test]
-    fn the_starts_of_open_spans_know_their_caller_and_what_stands_around_them() {
-        let traces = Traces::new();
-        let scope = Some(Arc::new(Scope::default()));
-        let outermost = Started { sent: false, parent_is_remote: true, scope, ..started(1, 1, 7) };
-        drop(traces.start(outermost));
-        drop(traces.start(Started { at: Some(1), ..started(1, 2, 1) }));
-        let (starts, _) = traces.starts_above(TraceId::from(1), Some(SpanId::from(2)));
-        assert_eq!(starts.len(), 1);
-        assert_eq!((starts[0].parent, starts[0].is_outermost), (SpanId::from(7), true));
-        assert!(starts[0].scope.is_some());
-        let out = traces.goes_out(TraceId::from(1), SpanId::from(1)).unwrap();
-        assert_eq!((out.parent, out.is_sent), (SpanId::from(7), false));
-        let ended = traces.end(TraceId::from(1), SpanId::from(2), Some("span 2"));
-        assert_eq!((ended.parent, ended.went_out), (Some(SpanId::from(7)), false));
-    }
-
-    #[test]
-    fn the_list_of_ages_does_not_grow_with_traces_that_ended() {
-        let traces = Traces::new();
-        for trace in 1..=10_000_u128 {
-            drop(traces.start(started(trace << 8, 1, 0)));
-            traces.end(TraceId::from(trace << 8), SpanId::from(1), None);
-        }
-        assert!(traces.shards.iter().all(|shard| shard.lock().unwrap().ages.len() <= 66));
-    }
-}
+mod tests;

@@ -261,12 +261,12 @@ impl Sender {
         }
     }
 
-    /// Returns how many of some scores a request takes; none where scores cannot go.
-    fn fitting(&self, scores: &[Bytes]) -> usize {
+    /// Returns how many of some scores a request takes, from their end.
+    fn fitting(&self, scores: &[Waiting]) -> usize {
         match self {
             Self::Langfuse { endpoint, .. } => endpoint.scores.fitting(scores),
             #[cfg(feature = "collector")]
-            Self::Collector(_) => 0,
+            Self::Collector(_) => scores.len(),
             #[cfg(test)]
             Self::Scripted(_) => scores.len(),
         }

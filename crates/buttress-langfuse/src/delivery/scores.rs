@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use serde_json::{Value as Json, json};
 
 use super::{Answer, post::Post};
+use crate::spool::Waiting;
 
 /// How many bytes of scores a request holds: below the 1 MiB that the server reads.
 const REQUEST_BYTES: usize = 900_000;
@@ -40,18 +41,18 @@ impl Scores {
         Self { scores, ingestion, headers, way: AtomicU8::new(Way::List as u8) }
     }
 
-    /// Returns how many of some scores a request takes.
-    pub(super) fn fitting(&self, scores: &[Bytes]) -> usize {
+    /// Returns how many of some scores a request takes, from their end.
+    pub(super) fn fitting(&self, scores: &[Waiting]) -> usize {
         if self.way() == Way::Single {
             return 1;
         }
         let mut bytes = 0;
-        let fits = |score: &&Bytes| {
+        let fits = |score: &&Waiting| {
             // Ingestion writes about so much around each.
-            bytes += score.len() + 128;
+            bytes += score.bytes.len() + 128;
             bytes <= REQUEST_BYTES
         };
-        scores.iter().take_while(fits).count().max(1)
+        scores.iter().rev().take_while(fits).count().max(1)
     }
 
     /// Sends some scores; `Refused` with one of them says that this one will never be taken.

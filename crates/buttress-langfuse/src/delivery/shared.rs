@@ -101,10 +101,14 @@ impl Shared {
     pub(super) fn accept(&self, starts: &[Encoded], waiting: Waiting, class: Class) -> Accepted {
         let Some(spool) = &self.spool else { return self.keep(waiting) };
         let kind = waiting.kind;
+        let waiting = match spool.wants(&waiting.bytes, class) {
+            true => waiting,
+            false => match self.try_to_keep(waiting) {
+                Ok(accepted) => return accepted,
+                Err(waiting) => waiting,
+            },
+        };
         let has_room = self.has_room(&self.state(), waiting.bytes.len());
-        if has_room && !spool.wants(&waiting.bytes, class) {
-            return self.keep(waiting);
-        }
         let written = spool.append(starts, waiting, class, has_room);
         let accepted = match written {
             Written::Kept(waiting) | Written::Failed(waiting) => self.keep(waiting),
@@ -138,27 +142,35 @@ impl Shared {
         !is_full && !state.closing && state.end.is_none()
     }
 
-    /// Keeps something in memory.
-    fn keep(&self, span: Waiting) -> Accepted {
+    /// Keeps something in memory, or gives it up.
+    fn keep(&self, one: Waiting) -> Accepted {
+        self.try_to_keep(one).unwrap_or_else(|one| {
+            let mut state = self.state();
+            state.counts(one.kind).dropped += 1;
+            Accepted { is_first_drop: state.said.insert("dropped"), wakes: false }
+        })
+    }
+
+    /// Keeps something in memory, where it has room; for what is on disk too it always has.
+    fn try_to_keep(&self, span: Waiting) -> Result<Accepted, Waiting> {
         let mut state = self.state();
         let is_stored = span.position.is_some();
         if !is_stored && !self.has_room(&state, span.bytes.len()) {
-            state.counts(span.kind).dropped += 1;
-            return Accepted { is_first_drop: state.said.insert("dropped"), wakes: false };
+            return Err(span);
         }
         let counts = state.counts(span.kind);
         counts.accepted += 1;
         counts.pending += 1;
         if state.end.is_some() {
             // The next process finds it.
-            return Accepted::default();
+            return Ok(Accepted::default());
         }
         let was_due = self.is_due(&state);
         state.queued_bytes += span.bytes.len();
         state.queue.push_back(span);
         // The first span starts the interval, and what is due ends it.
         let wakes = state.queue.len() == 1 || (!was_due && self.is_due(&state));
-        Accepted { is_first_drop: false, wakes }
+        Ok(Accepted { is_first_drop: false, wakes })
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -398,15 +410,14 @@ impl Shared {
             if batch.is_empty() {
                 continue;
             }
-            let bytes: Vec<Bytes> = batch.iter().map(|one| one.bytes.clone()).collect();
             if batch[0].is_score() {
-                let rest = batch.split_off(sender.fitting(&bytes));
-                self.state().put_off(batch.len(), rest.len());
-                batches.push(rest);
+                // The last ones first, so that the others need not be moved.
+                let part = batch.split_off(batch.len() - sender.fitting(&batch));
+                batches.push(std::mem::replace(&mut batch, part));
             }
-            let bytes = &bytes[..batch.len()];
+            let bytes: Vec<Bytes> = batch.iter().map(|one| one.bytes.clone()).collect();
             self.state().is_divisible = batch.len() > 1;
-            match self.send(sender, batch[0].kind, bytes).await {
+            match self.send(sender, batch[0].kind, &bytes).await {
                 Answer::Taken { refused } => {
                     let refused = refused.min(batch.len());
                     self.settle(&batch, refused);

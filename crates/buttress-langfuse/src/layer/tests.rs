@@ -7,7 +7,10 @@ use tracing_subscriber::{
     registry,
 };
 
-use crate::{notice::captured, testing::langfuse};
+use crate::{
+    notice::captured,
+    testing::{langfuse, metadata},
+};
 
 fn foreign<S>() -> impl tracing_subscriber::Layer<S> + use<S>
 where
@@ -126,4 +129,29 @@ fn a_filter_that_lets_buttress_through_is_no_news() {
     with_default(registry().with(langfuse.layer()).with(filter), spans);
     assert_eq!(captured::take(), [""; 0]);
     assert_eq!(sink.spans().len(), 1);
+}
+
+/// Who holds a span does not hold back that its call has failed.
+#[test]
+fn a_failure_is_told_when_it_is_recorded_and_once() {
+    for (outcome, told) in [("failure", 1), ("rejected", 1), ("panicked", 1), ("success", 0)] {
+        let (langfuse, sink) = langfuse();
+        with_default(registry().with(langfuse.layer()), || {
+            let span = info_span!(
+                target: "buttress",
+                "retry_execution",
+                outcome = tracing::field::Empty,
+                attempts_needed = tracing::field::Empty,
+            );
+            let held = span.clone();
+            span.in_scope(|| ());
+            span.record("attempts_needed", 2_i64);
+            span.record("outcome", outcome);
+            drop(span);
+            assert_eq!(sink.spans().len(), told, "{outcome}");
+            drop(held);
+            let span = sink.span("retry_execution");
+            assert_eq!(metadata(&span, "attempts_needed"), 2, "{outcome}");
+        });
+    }
 }
