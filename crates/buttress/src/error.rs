@@ -38,8 +38,10 @@ pub enum ErrorKind {
     /// The call did not finish in time and was dropped.
     #[non_exhaustive]
     Timeout {
-        /// The limit that ran out.
+        /// How long the limit is that ran out.
         after: Duration,
+        /// Which limit.
+        limit: TimeLimit,
     },
     /// A circuit breaker rejected the call; the agent was not asked.
     #[non_exhaustive]
@@ -65,7 +67,7 @@ pub enum ErrorKind {
     },
     /// The agent panicked and [`CatchPanicLayer`](crate::CatchPanicLayer) caught it.
     Panicked,
-    /// A stream ended before its end.
+    /// A stream broke off after part of it was handed on; the source is what cut it.
     #[non_exhaustive]
     Interrupted {
         /// How many items had been handed on.
@@ -99,6 +101,20 @@ pub enum ErrorKind {
     Service,
 }
 
+/// Which time a call did not keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeLimit {
+    /// The time of a whole call, until its answer.
+    Call,
+    /// The time of a stream until its first item.
+    FirstItem,
+    /// The time of a stream between two items.
+    Idle,
+    /// The time of a stream until its end.
+    Total,
+}
+
 /// Why a circuit rejects calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -120,6 +136,27 @@ pub struct AgentFailure {
     pub failure: Failure,
     /// Its error; none where an answer was classified as a failure.
     pub error: Option<BoxError>,
+}
+
+// ===== impl TimeLimit =====
+
+impl TimeLimit {
+    /// Returns the limit in snake case.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::FirstItem => "first_item",
+            Self::Idle => "idle",
+            Self::Total => "total",
+        }
+    }
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 // ===== impl OpenReason =====
@@ -174,10 +211,10 @@ impl fmt::Display for AgentFailure {
 // ===== impl ErrorKind =====
 
 impl ErrorKind {
-    /// Builds [`Timeout`](Self::Timeout).
+    /// Builds [`Timeout`](Self::Timeout) of a whole call.
     #[must_use]
     pub const fn timeout(after: Duration) -> Self {
-        Self::Timeout { after }
+        Self::Timeout { after, limit: TimeLimit::Call }
     }
 
     /// Returns the failure that the kind means by itself.
@@ -222,7 +259,12 @@ impl ErrorKind {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout { after } => write!(f, "timed out after {after:?}"),
+            Self::Timeout { after, limit } => match limit {
+                TimeLimit::Call => write!(f, "timed out after {after:?}"),
+                TimeLimit::FirstItem => write!(f, "no first item after {after:?}"),
+                TimeLimit::Idle => write!(f, "no further item for {after:?}"),
+                TimeLimit::Total => write!(f, "the stream took longer than {after:?}"),
+            },
             Self::CircuitOpen { key, reason, retry_after } => {
                 match reason {
                     OpenReason::Open => write!(f, "circuit {key:?} is open")?,
@@ -360,6 +402,26 @@ impl Error {
     pub fn with_failure(mut self, failure: Failure) -> Self {
         self.0.failure = failure;
         self
+    }
+
+    /// Makes what cut a stream the error of that stream: an interruption once `items` were handed
+    /// on, which is never retried.
+    #[cfg(feature = "stream")]
+    #[must_use]
+    pub(crate) fn interrupting(self, items: u64) -> Self {
+        // One from below knows how much it had handed on.
+        if items == 0 || matches!(self.0.kind, ErrorKind::Interrupted { .. }) {
+            return self;
+        }
+        let agent = self.0.agent.clone();
+        let failure = self.0.failure.clone().with_after_output(true);
+        // The agent's own error is the cause itself.
+        let cause = match *self.0 {
+            Inner { kind: ErrorKind::Service, source: Some(source), .. } => source,
+            inner => Box::new(Self(Box::new(inner))),
+        };
+        let kind = ErrorKind::Interrupted { items };
+        Self(Box::new(Inner { kind, agent, failure, source: Some(cause) }))
     }
 
     /// Returns what went wrong.

@@ -13,6 +13,7 @@
 //! | `fallback` | [`FallbackLayer`], [`FallbackService`] | | yes |
 //! | `agent` | [`AgentLayer`], [`FaultTolerantAgent`] | | yes |
 //! | `chaos` | [`ChaosLayer`] | | |
+//! | `stream` | [`stream`]: [`FirstItemLayer`], [`StreamTimeoutLayer`]; with `http` `FirstFrameLayer`, `BodyTimeoutLayer` | futures-core | |
 //! | `swarm` | [`Swarm`] | futures-util, which tower brings | |
 //! | `checkpoint` | [`checkpoint`] | serde, serde_json | |
 //! | `config` | settings from files and variables | serde, humantime | |
@@ -61,6 +62,8 @@ pub mod chaos;
 pub mod fallback;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "stream")]
+pub mod stream;
 #[cfg(feature = "swarm")]
 pub mod swarm;
 #[cfg(feature = "test-util")]
@@ -96,6 +99,10 @@ pub use self::retry::{
     Backoff, ExponentialBackoff, Jitter, OverCap, Retry, RetryBudget, RetryLayer, RetryReport, Stop,
 };
 pub use self::service_builder_ext::ServiceBuilderExt;
+#[cfg(all(feature = "stream", feature = "http"))]
+pub use self::stream::{BodyTimeoutLayer, FirstFrameLayer};
+#[cfg(feature = "stream")]
+pub use self::stream::{FirstItemLayer, StreamTimeoutLayer};
 #[cfg(feature = "swarm")]
 pub use self::swarm::{DegradationLevel, Finding, Swarm, SwarmBuilder, SwarmFailure, SwarmReport};
 #[cfg(all(feature = "timeout", feature = "config"))]
@@ -109,7 +116,7 @@ pub use self::{
     catch_panic::{CatchPanic, CatchPanicLayer},
     classify::{AnyError, BySource, Classify},
     config::ConfigError,
-    error::{AgentFailure, BoxError, Error, ErrorKind, OpenReason},
+    error::{AgentFailure, BoxError, Error, ErrorKind, OpenReason, TimeLimit},
     outcome::{Failure, FailureKind, Outcome},
 };
 #[cfg(feature = "http")]

@@ -151,8 +151,8 @@ mod sealed {
     pub trait Breaker {}
 
     #[cfg(feature = "circuit-breaker")]
-    impl<C> Breaker for crate::CircuitBreakerLayer<C> {}
+    impl<C, M> Breaker for crate::CircuitBreakerLayer<C, M> {}
 
     #[cfg(feature = "circuit-breaker")]
-    impl<F, K, C> Breaker for crate::KeyedCircuitBreakerLayer<F, K, C> {}
+    impl<F, K, C, M> Breaker for crate::KeyedCircuitBreakerLayer<F, K, C, M> {}
 }

@@ -96,6 +96,12 @@ impl<V> Deref for Handle<V> {
     }
 }
 
+impl<V: fmt::Debug> fmt::Debug for Handle<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.0.fmt(f)
+    }
+}
+
 /// Returns the place of this thread: threads are spread evenly as they come.
 #[inline]
 fn shard_of_this_thread() -> usize {

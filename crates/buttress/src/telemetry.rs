@@ -31,6 +31,8 @@ pub mod span {
     pub const RETRY_ATTEMPT: &str = "retry_attempt";
     /// One call under a time limit.
     pub const TIMEOUT: &str = "timeout_protected_call";
+    /// One answer that is a stream, until its end.
+    pub const STREAM: &str = "streamed_call";
     /// One call through a chain of agents.
     pub const FALLBACK: &str = "fallback_chain";
     /// One agent of a chain.

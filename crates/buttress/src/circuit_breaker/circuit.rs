@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::{
-    CircuitBreaker, CircuitBreakerConfig,
+    AtAnswer, CircuitBreaker, CircuitBreakerConfig, Guard,
     machine::{Changes, Machine, Permit, Rejection, State, Transition, TransitionReason, Verdict},
     settings::Settings,
 };
@@ -373,7 +373,8 @@ impl Circuit {
     {
         let function = Mutex::new(Some(function));
         let once = Once::new(&function);
-        CircuitBreaker::new(once, self.clone(), AnyError, Labels::default()).oneshot(()).await
+        let guard = Guard { circuit: self.clone(), labels: Labels::default() };
+        CircuitBreaker::new(once, guard, AnyError, AtAnswer).oneshot(()).await
     }
 
     /// Gives leave to make a call while the circuit is closed: one atomic load.

@@ -14,7 +14,10 @@ use super::{
     Circuit, Guard, Readiness, Transition,
     circuit::announce_all,
     machine::{Permit, Rejection, Verdict},
+    settle::{AtAnswer, Settle},
 };
+#[cfg(feature = "stream")]
+use crate::stream::Watcher;
 use crate::{
     BoxError, Classify, Error, ErrorKind, Failure, FailureKind, Outcome,
     sharded::Handle,
@@ -26,29 +29,29 @@ use crate::{
 
 pin_project! {
     /// The answer of a [`CircuitBreaker`](super::CircuitBreaker).
-    pub struct ResponseFuture<S, Req, C>
+    pub struct ResponseFuture<S, Req, C, M = AtAnswer>
     where
         S: Service<Req>,
     {
         #[pin]
-        guarded: Guarded<S, Req, C, Handle<Guard>>,
+        guarded: Guarded<S, Req, C, M, Handle<Guard>>,
     }
 }
 
 pin_project! {
     /// The answer of a [`KeyedCircuitBreaker`](super::KeyedCircuitBreaker).
-    pub struct KeyedResponseFuture<S, Req, C>
+    pub struct KeyedResponseFuture<S, Req, C, M = AtAnswer>
     where
         S: Service<Req>,
     {
         #[pin]
-        guarded: Guarded<S, Req, C, Keyed>,
+        guarded: Guarded<S, Req, C, M, Keyed>,
     }
 }
 
 pin_project! {
     /// A call through a circuit that it gets at by `A`.
-    pub(super) struct Guarded<S, Req, C, A>
+    pub(super) struct Guarded<S, Req, C, M, A>
     where
         S: Service<Req>,
         A: Access,
@@ -57,6 +60,7 @@ pin_project! {
         state: State<S, Req, S::Future>,
         watch: Watch<A>,
         classify: C,
+        settles: M,
     }
 }
 
@@ -74,33 +78,55 @@ pin_project! {
 }
 
 /// A call that is about to be made; what the breaker and the keyed breaker share.
-pub(super) struct Call<'a, S, C, A> {
+pub(super) struct Call<'a, S, C, M, A> {
     pub(super) inner: &'a mut S,
     pub(super) readiness: &'a mut Readiness,
     pub(super) access: A,
     pub(super) classify: C,
+    pub(super) settles: M,
 }
 
 /// How a call gets at its circuit.
-pub(super) trait Access {
+pub trait Access {
+    #[doc(hidden)]
     fn at(&self) -> At<'_>;
+
+    /// Keeps the circuit for an answer that goes on after the call.
+    #[doc(hidden)]
+    #[cfg(feature = "stream")]
+    fn hold(&self) -> Held;
+}
+
+/// The circuit of a call whose answer goes on.
+#[cfg(feature = "stream")]
+#[derive(Debug)]
+pub struct Held(Whose);
+
+/// Whose circuit it is.
+#[cfg(feature = "stream")]
+#[derive(Debug)]
+enum Whose {
+    Breaker(Handle<Guard>),
+    Key(Keyed),
 }
 
 /// The circuit of a call, and what its spans are labelled with.
-#[derive(Clone, Copy)]
-pub(super) struct At<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct At<'a> {
     circuit: &'a Circuit,
     labels: &'a Labels,
 }
 
 /// The circuit of the request's key.
+#[derive(Debug, Clone)]
 pub(super) struct Keyed {
     pub(super) circuit: Circuit,
     pub(super) labels: Handle<Labels>,
 }
 
 /// What a call owes the circuit: its result.
-struct Watch<A: Access> {
+#[derive(Debug)]
+pub struct Watch<A: Access> {
     access: A,
     /// Taken when the result is reported; a permit that is left when the call is dropped means
     /// that its caller cancelled it.
@@ -128,17 +154,17 @@ enum Decision<S> {
 
 // ===== impl Call =====
 
-impl<S, C, A: Access> Call<'_, S, C, A> {
+impl<S, C, M, A: Access> Call<'_, S, C, M, A> {
     /// Starts the call.
     ///
     /// What a call through a closed circuit consists of is never referred to before it stands in
     /// the future, so that the compiler can put it there at once.
     #[inline(always)]
-    pub(super) fn start<Req>(self, request: Req) -> Guarded<S, Req, C, A>
+    pub(super) fn start<Req>(self, request: Req) -> Guarded<S, Req, C, M, A>
     where
         S: Service<Req> + Clone,
     {
-        let Self { inner, readiness, access, classify } = self;
+        let Self { inner, readiness, access, classify, settles } = self;
         let at = access.at();
         let mut telemetry = at.open_span();
         let mut permit = at.circuit.admit_closed();
@@ -162,7 +188,7 @@ impl<S, C, A: Access> Call<'_, S, C, A> {
             Decision::Reject(error) => State::Rejected { error: Some(error) },
         };
         let watch = Watch { access, permit, telemetry };
-        Guarded { state, watch, classify }
+        Guarded { state, watch, classify, settles }
     }
 }
 
@@ -211,12 +237,39 @@ impl Access for Handle<Guard> {
     fn at(&self) -> At<'_> {
         At { circuit: &self.circuit, labels: &self.labels }
     }
+
+    #[cfg(feature = "stream")]
+    fn hold(&self) -> Held {
+        Held(Whose::Breaker(self.clone()))
+    }
 }
 
 impl Access for Keyed {
     #[inline(always)]
     fn at(&self) -> At<'_> {
         At { circuit: &self.circuit, labels: &self.labels }
+    }
+
+    #[cfg(feature = "stream")]
+    fn hold(&self) -> Held {
+        Held(Whose::Key(self.clone()))
+    }
+}
+
+#[cfg(feature = "stream")]
+impl Access for Held {
+    fn at(&self) -> At<'_> {
+        match &self.0 {
+            Whose::Breaker(guard) => guard.at(),
+            Whose::Key(keyed) => keyed.at(),
+        }
+    }
+
+    fn hold(&self) -> Self {
+        match &self.0 {
+            Whose::Breaker(guard) => guard.hold(),
+            Whose::Key(keyed) => keyed.hold(),
+        }
     }
 }
 
@@ -233,23 +286,22 @@ fn give_back<S: Clone>(inner: &mut S, readiness: &mut Readiness) {
 
 // ===== impl ResponseFuture =====
 
-impl<S, Req, C> ResponseFuture<S, Req, C>
+impl<S, Req, C, M> ResponseFuture<S, Req, C, M>
 where
     S: Service<Req>,
 {
     #[inline(always)]
-    pub(super) const fn new(guarded: Guarded<S, Req, C, Handle<Guard>>) -> Self {
+    pub(super) const fn new(guarded: Guarded<S, Req, C, M, Handle<Guard>>) -> Self {
         Self { guarded }
     }
 }
 
-impl<S, Req, C> Future for ResponseFuture<S, Req, C>
+impl<S, Req, C, M> Future for ResponseFuture<S, Req, C, M>
 where
     S: Service<Req>,
-    S::Error: Into<BoxError> + 'static,
-    C: Classify<S::Response, S::Error>,
+    M: Settle<S::Response, S::Error, C>,
 {
-    type Output = Result<S::Response, Error>;
+    type Output = Result<M::Response, Error>;
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -257,7 +309,7 @@ where
     }
 }
 
-impl<S, Req, C> fmt::Debug for ResponseFuture<S, Req, C>
+impl<S, Req, C, M> fmt::Debug for ResponseFuture<S, Req, C, M>
 where
     S: Service<Req>,
 {
@@ -268,23 +320,22 @@ where
 
 // ===== impl KeyedResponseFuture =====
 
-impl<S, Req, C> KeyedResponseFuture<S, Req, C>
+impl<S, Req, C, M> KeyedResponseFuture<S, Req, C, M>
 where
     S: Service<Req>,
 {
     #[inline(always)]
-    pub(super) const fn new(guarded: Guarded<S, Req, C, Keyed>) -> Self {
+    pub(super) const fn new(guarded: Guarded<S, Req, C, M, Keyed>) -> Self {
         Self { guarded }
     }
 }
 
-impl<S, Req, C> Future for KeyedResponseFuture<S, Req, C>
+impl<S, Req, C, M> Future for KeyedResponseFuture<S, Req, C, M>
 where
     S: Service<Req>,
-    S::Error: Into<BoxError> + 'static,
-    C: Classify<S::Response, S::Error>,
+    M: Settle<S::Response, S::Error, C>,
 {
-    type Output = Result<S::Response, Error>;
+    type Output = Result<M::Response, Error>;
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -292,7 +343,7 @@ where
     }
 }
 
-impl<S, Req, C> fmt::Debug for KeyedResponseFuture<S, Req, C>
+impl<S, Req, C, M> fmt::Debug for KeyedResponseFuture<S, Req, C, M>
 where
     S: Service<Req>,
 {
@@ -303,7 +354,7 @@ where
 
 // ===== impl Guarded =====
 
-impl<S, Req, C, A> Guarded<S, Req, C, A>
+impl<S, Req, C, M, A> Guarded<S, Req, C, M, A>
 where
     S: Service<Req>,
     A: Access,
@@ -315,14 +366,13 @@ where
     }
 }
 
-impl<S, Req, C, A> Future for Guarded<S, Req, C, A>
+impl<S, Req, C, M, A> Future for Guarded<S, Req, C, M, A>
 where
     S: Service<Req>,
-    S::Error: Into<BoxError> + 'static,
-    C: Classify<S::Response, S::Error>,
+    M: Settle<S::Response, S::Error, C>,
     A: Access,
 {
-    type Output = Result<S::Response, Error>;
+    type Output = Result<M::Response, Error>;
 
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -335,17 +385,16 @@ where
             unwinding.disarm();
             scope.leave();
             let result = ready!(poll);
-            return Poll::Ready(this.watch.settle(this.classify, result));
+            return Poll::Ready(this.settles.settle(this.watch, this.classify, result));
         }
         self.poll_slowly(cx)
     }
 }
 
-impl<S, Req, C, A> Guarded<S, Req, C, A>
+impl<S, Req, C, M, A> Guarded<S, Req, C, M, A>
 where
     S: Service<Req>,
-    S::Error: Into<BoxError> + 'static,
-    C: Classify<S::Response, S::Error>,
+    M: Settle<S::Response, S::Error, C>,
     A: Access,
 {
     /// Polls a call that the circuit did not let through at once.
@@ -353,14 +402,15 @@ where
     fn poll_slowly(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<S::Response, Error>> {
+    ) -> Poll<Result<M::Response, Error>> {
         let mut this = self.as_mut().project();
         match this.state.as_mut().project() {
             // ## Readying => Calling
             StateProj::Readying { waiting } => {
                 let (service, request) = &mut **waiting;
                 if let Err(error) = ready!(this.watch.run(|| service.poll_ready(cx))) {
-                    return Poll::Ready(this.watch.settle(this.classify, Err(error)));
+                    let settled = this.settles.settle(this.watch, this.classify, Err(error));
+                    return Poll::Ready(settled);
                 }
                 let request = request.take().expect("polled after completion");
                 let future = this.watch.run(|| service.call(request));
@@ -390,7 +440,11 @@ impl<A: Access> Watch<A> {
     }
 
     #[inline(always)]
-    fn settle<Res, E, C>(&mut self, classify: &C, result: Result<Res, E>) -> Result<Res, Error>
+    pub(super) fn settle<Res, E, C>(
+        &mut self,
+        classify: &C,
+        result: Result<Res, E>,
+    ) -> Result<Res, Error>
     where
         E: Into<BoxError> + 'static,
         C: Classify<Res, E>,
@@ -408,6 +462,41 @@ impl<A: Access> Watch<A> {
                 Err(self.wrap(error, outcome))
             }
         }
+    }
+
+    /// Notes a failed result; a good answer is noted at its end, by the watch that is returned.
+    #[cfg(feature = "stream")]
+    pub(super) fn hold<Res, E, C>(
+        &mut self,
+        classify: &C,
+        result: Result<Res, E>,
+    ) -> Result<(Res, Watch<Held>), Error>
+    where
+        E: Into<BoxError> + 'static,
+        C: Classify<Res, E>,
+    {
+        let response = match result {
+            Ok(response) => match classify.classify(Ok(&response)) {
+                Outcome::Success => response,
+                outcome => {
+                    self.end_answered(&outcome);
+                    response
+                }
+            },
+            result => self.settle(classify, result)?,
+        };
+        let held = Watch {
+            access: self.access.hold(),
+            permit: self.permit.take(),
+            telemetry: std::mem::take(&mut self.telemetry),
+        };
+        Ok((response, held))
+    }
+
+    /// Returns the agent that errors name.
+    #[cfg(feature = "stream")]
+    pub(super) fn agent_id(&self) -> Option<Arc<str>> {
+        self.access.at().labels.agent_id.clone()
     }
 
     #[inline(always)]
@@ -492,6 +581,23 @@ impl<A: Access> Watch<A> {
         telemetry.end_with(outcome::CANCELLED, |span, transitions| {
             record_circuit(span, access.at().circuit, transitions);
         });
+    }
+}
+
+#[cfg(feature = "stream")]
+impl Watcher for Watch<Held> {
+    fn run<R>(&mut self, poll: impl FnOnce() -> R) -> R {
+        self.run(poll)
+    }
+
+    fn succeed(&mut self, _: u64) {
+        self.succeed();
+    }
+
+    fn fail(&mut self, _: u64, failure: &Failure, error: &dyn fmt::Display) {
+        let verdict = Verdict::of(&Outcome::Failure(failure.clone()));
+        self.report(verdict);
+        self.fail(verdict, failure, error);
     }
 }
 

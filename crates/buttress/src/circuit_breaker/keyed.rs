@@ -16,8 +16,12 @@ use std::{
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+#[cfg(all(feature = "stream", feature = "http"))]
+use super::AtBodyEnd;
+#[cfg(feature = "stream")]
+use super::AtStreamEnd;
 use super::{
-    Circuit, CircuitBreakerLayer, KeyedResponseFuture, Readiness, State,
+    AtAnswer, Circuit, CircuitBreakerLayer, KeyedResponseFuture, Readiness, Settle, State,
     future::{Call, Keyed},
 };
 use crate::{
@@ -64,10 +68,11 @@ use crate::{
 /// # }
 /// ```
 #[must_use = "layers do nothing until applied to a service"]
-pub struct KeyedCircuitBreakerLayer<F, K, C = AnyError> {
+pub struct KeyedCircuitBreakerLayer<F, K, C = AnyError, M = AtAnswer> {
     key: F,
     circuits: CircuitBreakers<K>,
     classify: C,
+    settles: M,
     labels: Labels,
 }
 
@@ -115,12 +120,13 @@ struct Entry {
 }
 
 /// A service behind a circuit per key; made by [`KeyedCircuitBreakerLayer`].
-pub struct KeyedCircuitBreaker<S, F, K, C = AnyError> {
+pub struct KeyedCircuitBreaker<S, F, K, C = AnyError, M = AtAnswer> {
     inner: S,
     readiness: Readiness,
     key: F,
     circuits: CircuitBreakers<K>,
     classify: C,
+    settles: M,
     labels: Sharded<Labels, Labels>,
     _key: PhantomData<fn() -> K>,
 }
@@ -138,11 +144,12 @@ impl<F, K> KeyedCircuitBreakerLayer<F, K> {
             idle_millis: AtomicU64::new(10 * 60 * 1_000),
         };
         let circuits = CircuitBreakers { table: Arc::new(table) };
-        Self { key, circuits, classify: AnyError, labels: Labels::default() }
+        let labels = Labels::default();
+        Self { key, circuits, classify: AnyError, settles: AtAnswer, labels }
     }
 }
 
-impl<F, K, C> KeyedCircuitBreakerLayer<F, K, C> {
+impl<F, K, C, M> KeyedCircuitBreakerLayer<F, K, C, M> {
     /// Returns the circuits, to watch or to control them.
     #[must_use]
     pub fn circuits(&self) -> CircuitBreakers<K> {
@@ -150,14 +157,11 @@ impl<F, K, C> KeyedCircuitBreakerLayer<F, K, C> {
     }
 
     /// Sets the rules of every circuit: those of another layer, whose own circuit is not used.
-    pub fn like<D>(self, layer: &CircuitBreakerLayer<D>) -> Self
-    where
-        D: Clone,
-    {
+    pub fn like<D, N>(self, layer: &CircuitBreakerLayer<D, N>) -> Self {
         let mut template =
             self.circuits.table.template.write().unwrap_or_else(PoisonError::into_inner);
         let name = Arc::clone(template.circuit().name());
-        *template = layer.renamed(name).classify(AnyError);
+        *template = layer.rules(name);
         drop(template);
         self
     }
@@ -187,13 +191,28 @@ impl<F, K, C> KeyedCircuitBreakerLayer<F, K, C> {
     }
 
     /// Sets what counts as a failure.
-    pub fn classify<D>(self, classify: D) -> KeyedCircuitBreakerLayer<F, K, D> {
-        KeyedCircuitBreakerLayer {
-            key: self.key,
-            circuits: self.circuits,
-            classify,
-            labels: self.labels,
-        }
+    pub fn classify<D>(self, classify: D) -> KeyedCircuitBreakerLayer<F, K, D, M> {
+        let Self { key, circuits, settles, labels, .. } = self;
+        KeyedCircuitBreakerLayer { key, circuits, classify, settles, labels }
+    }
+
+    /// Waits for the end of an answer that is a stream, as
+    /// [`CircuitBreakerLayer::settle_at_stream_end`] does.
+    #[cfg(feature = "stream")]
+    pub fn settle_at_stream_end(self) -> KeyedCircuitBreakerLayer<F, K, C, AtStreamEnd> {
+        self.settles(AtStreamEnd { classify_items: AnyError })
+    }
+
+    /// Waits for the end of an HTTP body, as [`CircuitBreakerLayer::settle_at_body_end`] does.
+    #[cfg(all(feature = "stream", feature = "http"))]
+    pub fn settle_at_body_end(self) -> KeyedCircuitBreakerLayer<F, K, C, AtBodyEnd> {
+        self.settles(AtBodyEnd)
+    }
+
+    #[cfg(feature = "stream")]
+    fn settles<N>(self, settles: N) -> KeyedCircuitBreakerLayer<F, K, C, N> {
+        let Self { key, circuits, classify, labels, .. } = self;
+        KeyedCircuitBreakerLayer { key, circuits, classify, settles, labels }
     }
 
     /// Sets the agent that spans and errors name.
@@ -209,18 +228,30 @@ impl<F, K, C> KeyedCircuitBreakerLayer<F, K, C> {
     }
 }
 
-impl<F: Clone, K, C: Clone> Clone for KeyedCircuitBreakerLayer<F, K, C> {
+#[cfg(feature = "stream")]
+impl<F, K, C, I> KeyedCircuitBreakerLayer<F, K, C, AtStreamEnd<I>> {
+    /// Sets which items are failures, and what an error of the stream means.
+    pub fn classify_items<J>(
+        self,
+        classify_items: J,
+    ) -> KeyedCircuitBreakerLayer<F, K, C, AtStreamEnd<J>> {
+        self.settles(AtStreamEnd { classify_items })
+    }
+}
+
+impl<F: Clone, K, C: Clone, M: Clone> Clone for KeyedCircuitBreakerLayer<F, K, C, M> {
     fn clone(&self) -> Self {
         Self {
             key: self.key.clone(),
             circuits: self.circuits.clone(),
             classify: self.classify.clone(),
+            settles: self.settles.clone(),
             labels: self.labels.clone(),
         }
     }
 }
 
-impl<F, K, C> fmt::Debug for KeyedCircuitBreakerLayer<F, K, C> {
+impl<F, K, C, M> fmt::Debug for KeyedCircuitBreakerLayer<F, K, C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedCircuitBreakerLayer")
             .field("circuits", &self.circuits)
@@ -228,8 +259,8 @@ impl<F, K, C> fmt::Debug for KeyedCircuitBreakerLayer<F, K, C> {
     }
 }
 
-impl<S, F: Clone, K, C: Clone> Layer<S> for KeyedCircuitBreakerLayer<F, K, C> {
-    type Service = KeyedCircuitBreaker<S, F, K, C>;
+impl<S, F: Clone, K, C: Clone, M: Clone> Layer<S> for KeyedCircuitBreakerLayer<F, K, C, M> {
+    type Service = KeyedCircuitBreaker<S, F, K, C, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
         KeyedCircuitBreaker {
@@ -238,6 +269,7 @@ impl<S, F: Clone, K, C: Clone> Layer<S> for KeyedCircuitBreakerLayer<F, K, C> {
             key: self.key.clone(),
             circuits: self.circuits.clone(),
             classify: self.classify.clone(),
+            settles: self.settles.clone(),
             labels: Sharded::new(self.labels.clone()),
             _key: PhantomData,
         }
@@ -412,7 +444,7 @@ impl<K> fmt::Debug for CircuitBreakers<K> {
 
 // ===== impl KeyedCircuitBreaker =====
 
-impl<S, F, K, C> KeyedCircuitBreaker<S, F, K, C> {
+impl<S, F, K, C, M> KeyedCircuitBreaker<S, F, K, C, M> {
     /// Returns the circuits.
     #[must_use]
     pub const fn circuits(&self) -> &CircuitBreakers<K> {
@@ -436,7 +468,7 @@ impl<S, F, K, C> KeyedCircuitBreaker<S, F, K, C> {
 }
 
 /// A clone's inner service is not ready, whatever the original's is.
-impl<S: Clone, F: Clone, K, C: Clone> Clone for KeyedCircuitBreaker<S, F, K, C> {
+impl<S: Clone, F: Clone, K, C: Clone, M: Clone> Clone for KeyedCircuitBreaker<S, F, K, C, M> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -444,13 +476,14 @@ impl<S: Clone, F: Clone, K, C: Clone> Clone for KeyedCircuitBreaker<S, F, K, C> 
             key: self.key.clone(),
             circuits: self.circuits.clone(),
             classify: self.classify.clone(),
+            settles: self.settles.clone(),
             labels: self.labels.clone(),
             _key: PhantomData,
         }
     }
 }
 
-impl<S: fmt::Debug, F, K, C> fmt::Debug for KeyedCircuitBreaker<S, F, K, C> {
+impl<S: fmt::Debug, F, K, C, M> fmt::Debug for KeyedCircuitBreaker<S, F, K, C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedCircuitBreaker")
             .field("inner", &self.inner)
@@ -459,17 +492,18 @@ impl<S: fmt::Debug, F, K, C> fmt::Debug for KeyedCircuitBreaker<S, F, K, C> {
     }
 }
 
-impl<S, F, K, C, Req> Service<Req> for KeyedCircuitBreaker<S, F, K, C>
+impl<S, F, K, C, M, Req> Service<Req> for KeyedCircuitBreaker<S, F, K, C, M>
 where
     S: Service<Req> + Clone,
     S::Error: Into<BoxError> + 'static,
     F: Fn(&Req) -> K,
     K: Hash + Eq + Clone + fmt::Display + Send + Sync + 'static,
     C: Classify<S::Response, S::Error> + Clone,
+    M: Settle<S::Response, S::Error, C> + Clone,
 {
-    type Response = S::Response;
+    type Response = M::Response;
     type Error = Error;
-    type Future = KeyedResponseFuture<S, Req, C>;
+    type Future = KeyedResponseFuture<S, Req, C, M>;
 
     /// Makes the inner service ready; which circuit is asked is known only with the request.
     #[inline]
@@ -499,6 +533,7 @@ where
             readiness: &mut self.readiness,
             access,
             classify: self.classify.clone(),
+            settles: self.settles.clone(),
         };
         KeyedResponseFuture::new(call.start(request))
     }

@@ -2,9 +2,13 @@ use std::{fmt::Display, hash::Hash, sync::Arc, time::Duration};
 
 use tower::Layer;
 
+#[cfg(all(feature = "stream", feature = "http"))]
+use super::AtBodyEnd;
+#[cfg(feature = "stream")]
+use super::AtStreamEnd;
 use super::{
-    AfterLease, Circuit, CircuitBreaker, HalfOpen, KeyedCircuitBreakerLayer, Window,
-    settings::Settings,
+    AfterLease, AtAnswer, Circuit, CircuitBreaker, Guard, HalfOpen, KeyedCircuitBreakerLayer,
+    Window, settings::Settings,
 };
 use crate::{AnyError, telemetry::Labels};
 
@@ -43,9 +47,10 @@ use crate::{AnyError, telemetry::Labels};
 /// See the [module docs](super) for an example.
 #[derive(Debug, Clone)]
 #[must_use = "layers do nothing until applied to a service"]
-pub struct CircuitBreakerLayer<C = AnyError> {
+pub struct CircuitBreakerLayer<C = AnyError, M = AtAnswer> {
     circuit: Circuit,
     classify: C,
+    settles: M,
     labels: Labels,
 }
 
@@ -64,7 +69,7 @@ impl CircuitBreakerLayer {
 
     /// Creates a layer for a circuit that others use too.
     pub fn sharing(circuit: Circuit) -> Self {
-        Self { circuit, classify: AnyError, labels: Labels::default() }
+        Self { circuit, classify: AnyError, settles: AtAnswer, labels: Labels::default() }
     }
 
     /// Creates a layer with one circuit for each key of a request, such as the model or tenant.
@@ -81,7 +86,7 @@ impl CircuitBreakerLayer {
     }
 }
 
-impl<C> CircuitBreakerLayer<C> {
+impl<C, M> CircuitBreakerLayer<C, M> {
     /// Returns the circuit, to watch or to control it.
     #[must_use]
     pub fn circuit(&self) -> Circuit {
@@ -89,8 +94,39 @@ impl<C> CircuitBreakerLayer<C> {
     }
 
     /// Sets what counts as a failure.
-    pub fn classify<D>(self, classify: D) -> CircuitBreakerLayer<D> {
-        CircuitBreakerLayer { circuit: self.circuit, classify, labels: self.labels }
+    pub fn classify<D>(self, classify: D) -> CircuitBreakerLayer<D, M> {
+        let Self { circuit, settles, labels, .. } = self;
+        CircuitBreakerLayer { circuit, classify, settles, labels }
+    }
+
+    /// Waits for the end of an answer that is a stream before the call counts, and keeps its permit
+    /// until then.
+    ///
+    /// The end is a success, and so is a drop after at least one item: clients stop at the mark of
+    /// the end. A drop before the first item is a cancellation. An item that is an error is a failure,
+    /// and so is one that `classify_items` calls one; it is handed on. A slow call is one whose stream
+    /// is slow. Errors of the stream become [`Error`](crate::Error):
+    /// [`Interrupted`](crate::ErrorKind::Interrupted) after the first item.
+    #[cfg(feature = "stream")]
+    pub fn settle_at_stream_end(self) -> CircuitBreakerLayer<C, AtStreamEnd> {
+        self.settles(AtStreamEnd { classify_items: AnyError })
+    }
+
+    /// Waits for the end of an HTTP body before the call counts, and keeps its permit until then.
+    ///
+    /// As [`settle_at_stream_end`](Self::settle_at_stream_end), with frames for items. Its end is also
+    /// `is_end_stream()`. With [`LlmClassifier`](crate::LlmClassifier) the events of the body are
+    /// read, with `GrpcClassifier` its trailers; a closure needs
+    /// [`ByHead`](crate::classify::ByHead).
+    #[cfg(all(feature = "stream", feature = "http"))]
+    pub fn settle_at_body_end(self) -> CircuitBreakerLayer<C, AtBodyEnd> {
+        self.settles(AtBodyEnd)
+    }
+
+    #[cfg(feature = "stream")]
+    fn settles<N>(self, settles: N) -> CircuitBreakerLayer<C, N> {
+        let Self { circuit, classify, labels, .. } = self;
+        CircuitBreakerLayer { circuit, classify, settles, labels }
     }
 
     /// Opens after so many failures in a row.
@@ -241,12 +277,21 @@ impl<C> CircuitBreakerLayer<C> {
     pub fn renamed(&self, name: impl Into<Arc<str>>) -> Self
     where
         C: Clone,
+        M: Clone,
     {
         Self {
             circuit: Circuit::with_settings(name.into(), self.circuit.settings()),
             classify: self.classify.clone(),
+            settles: self.settles.clone(),
             labels: self.labels.clone(),
         }
+    }
+
+    /// Creates a layer with the same rules, a circuit of its own, and nothing else of this one.
+    pub(super) fn rules(&self, name: Arc<str>) -> CircuitBreakerLayer {
+        let circuit = Circuit::with_settings(name, self.circuit.settings());
+        let (classify, labels) = (AnyError, self.labels.clone());
+        CircuitBreakerLayer { circuit, classify, settles: AtAnswer, labels }
     }
 
     /// Returns the number of failures in a row that opens, for the agent's span.
@@ -266,8 +311,16 @@ impl<C> CircuitBreakerLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
-    type Service = CircuitBreaker<S, C>;
+#[cfg(feature = "stream")]
+impl<C, I> CircuitBreakerLayer<C, AtStreamEnd<I>> {
+    /// Sets which items are failures, and what an error of the stream means.
+    pub fn classify_items<J>(self, classify_items: J) -> CircuitBreakerLayer<C, AtStreamEnd<J>> {
+        self.settles(AtStreamEnd { classify_items })
+    }
+}
+
+impl<S, C: Clone, M: Clone> Layer<S> for CircuitBreakerLayer<C, M> {
+    type Service = CircuitBreaker<S, C, M>;
 
     /// Puts the circuit before a service.
     ///
@@ -277,7 +330,8 @@ impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
     #[track_caller]
     fn layer(&self, inner: S) -> Self::Service {
         expect_no_problem(self.circuit.settings().problem(None));
-        CircuitBreaker::new(inner, self.circuit.clone(), self.classify.clone(), self.labels.clone())
+        let guard = Guard { circuit: self.circuit.clone(), labels: self.labels.clone() };
+        CircuitBreaker::new(inner, guard, self.classify.clone(), self.settles.clone())
     }
 }
 

@@ -44,6 +44,10 @@
 //!
 //! [`drop_is_failure_after`]: CircuitBreakerLayer::drop_is_failure_after
 
+#[cfg(all(feature = "stream", feature = "http"))]
+mod at_body_end;
+#[cfg(feature = "stream")]
+mod at_stream_end;
 mod circuit;
 mod config;
 mod future;
@@ -51,12 +55,17 @@ mod keyed;
 mod layer;
 mod machine;
 mod settings;
+mod settle;
 mod window;
 
 use std::task::{Context, Poll};
 
 use tower::Service;
 
+#[cfg(all(feature = "stream", feature = "http"))]
+pub use self::at_body_end::{AtBodyEnd, SettlingBody};
+#[cfg(feature = "stream")]
+pub use self::at_stream_end::{AtStreamEnd, SettlingStream};
 pub use self::{
     circuit::{Circuit, Snapshot, Subscription},
     config::CircuitBreakerConfig,
@@ -65,6 +74,7 @@ pub use self::{
     layer::CircuitBreakerLayer,
     machine::{State, Transition, TransitionReason},
     settings::{AfterLease, HalfOpen},
+    settle::{AtAnswer, Settle},
     window::Window,
 };
 use self::{future::Call, machine::Verdict};
@@ -76,16 +86,17 @@ use crate::{
 ///
 /// See the [module docs](self) for an example.
 #[derive(Debug)]
-pub struct CircuitBreaker<S, C = AnyError> {
+pub struct CircuitBreaker<S, C = AnyError, M = AtAnswer> {
     inner: S,
     readiness: Readiness,
     guard: Sharded<Guard, Guard>,
     classify: C,
+    settles: M,
 }
 
 /// What every call through a breaker needs to know.
 #[derive(Debug, Clone)]
-struct Guard {
+pub struct Guard {
     circuit: Circuit,
     labels: Labels,
 }
@@ -101,10 +112,10 @@ enum Readiness {
 
 // ===== impl CircuitBreaker =====
 
-impl<S, C> CircuitBreaker<S, C> {
-    fn new(inner: S, circuit: Circuit, classify: C, labels: Labels) -> Self {
-        let guard = Sharded::new(Guard { circuit, labels });
-        Self { inner, readiness: Readiness::Unasked, guard, classify }
+impl<S, C, M> CircuitBreaker<S, C, M> {
+    fn new(inner: S, guard: Guard, classify: C, settles: M) -> Self {
+        let guard = Sharded::new(guard);
+        Self { inner, readiness: Readiness::Unasked, guard, classify, settles }
     }
 
     /// Returns the circuit.
@@ -130,26 +141,28 @@ impl<S, C> CircuitBreaker<S, C> {
 }
 
 /// A clone's inner service is not ready, whatever the original's is.
-impl<S: Clone, C: Clone> Clone for CircuitBreaker<S, C> {
+impl<S: Clone, C: Clone, M: Clone> Clone for CircuitBreaker<S, C, M> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
             readiness: Readiness::Unasked,
             guard: self.guard.clone(),
             classify: self.classify.clone(),
+            settles: self.settles.clone(),
         }
     }
 }
 
-impl<S, C, Req> Service<Req> for CircuitBreaker<S, C>
+impl<S, C, M, Req> Service<Req> for CircuitBreaker<S, C, M>
 where
     S: Service<Req> + Clone,
     S::Error: Into<BoxError> + 'static,
     C: Classify<S::Response, S::Error> + Clone,
+    M: Settle<S::Response, S::Error, C> + Clone,
 {
-    type Response = S::Response;
+    type Response = M::Response;
     type Error = Error;
-    type Future = ResponseFuture<S, Req, C>;
+    type Future = ResponseFuture<S, Req, C, M>;
 
     #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -181,6 +194,7 @@ where
             readiness: &mut self.readiness,
             access: self.guard.handle(Guard::clone),
             classify: self.classify.clone(),
+            settles: self.settles.clone(),
         };
         ResponseFuture::new(call.start(request))
     }

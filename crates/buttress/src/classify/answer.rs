@@ -44,6 +44,89 @@ pub(super) fn failure_in_events(body: &[u8]) -> Option<Failure> {
     })
 }
 
+/// What one event of a stream is.
+#[cfg(feature = "stream")]
+pub(super) struct Event {
+    /// Only announces the answer.
+    pub(super) is_preamble: bool,
+    /// Is of a protocol that says where its streams end.
+    pub(super) promises_end: bool,
+    /// Is that end.
+    pub(super) is_end: bool,
+}
+
+/// The events that come before the answer: Anthropic's, and those of OpenAI's Responses.
+#[cfg(feature = "stream")]
+const PREAMBLE: &[&str] = &[
+    "ping",
+    "message_start",
+    "content_block_start",
+    "response.created",
+    "response.queued",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+];
+
+/// The events that end an answer.
+#[cfg(feature = "stream")]
+const END: &[&str] = &["message_stop", "response.completed", "response.incomplete"];
+
+/// Judges one event of a stream; `looks_closer` asks whether something of the answer has come.
+#[cfg(feature = "stream")]
+pub(super) fn judge_event(
+    is_named_error: bool,
+    data: &[u8],
+    looks_closer: bool,
+) -> Result<Event, Failure> {
+    if data == b"[DONE]" {
+        return Ok(Event { is_preamble: false, promises_end: true, is_end: true });
+    }
+    let failed = |message| Failure::new(FailureKind::Transient).with_message(message);
+    let Ok(glance) = Glance::at(data) else {
+        // Some say in plain words what is wrong.
+        let message =
+            if is_named_error { "an error in the stream" } else { "an event is not JSON" };
+        return Err(failed(message));
+    };
+    let kind = glance.event.as_str().unwrap_or_default();
+    let is_failed = is_named_error || matches!(kind, "error" | "response.failed");
+    let is_failed = is_failed || [&glance.error, &glance.choice_error].into_iter().any(is_error);
+    if is_failed {
+        let text = std::str::from_utf8(data).unwrap_or_default();
+        let failure = glance.failure().or_else(|| glance.failure_of_event(text));
+        let failure = failure.or_else(|| {
+            ProviderError::of_body(&serde_json::from_str(text).ok()?).failure(StatusCode::OK)
+        });
+        return Err(failure.unwrap_or_else(|| failed("an error in the stream")));
+    }
+    let is_chunk = glance.has_choices || glance.has_candidates;
+    Ok(Event {
+        is_preamble: PREAMBLE.contains(&kind)
+            || looks_closer && is_chunk && !glance.is_finished && !has_part(data),
+        promises_end: is_chunk || kind.starts_with("response.") || kind == "message_start",
+        // What comes after the last candidate is counted in it already.
+        is_end: END.contains(&kind) || glance.has_candidates && glance.is_finished,
+    })
+}
+
+/// Returns whether a chunk of a stream holds some of the answer.
+#[cfg(feature = "stream")]
+fn has_part(data: &[u8]) -> bool {
+    let Ok(chunk) = serde_json::from_slice::<Value>(data) else { return false };
+    let list = |key: &str| chunk[key].as_array().into_iter().flatten();
+    let says = |value: &Value| match value {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(parts) => !parts.is_empty(),
+        Value::Object(part) => !part.is_empty(),
+        _ => false,
+    };
+    list("choices").any(|choice| {
+        let delta = choice["delta"].as_object().into_iter().flatten();
+        says(&choice["text"]) || delta.filter(|(key, _)| *key != "role").any(|(_, part)| says(part))
+    }) || list("candidates").any(|candidate| says(&candidate["content"]["parts"]))
+}
+
 /// What may say that an answer is none; the rest is skipped unread.
 #[derive(Default)]
 struct Glance {
@@ -59,6 +142,12 @@ struct Glance {
     prompt_feedback: Value,
     /// The one of [`FILTERS`] that ended the answer.
     filter: Option<&'static str>,
+    /// Whether there are `choices`.
+    has_choices: bool,
+    /// Whether there are `candidates`.
+    has_candidates: bool,
+    /// Whether one of them has come to its end.
+    is_finished: bool,
     /// Stands in another value, and enters no list.
     inner: bool,
 }
@@ -67,8 +156,8 @@ struct Glance {
 #[serde(field_identifier, rename_all = "snake_case")]
 enum Key {
     Error,
-    #[serde(alias = "candidates")]
     Choices,
+    Candidates,
     Type,
     Response,
     #[serde(rename = "promptFeedback")]
@@ -84,6 +173,7 @@ enum Key {
 struct Choices {
     error: Value,
     filter: Option<&'static str>,
+    is_finished: bool,
     /// Stands in the list, and enters no other.
     inner: bool,
 }
@@ -163,11 +253,14 @@ impl Members for Glance {
                 map.next_value_seed(Skim(&mut response))?;
                 self.response_error = response.error;
             }
-            Key::Choices => {
+            Key::Choices | Key::Candidates => {
                 let mut choices = Choices::default();
                 map.next_value_seed(Skim(&mut choices))?;
                 self.choice_error = choices.error;
                 self.filter = choices.filter.or(self.filter);
+                self.is_finished = choices.is_finished;
+                self.has_choices |= matches!(key, Key::Choices);
+                self.has_candidates |= matches!(key, Key::Candidates);
             }
             Key::Response | Key::Other => drop(map.next_value::<IgnoredAny>()?),
         }
@@ -196,7 +289,9 @@ impl Members for Choices {
     ) -> Result<(), A::Error> {
         match key {
             ChoiceKey::FinishReason if self.inner => {
-                self.filter = filter_of(&map.next_value()?).or(self.filter);
+                let reason: Value = map.next_value()?;
+                self.filter = filter_of(&reason).or(self.filter);
+                self.is_finished |= reason.is_string();
             }
             ChoiceKey::Error if self.inner => {
                 let error: Value = map.next_value()?;

@@ -7,6 +7,10 @@
 
 #[cfg(feature = "llm")]
 mod answer;
+#[cfg(all(feature = "http", feature = "stream"))]
+mod body;
+#[cfg(all(feature = "llm", feature = "stream"))]
+mod events;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "llm")]
@@ -18,6 +22,10 @@ mod retry_after;
 
 use std::{any::Any, error::Error as StdError};
 
+#[cfg(all(feature = "http", feature = "stream"))]
+pub use self::body::{ByHead, ClassifyBody, HeadOnly, ReadBody};
+#[cfg(all(feature = "llm", feature = "stream"))]
+pub use self::events::LlmBody;
 #[cfg(feature = "http")]
 pub use self::http::HttpClassifier;
 #[cfg(feature = "llm")]

@@ -134,7 +134,7 @@ fn fail(telemetry: &mut Telemetry, error: &Error) {
 
 #[cold]
 fn time_out(telemetry: &mut Telemetry, after: Duration, agent_id: Option<&Arc<str>>) -> Error {
-    let error = Error::new(ErrorKind::Timeout { after }).in_agent(agent_id);
+    let error = Error::new(ErrorKind::timeout(after)).in_agent(agent_id);
     let seconds = after.as_secs_f64();
     telemetry.in_scope(|| {
         tracing::error!(target: telemetry::LOG_TARGET, "Agent timed out after {seconds}s");
