@@ -18,6 +18,7 @@ mod graphs;
 mod layers;
 mod sample;
 mod seen;
+mod streams;
 mod swarms;
 mod users;
 
@@ -30,7 +31,7 @@ const EVERYWHERE: [&str; 6] =
     ["agent_id", "outcome", "failure_kind", "error", "error_type", "ticker"];
 
 /// The rows: a span, its type in Langfuse, and the keys of its own.
-const TABLE: [(&str, &str, &[&str]); 20] = [
+const TABLE: [(&str, &str, &[&str]); 21] = [
     (
         "agent_research",
         "AGENT",
@@ -69,6 +70,7 @@ const TABLE: [(&str, &str, &[&str]); 20] = [
     ),
     ("retry_attempt", "SPAN", &["attempt", "delay_seconds"]),
     ("timeout_protected_call", "SPAN", &["timeout_seconds"]),
+    ("streamed_call", "SPAN", &["items", "first_item_seconds"]),
     (
         "fallback_chain",
         "SPAN",
@@ -111,8 +113,9 @@ const TABLE: [(&str, &str, &[&str]); 20] = [
 ];
 
 /// The scenarios of each module.
-const SCENARIOS: [(&str, &[(&str, fn() -> seen::Seen)]); 5] = [
+const SCENARIOS: [(&str, &[(&str, fn() -> seen::Seen)]); 6] = [
     ("layers", layers::SCENARIOS),
+    ("streams", streams::SCENARIOS),
     ("checkpoints", checkpoints::SCENARIOS),
     ("swarms", swarms::SCENARIOS),
     ("graphs", graphs::SCENARIOS),

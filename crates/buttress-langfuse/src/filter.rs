@@ -55,6 +55,7 @@ fn is_contract_name(name: &str) -> bool {
         span::RETRY,
         span::RETRY_ATTEMPT,
         span::TIMEOUT,
+        span::STREAM,
         span::FALLBACK,
         span::FALLBACK_ATTEMPT,
         span::SWARM,
@@ -76,6 +77,7 @@ pub(crate) fn is_pattern(name: &str) -> bool {
         span::RETRY,
         span::RETRY_ATTEMPT,
         span::TIMEOUT,
+        span::STREAM,
         span::FALLBACK,
         span::FALLBACK_ATTEMPT,
     ]

@@ -281,6 +281,8 @@ impl fmt::Display for ErrorKind {
             }
             Self::BudgetExhausted { limit } => write!(f, "the call's {limit} ran out"),
             Self::Panicked => f.write_str("the agent panicked"),
+            Self::Interrupted { items: 0 } => f.write_str("the stream ended before its first item"),
+            Self::Interrupted { items: 1 } => f.write_str("the stream was cut after 1 item"),
             Self::Interrupted { items } => write!(f, "the stream was cut after {items} items"),
             #[cfg(feature = "checkpoint")]
             Self::CheckpointNotFound { workflow_id } => {

@@ -17,7 +17,8 @@ use std::{
 
 use buttress::{
     AgentLayer, CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, FallbackLayer,
-    FaultTolerantAgent, Order, RetryLayer, TimeoutLayer, Window,
+    FaultTolerantAgent, FirstItemLayer, Order, RetryLayer, StreamTimeoutLayer, TimeoutLayer,
+    Window,
 };
 use tower::{Layer, Service, service_fn};
 
@@ -233,4 +234,50 @@ fn one_fallback_allocates_as_often_as_is_told() {
     // A backup that holds something is cloned into a box of its own.
     let chain = fallbacks().layer(Fails::first(1, 1));
     assert_eq!(allocations_of_a_call(chain, is_right), 7.0);
+}
+
+/// A stream of three numbers that are there at once.
+fn three(_: u64) -> Ready<Result<Three, Infallible>> {
+    ready(Ok(Three(0)))
+}
+
+struct Three(u64);
+
+impl futures_core::Stream for Three {
+    type Item = Result<u64, Infallible>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        self.0 += 1;
+        Poll::Ready((self.0 <= 3).then_some(Ok(self.0)))
+    }
+}
+
+#[test]
+fn a_stream_is_free_of_allocations_from_its_call_to_its_end() {
+    let mut service = tower::ServiceBuilder::new()
+        .layer(RetryLayer::new(3))
+        .layer(CircuitBreakerLayer::new("model").settle_at_stream_end())
+        .layer(StreamTimeoutLayer::new())
+        .layer(FirstItemLayer::new())
+        .service_fn(three);
+    let mut one = || {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let mut future = std::pin::pin!(service.call(35));
+        let Poll::Ready(Ok(stream)) = future.as_mut().poll(&mut cx) else { panic!("no answer") };
+        let mut stream = std::pin::pin!(stream);
+        let mut sum = 0;
+        while let Poll::Ready(Some(Ok(item))) =
+            futures_core::Stream::poll_next(stream.as_mut(), &mut cx)
+        {
+            sum += item;
+        }
+        assert_eq!(sum, 6);
+    };
+    one();
+    let info = allocation_counter::measure(|| (0..100).for_each(|_| one()));
+    assert_eq!(info.count_total, 0, "allocations in 100 streams");
 }

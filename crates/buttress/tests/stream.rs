@@ -148,7 +148,7 @@ async fn a_fallback_takes_over_silently_before_the_first_item_and_not_after_it()
     assert_eq!(errors[0].downcast_ref::<io::Error>().unwrap().to_string(), "connection reset");
     let failure = errors[0].failure();
     assert!(failure.after_output() && !failure.is_retryable(), "{failure:?}");
-    assert_eq!(errors[0].to_string(), "the stream was cut after 1 items");
+    assert_eq!(errors[0].to_string(), "the stream was cut after 1 item");
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ fn weights(observations: &[Observation]) -> BTreeMap<&str, f64> {
 
 /// Tells whether an observation was made by buttress.
 fn is_ours(one: &Observation) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         span::AGENT,
         span::CIRCUIT_BREAKER,
         span::CIRCUIT_OPENED,
@@ -142,6 +142,7 @@ fn is_ours(one: &Observation) -> bool {
         span::RETRY,
         span::RETRY_ATTEMPT,
         span::TIMEOUT,
+        span::STREAM,
         span::FALLBACK,
         span::FALLBACK_ATTEMPT,
         span::SWARM_AGENT,

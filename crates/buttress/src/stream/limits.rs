@@ -83,28 +83,20 @@ impl Watch {
             .min_by_key(|(deadline, ..)| *deadline);
         let Some((deadline, limit, time)) = nearest else { return Poll::Pending };
         loop {
-            let armed = match sleep.as_mut().as_pin_mut() {
-                Some(armed) => armed,
-                None => {
-                    sleep.set(Some(sleep_until(deadline)));
-                    continue;
-                }
+            let Some(mut armed) = sleep.as_mut().as_pin_mut() else {
+                sleep.set(Some(sleep_until(deadline)));
+                continue;
             };
             // A timer that is set for an earlier time is left alone: it is set anew when it is over,
             // and not for every item.
             if armed.deadline() > deadline {
-                armed.reset(deadline);
-                continue;
+                armed.as_mut().reset(deadline);
             }
             let is_due = armed.deadline() == deadline;
-            match armed.poll(cx) {
+            match armed.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) if is_due => return Poll::Ready((limit, time)),
-                Poll::Ready(()) => {
-                    if let Some(armed) = sleep.as_mut().as_pin_mut() {
-                        armed.reset(deadline);
-                    }
-                }
+                Poll::Ready(()) => armed.reset(deadline),
             }
         }
     }
