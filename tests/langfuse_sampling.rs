@@ -141,6 +141,95 @@ fn open_traces_without_end_are_bounded_in_memory_and_none_of_the_share_is_lost()
     assert_eq!(server.observations().len(), 4_000);
 }
 
+/// How many traces are open at once in the largest test, and each how many of them has a failure.
+const OPEN: usize = 100_000;
+const FAILING: usize = 100;
+/// The environment of a child: the base URL, or nothing where no layer of ours listens.
+const CHILD: &str = "BUTTRESS_TEST_OPEN_TRACES";
+
+/// Opens 100,000 traces in a process of its own, and says how much memory it took at most; nothing in
+/// the test itself.
+#[test]
+fn child_with_open_traces() {
+    let Ok(base_url) = std::env::var(CHILD) else { return };
+    let langfuse = (!base_url.is_empty()).then(|| {
+        let builder = Langfuse::builder().public_key("pk-lf-1").secret_key("sk-lf-1");
+        builder.base_url(base_url).durability(Durability::Memory).sample_rate(0.05).start().unwrap()
+    });
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+    let tracer = opentelemetry::trace::TracerProvider::tracer(&provider, "test");
+    let plain = langfuse.is_none().then(|| tracing_opentelemetry::layer().with_tracer(tracer));
+    let subscriber =
+        tracing_subscriber::registry().with(langfuse.as_ref().map(Langfuse::layer)).with(plain);
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let input = "x".repeat(1_000);
+        let open: Vec<_> = (0..OPEN)
+            .map(|number| {
+                let open = info_span!(target: "buttress", "graph");
+                open.in_scope(|| {
+                    info_span!(target: "buttress", "llm_call", input = &*input).in_scope(|| ());
+                    if number % FAILING == 0 {
+                        let agent = FaultTolerantAgent::builder(format!("call-{number}"))
+                            .max_attempts(1)
+                            .service(Scripted::new([Answer::<&str>::error("reset")]));
+                        runtime.block_on(agent.invoke("AAPL")).unwrap_err();
+                    }
+                });
+                open
+            })
+            .collect();
+        println!("most {}", most_memory());
+        drop(open);
+    });
+    if let Some(langfuse) = langfuse {
+        langfuse.shutdown(PATIENCE).unwrap();
+        println!("dropped {}", langfuse.stats().dropped_eventful);
+    }
+}
+
+/// Returns how many bytes of memory this process took at most so far.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+}
+
+/// Runs the child; returns the numbers that it says.
+fn child(base_url: &str) -> (u64, Option<u64>) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["child_with_open_traces", "--exact", "--nocapture"]).env(CHILD, base_url);
+    let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    let number = |word| {
+        let line = stdout.lines().find_map(|line| line.strip_prefix(word))?;
+        line.trim().parse().ok()
+    };
+    (number("most ").unwrap(), number("dropped "))
+}
+
+/// Beside what tracing and OpenTelemetry keep of 100,000 open spans themselves.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hundred_thousand_open_traces_keep_to_their_bound_and_lose_no_failure() {
+    const HELD: u64 = 32 << 20;
+    const QUEUE: u64 = 64 << 20;
+    const A_TRACE: u64 = 2 << 10;
+    let (plain, _) = child("");
+    let server = LangfuseServer::start_blocking();
+    let (ours, dropped) = child(&server.base_url());
+    let bound = HELD + QUEUE + OPEN as u64 * A_TRACE;
+    let more = ours.saturating_sub(plain);
+    println!("{OPEN} open traces: {} MiB more than without, bound {} MiB", more >> 20, bound >> 20);
+    assert!(more <= bound, "{more} {bound}");
+    // Where the queue has no room, what went well makes it.
+    assert_eq!(dropped, Some(0));
+    let failed = server.observations();
+    let failed = failed.iter().filter(|one| one.name().starts_with("agent_call-")).count();
+    assert_eq!(failed, OPEN / FAILING);
+}
+
 #[test]
 fn input_and_output_of_an_agent_are_captured_masked_and_cut() {
     let mask = |text: &str| text.replace("AAPL", "****");
