@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     process::{Child, Command, Stdio},
+    task::Poll,
     time::Duration,
 };
 
@@ -21,6 +22,7 @@ use buttress_langfuse::{
 };
 use buttress_tests::langfuse_server::{LangfuseServer, Observation};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -29,6 +31,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use serde_json::json;
+use tonic::transport::server::TcpIncoming;
+use tonic_prost::ProstCodec;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 use tracing::{Instrument as _, info_span};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -80,11 +84,49 @@ async fn serve() {
     let routes = Router::new().nest("/outside", routes.clone().layer(traced)).merge(routes);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let grpc_port = incoming.local_addr().unwrap().port();
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "\nport {port}").unwrap();
+    writeln!(stdout, "\nport {port}\ngrpc {grpc_port}").unwrap();
     let over = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    let over = async { drop(over.await) };
-    axum::serve(listener, routes).with_graceful_shutdown(over).await.unwrap();
+    let over = async { drop(over.await) }.shared();
+    let grpc = tonic::transport::Server::builder().layer(ExtractLayer::new()).add_service(Analyst);
+    let grpc = grpc.serve_with_incoming_shutdown(incoming, over.clone());
+    let http = axum::serve(listener, routes).with_graceful_shutdown(over);
+    let (http, grpc) = futures_util::join!(http.into_future(), grpc);
+    http.unwrap();
+    grpc.unwrap();
+}
+
+/// An agent behind gRPC; a text is a message as `google.protobuf.StringValue` is one.
+#[derive(Clone)]
+struct Analyst;
+
+const ASK: &str = "/buttress.test.Analyst/Ask";
+
+impl tonic::server::NamedService for Analyst {
+    const NAME: &'static str = "buttress.test.Analyst";
+}
+
+impl tower::Service<Request<tonic::body::Body>> for Analyst {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = futures_util::future::BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let ask = service_fn(async |_: tonic::Request<String>| {
+            Ok(tonic::Response::new(agent("served", 0).await.to_owned()))
+        });
+        async move {
+            let mut grpc = tonic::server::Grpc::new(ProstCodec::<String, String>::default());
+            Ok(grpc.unary(ask, request).await)
+        }
+        .boxed()
+    }
 }
 
 /// One call of an agent that fails so often before it answers.
@@ -155,6 +197,7 @@ async fn call(http: &Http, name: &'static str, uri: String) -> String {
 struct Server {
     child: Child,
     port: u16,
+    grpc_port: u16,
 }
 
 impl Server {
@@ -165,9 +208,10 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let port = lines.find_map(|line| line.strip_prefix("port ")?.parse().ok()).unwrap();
+        let grpc_port = lines.find_map(|line| line.strip_prefix("grpc ")?.parse().ok()).unwrap();
         // It writes no more, but what it runs in may, and fails where nobody listens.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, port }
+        Self { child, port, grpc_port }
     }
 
     fn url(&self, path: &str) -> String {
@@ -267,6 +311,65 @@ fn a_call_through_two_processes_is_one_trace_that_says_the_same_everywhere() {
         assert_eq!(one.field("version"), "2", "{}", one.name());
         assert_eq!(one.metadata("ticker"), "AAPL", "{}", one.name());
     }
+}
+
+/// What each way into another process has to carry along.
+#[track_caller]
+fn check_that_all_is_carried(observations: &[Observation]) {
+    check_tree(observations, None);
+    assert_eq!(roots(observations), ["agent_calling"]);
+    let served = named(observations, "agent_served");
+    assert!(is_below(observations, served, named(observations, "agent_calling")));
+    for one in observations {
+        assert_eq!(one.field("sessionId"), "chat 7", "{}", one.name());
+        assert_eq!(one.field("userId"), "ada", "{}", one.name());
+        assert_eq!(*one.field("tags"), json!(["a"]), "{}", one.name());
+    }
+}
+
+fn carried() -> Propagate {
+    Propagate::new().session("chat 7").user("ada").tag("a").trace_name("order").as_baggage()
+}
+
+#[test]
+fn a_tonic_client_and_server_carry_the_trace_over_grpc() {
+    let observations = observed(async |_, server| {
+        let address = format!("http://127.0.0.1:{}", server.grpc_port);
+        let channel = tonic::transport::Channel::from_shared(address).unwrap().connect_lazy();
+        let channel = ServiceBuilder::new().layer(InjectLayer::new()).service(channel);
+        let over_grpc = service_fn(move |ticker: String| {
+            let mut grpc = tonic::client::Grpc::new(channel.clone());
+            async move {
+                grpc.ready().await.unwrap();
+                let codec = ProstCodec::<String, String>::default();
+                let path = http::uri::PathAndQuery::from_static(ASK);
+                grpc.unary(tonic::Request::new(ticker), path, codec).await
+            }
+        });
+        let agent = FaultTolerantAgent::builder("calling").service(over_grpc);
+        let answer = carried().scope(agent.invoke("AAPL".to_owned())).await.unwrap();
+        assert_eq!(answer.into_inner(), "fine");
+    });
+    check_that_all_is_carried(&observations);
+}
+
+#[test]
+fn a_reqwest_client_carries_the_trace() {
+    let observations = observed(async |_, server| {
+        let client = ServiceBuilder::new()
+            .layer(InjectLayer::new())
+            .map_request(|request: Request<String>| reqwest::Request::try_from(request).unwrap())
+            .service(reqwest::Client::new());
+        let over_http = service_fn(move |uri: String| {
+            let request = Request::get(uri).body(String::new()).unwrap();
+            let answer = client.clone().oneshot(request);
+            async move { answer.await?.text().await }
+        });
+        let agent = FaultTolerantAgent::builder("calling").service(over_http);
+        let answer = carried().scope(agent.invoke(server.url("/agent"))).await.unwrap();
+        assert_eq!(answer, "fine");
+    });
+    check_that_all_is_carried(&observations);
 }
 
 #[test]
