@@ -157,6 +157,29 @@ fn limits_and_faults_are_waited_for_and_repeats_are_one_score() {
 }
 
 #[test]
+fn an_event_of_a_batch_that_the_server_could_not_take_just_now_is_sent_again() {
+    for (status, taken) in [(500, 20), (429, 20), (400, 10)] {
+        let server = LangfuseServer::start_blocking();
+        server.takes_scores(TakesScores::Batches);
+        let langfuse = builder(&server, None).start().unwrap();
+        // Finds out what the server takes.
+        under(&langfuse, async || call(false).await);
+        langfuse.flush(PATIENCE).unwrap();
+        server.fail_next_scores(Fault::EveryOtherEvent(status));
+        under(&langfuse, async || {
+            let _span = tracing::info_span!(target: "buttress", "retry_execution").entered();
+            for number in 0..20 {
+                current().score("quality", number);
+            }
+        });
+        langfuse.shutdown(PATIENCE).unwrap();
+        assert_eq!(named(&server, "quality").len(), taken, "{status}");
+        let stats = langfuse.stats();
+        assert_eq!(stats.scores_refused, 20 - taken as u64, "{status} {stats:?}");
+    }
+}
+
+#[test]
 fn scores_wait_in_the_spool_and_the_next_process_sends_them() {
     let (server, spool) = (LangfuseServer::start_blocking(), TempDir::new().unwrap());
     server.stop_blocking();

@@ -21,6 +21,8 @@ pub enum Fault {
     PayloadTooLarge,
     /// Answers a bare status.
     Status(u16),
+    /// Takes every other event of a batch of scores, and answers 207 with this status for the rest.
+    EveryOtherEvent(u16),
     /// Answers 400 with this error, in the form of the server's own refusals.
     BadRequest(&'static str),
     /// Answers 301 with this header `Location`, as a proxy that wants TLS does.

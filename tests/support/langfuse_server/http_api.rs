@@ -224,6 +224,7 @@ pub(super) fn shown_answer(fault: &Fault) -> Option<Response> {
             response
         }
         Fault::Hang
+        | Fault::EveryOtherEvent(_)
         | Fault::ResetBeforeBody
         | Fault::ResetAfterStoring
         | Fault::Slow(_)

@@ -92,7 +92,7 @@ async fn take(
         ("/api/public/ingestion", _, TakesScores::Single) => {
             answer(StatusCode::NOT_FOUND, &json!({ "message": "Not found" }))
         }
-        ("/api/public/ingestion", Value::Object(_), _) => batch(connection, &body),
+        ("/api/public/ingestion", Value::Object(_), _) => batch(connection, &body, fault.as_ref()),
         _ => invalid("Expected object, received array"),
     };
     if fault == Some(Fault::ResetAfterStoring) {
@@ -115,10 +115,14 @@ fn list_of(connection: &Connection, list: &[Value]) -> Response {
     answer(StatusCode::MULTI_STATUS, &body)
 }
 
-fn batch(connection: &Connection, body: &Value) -> Response {
+fn batch(connection: &Connection, body: &Value, fault: Option<&Fault>) -> Response {
     let (mut successes, mut errors) = (Vec::new(), Vec::new());
-    for event in body["batch"].as_array().into_iter().flatten() {
+    for (place, event) in body["batch"].as_array().into_iter().flatten().enumerate() {
         let id = &event["id"];
+        if let Some(Fault::EveryOtherEvent(status)) = fault.filter(|_| place % 2 == 1) {
+            errors.push(json!({ "id": id, "status": status, "message": "Internal error" }));
+            continue;
+        }
         let issue = match event["type"].as_str() {
             Some("score-create") => issue_of(&event["body"]),
             _ => Some("Event type not accepted".to_owned()),

@@ -15,6 +15,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use serde_json::Value as Json;
 use tokio::time::Instant;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
@@ -24,8 +25,8 @@ use super::{
     state::Pause,
 };
 
-/// What is read of an answer; the server's own words fit.
-const ANSWER_BYTES: usize = 64 << 10;
+/// What is read of an answer: a line for each score of a batch fits.
+const ANSWER_BYTES: usize = 1 << 20;
 /// How long the body of an answer is read that takes the batch and says nothing else: that the
 /// connection can be used again is worth no more.
 const DRAIN: Duration = Duration::from_millis(250);
@@ -168,7 +169,11 @@ impl Shared {
     /// Says whether a request is tried again, and notes what it waits for then.
     fn judge(&self, result: Result<&Response<Bytes>, &Error>) -> Outcome {
         let answer = match result {
-            Ok(answer) if answer.status().is_success() => return Outcome::Success,
+            Ok(answer) if answer.status().is_success() => {
+                let Some(status) = passing_error(answer) else { return Outcome::Success };
+                let problem = Problem::Away(format!("HTTP {status} for a part of a batch"));
+                return self.try_again(&problem, Failure::new(FailureKind::Transient));
+            }
             Ok(answer) => answer,
             // Why it is open was said.
             Err(error) if error.is_circuit_open() => {
@@ -207,6 +212,19 @@ impl Shared {
         });
         failure.with_retryable(true).into()
     }
+}
+
+/// Returns the status of a part that the server could not take just now; repeating the rest with it
+/// is harmless, since every part has an id.
+fn passing_error(answer: &Response<Bytes>) -> Option<StatusCode> {
+    if answer.status() != StatusCode::MULTI_STATUS {
+        return None;
+    }
+    let body: Json = serde_json::from_slice(answer.body()).ok()?;
+    let errors = body["errors"].as_array().into_iter().flatten();
+    let status =
+        |error: &Json| StatusCode::from_u16(error["status"].as_u64()?.try_into().ok()?).ok();
+    errors.filter_map(status).find(|status| is_away(*status))
 }
 
 /// Tells for the circuit whether the server answers.
