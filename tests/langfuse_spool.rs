@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How many bytes the spool of a test may take.
 const SPOOL_BYTES: u64 = 64 << 20;
 
+/// How much memory a process of a test may take: what waits in the queue, what is held back of open
+/// traces, and the program itself.
+const MEMORY_BYTES: u64 = (64 + 32 + 64) << 20;
+
 /// What a child is told: where its server and its spool are, from which call on it makes calls,
 /// and up to which.
 const CHILD: &str = "BUTTRESS_TEST_SPOOL";
@@ -321,6 +325,13 @@ fn what_the_quota_has_no_room_for_is_counted_and_told() {
     langfuse.shutdown(PATIENCE).unwrap();
 }
 
+/// Returns how much memory a process took at most so far, where the system says.
+fn memory(child: &Child) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(1024 * line.trim().trim_end_matches(" kB").parse::<u64>().ok()?)
+}
+
 /// A long run against a server that shows every fault and is away for the middle third of it, by a
 /// process that is killed again and again: whatever a caller saw fail is there at the end.
 ///
@@ -340,7 +351,8 @@ fn every_failure_that_a_caller_saw_arrives_whatever_dies() {
     ];
     server.random_faults(7, faults.clone());
     server.refuse_span("agent_call-13");
-    let (mut seen, mut next, mut killed, mut most_bytes) = (BTreeMap::new(), 0, 0, 0);
+    let (mut seen, mut next, mut killed) = (BTreeMap::new(), 0, 0);
+    let (mut most_bytes, mut most_memory) = (0, 0);
     let mut is_away = false;
     while next < calls {
         let mut child = spawn(&server, spool.path(), next..calls);
@@ -355,6 +367,7 @@ fn every_failure_that_a_caller_saw_arrives_whatever_dies() {
             seen.insert(next - 1, failed == "true");
             if next % 100 == 0 {
                 most_bytes = most_bytes.max(bytes(spool.path()));
+                most_memory = most_memory.max(memory(&child).unwrap_or(0));
             }
             if !is_away && (calls / 3..2 * calls / 3).contains(&next) {
                 server.stop_blocking();
@@ -392,10 +405,10 @@ fn every_failure_that_a_caller_saw_arrives_whatever_dies() {
         .filter(|call| *call != 13 && !arrived.contains(&format!("agent_call-{call}")))
         .collect();
     println!(
-        "| calls | kills | failures seen | arrived | lost | rows twice | most bytes on disk |"
+        "| calls | kills | failures seen | arrived | lost | rows twice | most bytes on disk | of memory |"
     );
     println!(
-        "| {} | {killed} | {} | {} | {} | {} | {most_bytes} |",
+        "| {} | {killed} | {} | {} | {} | {} | {most_bytes} | {most_memory} |",
         seen.len(),
         failed.len(),
         failed.len() - lost.len(),
@@ -405,5 +418,6 @@ fn every_failure_that_a_caller_saw_arrives_whatever_dies() {
     assert_eq!(lost, [0; 0]);
     assert_eq!((seen.len() as u64, killed), (calls, kills));
     assert!(most_bytes <= SPOOL_BYTES);
+    assert!(most_memory <= MEMORY_BYTES, "{most_memory}");
     assert!(segments(spool.path()).is_empty());
 }
