@@ -29,6 +29,9 @@ struct Inner {
     agent: Option<Arc<str>>,
     failure: Failure,
     source: Option<BoxError>,
+    /// What the chain of causes ends in, made when somebody walks it.
+    #[cfg(feature = "tonic")]
+    status: std::sync::OnceLock<Box<tonic::Status>>,
 }
 
 /// What went wrong, with the data that belongs to it.
@@ -344,7 +347,18 @@ impl Error {
     #[must_use]
     pub fn new(kind: ErrorKind) -> Self {
         let failure = kind.failure();
-        Self(Box::new(Inner { kind, agent: None, failure, source: None }))
+        Self::of(kind, failure, None)
+    }
+
+    fn of(kind: ErrorKind, failure: Failure, source: Option<BoxError>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            agent: None,
+            failure,
+            source,
+            #[cfg(feature = "tonic")]
+            status: std::sync::OnceLock::new(),
+        }))
     }
 
     /// Wraps an agent's own error, or passes on an `Error` from below.
@@ -367,12 +381,7 @@ impl Error {
         let failure = classify(&error);
         match error.into().downcast::<Self>() {
             Ok(ours) => *ours,
-            Err(foreign) => Self(Box::new(Inner {
-                kind: ErrorKind::Service,
-                agent: None,
-                failure,
-                source: Some(foreign),
-            })),
+            Err(foreign) => Self::of(ErrorKind::Service, failure, Some(foreign)),
         }
     }
 
@@ -423,7 +432,7 @@ impl Error {
             inner => Box::new(Self(Box::new(inner))),
         };
         let kind = ErrorKind::Interrupted { items };
-        Self(Box::new(Inner { kind, agent, failure, source: Some(cause) }))
+        Self::of(kind, failure, Some(cause)).in_agent(agent.as_ref())
     }
 
     /// Returns what went wrong.
@@ -568,8 +577,9 @@ impl fmt::Debug for Error {
     }
 }
 
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+impl Error {
+    /// Returns what caused the error, where something did.
+    pub(crate) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
         if let Some(source) = &self.0.source {
             return Some(&**source);
         }
@@ -586,5 +596,17 @@ impl StdError for Error {
                 .map(|failed| failed.error() as _),
             _ => None,
         }
+    }
+}
+
+/// With the feature `tonic` the chain of an error that nothing caused ends in a `tonic::Status`, by
+/// which a tonic client knows the code.
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        #[cfg(feature = "tonic")]
+        let end = || Some(&**self.0.status.get_or_init(|| Box::new(self.own_status())) as _);
+        #[cfg(not(feature = "tonic"))]
+        let end = || None;
+        self.cause().or_else(end)
     }
 }

@@ -19,6 +19,8 @@
 //! | `config` | settings from files and variables | serde, humantime | |
 //! | `http` | [`HttpClassifier`], [`ErrorBodyLayer`], [`Error::status`] | http, http-body, http-body-util, bytes, httpdate | |
 //! | `llm` | [`LlmClassifier`] | serde, serde_json | |
+//! | `grpc` | [`GrpcClassifier`], [`GrpcDeadlineLayer`](grpc::GrpcDeadlineLayer) | as `http` | |
+//! | `tonic` | [`Error`] as a `tonic::Status`, `NamedService` | tonic without its transport | |
 //! | `axum` | [`Error`] as an axum response | axum-core | |
 //! | `test-util` | [`test_util`] | | |
 //! | `full` | all but `test-util` | | |
@@ -41,6 +43,8 @@ mod config;
 mod error;
 #[cfg(feature = "http")]
 pub mod error_body;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "http")]
 mod http_answer;
 #[cfg(any(feature = "circuit-breaker", feature = "timeout"))]
@@ -86,6 +90,8 @@ pub use self::circuit_breaker::{
     AfterLease, Circuit, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer,
     CircuitBreakers, HalfOpen, KeyedCircuitBreakerLayer, Window,
 };
+#[cfg(feature = "grpc")]
+pub use self::classify::GrpcClassifier;
 #[cfg(feature = "llm")]
 pub use self::classify::LlmClassifier;
 #[cfg(feature = "fallback")]

@@ -451,7 +451,7 @@ mod internal {
     }
 
     fn tell(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = std::error::Error::source(error);
+        let source = error.cause();
         match (error.kind(), source) {
             #[cfg(feature = "checkpoint")]
             (ErrorKind::Checkpoint, Some(source)) => tell_chain(source, f),

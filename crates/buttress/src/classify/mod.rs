@@ -11,6 +11,8 @@ mod answer;
 mod body;
 #[cfg(all(feature = "llm", feature = "stream"))]
 mod events;
+#[cfg(feature = "grpc")]
+mod grpc;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "llm")]
@@ -26,6 +28,12 @@ use std::{any::Any, error::Error as StdError};
 pub use self::body::{ByHead, ClassifyBody, HeadOnly, ReadBody};
 #[cfg(all(feature = "llm", feature = "stream"))]
 pub use self::events::LlmBody;
+#[cfg(all(feature = "grpc", feature = "stream"))]
+pub use self::grpc::GrpcBody;
+#[cfg(feature = "grpc")]
+pub use self::grpc::GrpcClassifier;
+#[cfg(feature = "tonic")]
+pub(crate) use self::grpc::failure_of_code;
 #[cfg(feature = "http")]
 pub use self::http::HttpClassifier;
 #[cfg(feature = "llm")]
@@ -93,6 +101,10 @@ pub(crate) fn read_failure(error: &dyn Any) -> Failure {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.clone();
     }
+    #[cfg(feature = "tonic")]
+    if let Some(status) = error.downcast_ref::<tonic::Status>() {
+        return crate::grpc::failure_of_status(status);
+    }
     match error.downcast_ref::<BoxError>() {
         Some(error) => failure_in_chain(&**error),
         None => Failure::new(FailureKind::Transient),
@@ -135,6 +147,10 @@ pub(crate) fn failure_in_chain(error: &(dyn StdError + 'static)) -> Failure {
         }
         if let Some(failure) = error.downcast_ref::<Failure>() {
             return failure.clone();
+        }
+        #[cfg(feature = "tonic")]
+        if let Some(status) = error.downcast_ref::<tonic::Status>() {
+            return crate::grpc::failure_of_status(status);
         }
         next = error.source();
     }

@@ -1,0 +1,248 @@
+//! tonic's client and server with our layers between them, over sockets: which code each failure is,
+//! and what a circuit learns of statuses in headers and in trailers.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use buttress::{
+    CallBudget, CatchPanicLayer, Circuit, CircuitBreakerLayer, FaultTolerantAgent, GrpcClassifier,
+    InExtensions, RetryLayer, TimeoutLayer,
+    circuit_breaker::State,
+    grpc::{GrpcDeadlineLayer, GrpcStatusLayer},
+    test_util::{Answer, Scripted},
+};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use http::{Request, Response, uri::PathAndQuery};
+use tonic::{
+    Code, Status,
+    body::Body,
+    client::GrpcService,
+    server::NamedService,
+    transport::{Channel, Server, server::TcpIncoming},
+};
+use tonic_prost::ProstCodec;
+use tower::{Layer as _, Service, ServiceBuilder, service_fn};
+
+type Texts = ProstCodec<String, String>;
+
+/// A server whose answer is what it is asked for: `ok`, `fail`, `cut`, `hang`, `panic`.
+#[derive(Clone, Default)]
+struct Analyst {
+    calls: Arc<AtomicUsize>,
+}
+
+impl NamedService for Analyst {
+    const NAME: &'static str = "buttress.test.Analyst";
+}
+
+impl Service<Request<Body>> for Analyst {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let ask = service_fn(async |request: tonic::Request<String>| {
+            let (_, extensions, asked) = request.into_parts();
+            match &*asked {
+                "fail" => return Err(Status::unavailable("the agent's own words")),
+                "hang" => std::future::pending::<()>().await,
+                "panic" => panic!("the agent panics"),
+                "agent" => {
+                    // Retries that would go on for an hour, but for the caller's deadline.
+                    let agent = FaultTolerantAgent::builder("research")
+                        .retry(RetryLayer::new(9).backoff([Duration::from_secs(3_600); 8]))
+                        .call_budget(InExtensions)
+                        .service(Scripted::<String>::new([Answer::error("reset")]));
+                    let mut asked = Request::new("AAPL");
+                    *asked.extensions_mut() = extensions;
+                    agent.invoke(asked).await?;
+                }
+                _ => {}
+            }
+            let mut items = vec![Ok(asked.clone())];
+            if asked == "cut" {
+                items.push(Err(Status::unavailable("in the middle")));
+            }
+            Ok(tonic::Response::new(stream::iter(items)))
+        });
+        async move {
+            Ok(tonic::server::Grpc::new(Texts::default()).server_streaming(ask, request).await)
+        }
+        .boxed()
+    }
+}
+
+/// Starts a server; returns a channel to it.
+fn serve<S>(service: S) -> Channel
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+}
+
+/// Asks, and reads the answer to its end.
+async fn ask<T>(channel: T, what: &str, timeout: Option<&str>) -> Result<Vec<String>, Status>
+where
+    T: GrpcService<Body>,
+    T::ResponseBody:
+        http_body::Body<Data = bytes::Bytes, Error: Into<tower::BoxError>> + Send + 'static,
+{
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+    let mut request = tonic::Request::new(stream::iter([what.to_owned()]));
+    if let Some(timeout) = timeout {
+        request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
+    }
+    let path = PathAndQuery::from_static("/buttress.test.Analyst/Ask");
+    let mut answer = grpc.streaming(request, path, Texts::default()).await?.into_inner();
+    let mut texts = Vec::new();
+    while let Some(text) = answer.next().await {
+        texts.push(text?);
+    }
+    Ok(texts)
+}
+
+fn breaker() -> (Circuit, CircuitBreakerLayer<GrpcClassifier>) {
+    let layer = CircuitBreakerLayer::new("analyst").consecutive_failures(1);
+    (layer.circuit(), layer.classify(GrpcClassifier::new()))
+}
+
+#[tokio::test]
+async fn a_status_in_the_headers_opens_a_circuit_and_its_rejection_is_unavailable() {
+    let analyst = Analyst::default();
+    let channel = serve(analyst.clone());
+    let (circuit, layer) = breaker();
+    let mut client = layer.layer(channel);
+    assert_eq!(ask(&mut client, "ok", None).await.unwrap(), ["ok"]);
+    let status = ask(&mut client, "fail", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "the agent's own words"));
+    assert_eq!(circuit.state(), State::Open);
+    let status = ask(&mut client, "ok", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "circuit_open"));
+    let wait = status.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap();
+    assert!((29_000..=30_000).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+    // The error itself is there too.
+    let ours = std::error::Error::source(&status).unwrap().downcast_ref::<buttress::Error>();
+    assert!(ours.unwrap().is_circuit_open());
+    assert_eq!(analyst.calls.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_status_in_the_trailers_is_heard_of_where_the_circuit_settles_at_the_end() {
+    let channel = serve(Analyst::default());
+    let (early, layer) = breaker();
+    let status = ask(layer.layer(channel.clone()), "cut", None).await.unwrap_err();
+    assert_eq!((status.code(), early.state()), (Code::Unavailable, State::Closed));
+
+    let (circuit, layer) = breaker();
+    let mut client = layer.settle_at_body_end().layer(channel);
+    assert_eq!(ask(&mut client, "ok", None).await.unwrap(), ["ok"]);
+    assert_eq!(circuit.state(), State::Closed);
+    let status = ask(&mut client, "cut", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "in the middle"));
+    assert_eq!(circuit.state(), State::Open);
+}
+
+#[tokio::test]
+async fn a_clients_timeout_is_deadline_exceeded() {
+    let channel = serve(Analyst::default());
+    let client = TimeoutLayer::new(Duration::from_millis(50)).layer(channel);
+    let status = ask(client, "hang", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "timeout"));
+}
+
+/// tonic's own limits, which both sides set by the same header, would answer `CANCELLED`. The clock is
+/// paused, so that what ends first is no matter of luck.
+#[tokio::test(start_paused = true)]
+async fn a_callers_deadline_is_kept_by_the_server_and_by_its_retries() {
+    let guarded = ServiceBuilder::new()
+        .layer(GrpcStatusLayer::new())
+        .layer(GrpcDeadlineLayer::new())
+        .service(Analyst::default());
+    let channel = serve(guarded);
+    let status = ask(channel.clone(), "hang", Some("100m")).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    // A retry that would begin behind the deadline is not waited for.
+    let status = ask(channel.clone(), "agent", Some("30M")).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert_eq!(ask(channel, "ok", Some("1H")).await.unwrap(), ["ok"]);
+}
+
+#[tokio::test]
+async fn a_server_behind_our_layers_keeps_its_name_and_answers_panics_and_open_circuits() {
+    let (circuit, layer) = breaker();
+    let guarded = ServiceBuilder::new()
+        .layer(GrpcStatusLayer::new())
+        .layer(layer)
+        .layer(CatchPanicLayer::new())
+        .service(Analyst::default());
+    let channel = serve(guarded);
+    assert_eq!(ask(channel.clone(), "ok", None).await.unwrap(), ["ok"]);
+    let status = ask(channel.clone(), "panic", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Internal, "panicked"));
+    assert_eq!(circuit.state(), State::Open);
+    let status = ask(channel, "ok", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "circuit_open"));
+}
+
+#[tokio::test]
+async fn nobody_there_is_unavailable_and_the_retry_of_a_client_asks_again() {
+    let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    let client = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(Duration::from_secs(60)))
+        .map_request(move |request: Request<Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            request
+        })
+        .service(channel);
+    let agent = RetryLayer::new(3).backoff([Duration::ZERO; 2]).layer(service_fn(move |()| {
+        let client = client.clone();
+        async move { ask(client, "ok", None).await }
+    }));
+    let status = tower::ServiceExt::oneshot(agent, ()).await.unwrap_err();
+    assert_eq!((status.code(), attempts.load(Ordering::Relaxed)), (Code::Unavailable, 3));
+}
+
+#[test]
+fn a_budget_of_the_caller_is_bounded_by_its_deadline_and_never_widened() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let left = |given: Option<Duration>, header: &str| {
+        let server =
+            GrpcDeadlineLayer::new().layer(service_fn(|request: Request<()>| async move {
+                let budget = request.extensions().get::<CallBudget>().cloned();
+                Ok::<_, Infallible>(budget.unwrap().deadline_at().unwrap())
+            }));
+        let mut request = Request::builder().header("grpc-timeout", header).body(()).unwrap();
+        if let Some(given) = given {
+            request.extensions_mut().insert(CallBudget::new().deadline(given));
+        }
+        let deadline = runtime.block_on(tower::ServiceExt::oneshot(server, request)).unwrap();
+        deadline.saturating_duration_since(tokio::time::Instant::now()).as_secs()
+    };
+    assert_eq!(left(None, "100S"), 99);
+    assert_eq!(left(Some(Duration::from_secs(10)), "100S"), 9);
+    assert_eq!(left(Some(Duration::from_secs(1_000)), "100S"), 99);
+}
