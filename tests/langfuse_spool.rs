@@ -218,10 +218,20 @@ fn an_outage_of_any_length_loses_nothing_and_bounds_memory() {
     let stats = langfuse.stats();
     assert_eq!((stats.dropped, stats.delivered), (0, 0), "{stats:?}");
     assert!(stats.spooled > 1_000 && stats.pending == stats.accepted, "{stats:?}");
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let published = || {
+        metrics::with_local_recorder(&recorder, || langfuse.publish_metrics());
+        recorder.handle().render()
+    };
+    let depth = format!("buttress_langfuse_spool_depth {}\n", stats.spooled);
+    assert!(published().contains(&depth), "{depth} {}", published());
     server.restart_blocking();
     langfuse.flush(PATIENCE).unwrap();
     let stats = langfuse.stats();
     assert_eq!((stats.delivered, stats.pending, stats.spooled), (stats.accepted, 0, 0));
+    let text = published();
+    let delivered = format!("spans{{outcome=\"delivered\"}} {}\n", stats.delivered);
+    assert!(text.contains(&delivered) && text.contains("spool_depth 0\n"), "{text}");
     assert_eq!(server.observations().len() as u64, stats.accepted);
     assert!(segments(spool.path()).is_empty());
     langfuse.shutdown(PATIENCE).unwrap();

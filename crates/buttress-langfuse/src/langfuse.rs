@@ -175,6 +175,15 @@ impl Langfuse {
         self.handle.core.stats()
     }
 
+    /// Tells the recorder of the `metrics` facade the counts since the start; call it when it is asked.
+    ///
+    /// `buttress.langfuse.spans` and `.scores` by `outcome` (delivered, dropped, refused),
+    /// `buttress.langfuse.pending`, and `buttress.langfuse.spool.depth`: what waits on disk only.
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        crate::metrics::publish(&self.stats());
+    }
+
     /// Returns the tree that collects the same spans, where one was asked for or keys are missing.
     #[must_use]
     pub fn terminal(&self) -> Option<&TerminalTree> {

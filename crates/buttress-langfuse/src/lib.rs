@@ -7,6 +7,7 @@
 //! | feature | adds | further crates | default |
 //! |---|---|---|---|
 //! | `client` | [`LangfuseClient`], which reads what Langfuse has, [`backlog`], which reads what waits on disk, and [`Statistics`] of either | jiff | |
+//! | `metrics` | `Langfuse::publish_metrics`: the delivery in numbers | metrics | |
 //! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
 //!
 //! What is of a trace in which something went wrong is written to a spool on disk before the call
@@ -33,6 +34,8 @@ mod langfuse;
 mod layer;
 mod level;
 mod mapping;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod notice;
 #[cfg(feature = "client")]
 mod observation;

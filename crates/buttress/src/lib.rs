@@ -22,6 +22,8 @@
 //! | `grpc` | [`GrpcClassifier`], [`GrpcDeadlineLayer`](grpc::GrpcDeadlineLayer) | as `http` | |
 //! | `tonic` | [`Error`] as a `tonic::Status`, `NamedService` | tonic without its transport | |
 //! | `axum` | [`Error`] as an axum response | axum-core | |
+//! | `observe` | [`observe`]: every span as it ends | tracing-subscriber | |
+//! | `metrics` | [`MetricsLayer`](observe::MetricsLayer) | metrics | |
 //! | `test-util` | [`test_util`] | | |
 //! | `full` | all but `test-util` | | |
 //!
@@ -64,6 +66,8 @@ pub mod catch_panic;
 pub mod chaos;
 #[cfg(feature = "fallback")]
 pub mod fallback;
+#[cfg(feature = "observe")]
+pub mod observe;
 #[cfg(feature = "retry")]
 pub mod retry;
 #[cfg(feature = "stream")]

@@ -1,0 +1,279 @@
+//! What an observer hears of the layers, and what it comes to in numbers.
+#![cfg(all(feature = "full", feature = "test-util"))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use buttress::{
+    AgentLayer, CatchPanicLayer, CircuitBreakerLayer, FallbackLayer, FaultTolerantAgent,
+    FirstItemLayer, HalfOpen, RetryLayer, Swarm, TimeoutLayer,
+    observe::{MetricsLayer, ObserveLayer, Observed},
+    test_util::{Answer, Scripted},
+};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Runs something with the clock paused; returns what `say` makes of every span, in its order.
+fn observed<T: Send + 'static>(
+    say: impl Fn(&Observed) -> T + Send + Sync + 'static,
+    run: impl AsyncFnOnce(),
+) -> Vec<T> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let layer = ObserveLayer::new(move |span: &Observed| {
+        let said = say(span);
+        sink.lock().unwrap().push(said);
+    });
+    paused(tracing_subscriber::registry().with(layer), run);
+    std::mem::take(&mut seen.lock().unwrap())
+}
+
+fn paused(subscriber: impl tracing::Subscriber + Send + Sync, run: impl AsyncFnOnce()) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tracing::subscriber::with_default(subscriber, || runtime.unwrap().block_on(run()));
+}
+
+/// Runs something while it is counted; returns what Prometheus would read.
+fn counted(layer: impl FnOnce() -> MetricsLayer, run: impl AsyncFnOnce()) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        paused(tracing_subscriber::registry().with(layer()), run);
+        recorder.handle().render()
+    })
+}
+
+#[track_caller]
+fn has(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(text.lines().any(|known| known == *line), "no {line} in\n{text}");
+    }
+}
+
+fn script(answers: impl IntoIterator<Item = Answer<&'static str>>) -> Scripted<&'static str> {
+    Scripted::new(answers)
+}
+
+#[test]
+fn every_span_is_heard_of_once_when_its_layer_is_done_with_it() {
+    let said = observed(
+        |span| {
+            let outcome = span.str("outcome").unwrap_or("none").to_owned();
+            (span.name(), outcome, span.agent_id().map(str::to_owned), span.took())
+        },
+        async || {
+            let agent = ServiceBuilder::new()
+                .layer(AgentLayer::new("research"))
+                .layer(RetryLayer::new(2).backoff([SECOND]))
+                .service(script([Answer::error("reset"), Answer::ok("fine")]));
+            agent.oneshot("AAPL").await.unwrap();
+        },
+    );
+    let agent = || Some("research".to_owned());
+    assert_eq!(
+        said,
+        [
+            ("retry_attempt", "failure".to_owned(), agent(), Duration::ZERO),
+            ("retry_attempt", "success".to_owned(), agent(), Duration::ZERO),
+            ("retry_execution", "success".to_owned(), agent(), SECOND),
+            ("fault_tolerant_agent_invoke", "success".to_owned(), agent(), SECOND),
+        ]
+    );
+}
+
+#[test]
+fn what_was_dropped_or_panicked_is_heard_of_and_what_is_of_others_is_not() {
+    let said = observed(
+        |span| (span.otel_name().to_owned(), span.str("outcome").unwrap_or("none").to_owned()),
+        async || {
+            let _outer = tracing::info_span!("of others").entered();
+            let hang = AgentLayer::new("slow").layer(script([Answer::hang()]));
+            assert!(hang.oneshot("AAPL").now_or_never().is_none());
+            let panics = service_fn(async |_: &'static str| -> io::Result<()> { panic!("oops") });
+            let panics = ServiceBuilder::new()
+                .layer(CatchPanicLayer::new())
+                .layer(AgentLayer::new("bad"))
+                .service(panics);
+            panics.oneshot("AAPL").await.unwrap_err();
+            // A span that nobody ends by a word ends with its last handle.
+            drop(tracing::info_span!(target: "buttress", "llm_call"));
+        },
+    );
+    let expected = [("agent_slow", "cancelled"), ("agent_bad", "panicked"), ("llm_call", "none")];
+    assert_eq!(said, expected.map(|(name, outcome)| (name.to_owned(), outcome.to_owned())));
+}
+
+#[test]
+fn a_panic_of_the_observer_is_no_failure_of_the_agent() {
+    let heard = observed(
+        |span| {
+            assert_eq!(span.name(), "nothing");
+        },
+        async || {
+            let agent = AgentLayer::new("research").layer(script([Answer::ok("fine")]));
+            assert_eq!(agent.oneshot("AAPL").await.unwrap(), "fine");
+        },
+    );
+    assert!(heard.is_empty());
+}
+
+#[test]
+fn long_texts_are_cut_between_characters() {
+    let said = observed(
+        |span| span.str("error").map(str::len),
+        async || {
+            let text = "\u{20ac}".repeat(3_000);
+            drop(tracing::info_span!(target: "buttress", "llm_call", error = text.as_str()));
+        },
+    );
+    assert_eq!(said, [Some(4_095)]);
+}
+
+#[test]
+fn calls_attempts_and_fallbacks_are_counted_by_outcome() {
+    let text = counted(MetricsLayer::new, async || {
+        let agent = FaultTolerantAgent::builder("research")
+            .retry(RetryLayer::new(2).backoff([SECOND]))
+            .fallback("small", script([Answer::ok("backup")]))
+            .service(script([
+                Answer::ok("fine"),
+                Answer::error("reset"),
+                Answer::ok("fine"),
+                Answer::error("reset"),
+            ]));
+        for _ in 0..3 {
+            agent.invoke("AAPL").await.unwrap();
+        }
+        let slow = TimeoutLayer::new(SECOND).agent_id("slow").layer(script([Answer::hang()]));
+        slow.oneshot("AAPL").await.unwrap_err();
+    });
+    has(
+        &text,
+        &[
+            "# HELP buttress_agent_calls Calls of agents.",
+            "# TYPE buttress_agent_calls counter",
+            r#"buttress_agent_calls{agent="research",outcome="success",error_type=""} 3"#,
+            r#"buttress_retry_series{agent="research",result="first"} 2"#,
+            r#"buttress_retry_series{agent="research",result="rescued"} 1"#,
+            r#"buttress_retry_series{agent="research",result="failed"} 1"#,
+            r#"buttress_retry_attempts{agent="research",outcome="failure",error_type="transient"} 3"#,
+            r#"buttress_fallback_calls{agent="research",outcome="success",level="0"} 2"#,
+            r#"buttress_fallback_calls{agent="research",outcome="success",level="1"} 1"#,
+            r#"buttress_timeout_calls{agent="slow",outcome="timeout"} 1"#,
+            r#"buttress_agent_duration_count{agent="research",outcome="success"} 3"#,
+            // One second of backoff in each of two calls.
+            r#"buttress_agent_duration_sum{agent="research",outcome="success"} 2"#,
+        ],
+    );
+}
+
+#[test]
+fn a_circuit_is_seen_to_open_half_open_and_close() {
+    let state =
+        |number: u8| format!(r#"buttress_circuit_breaker_state{{circuit="model"}} {number}"#);
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let render = || recorder.handle().render();
+    metrics::with_local_recorder(&recorder, || {
+        paused(tracing_subscriber::registry().with(MetricsLayer::new()), async || {
+            let layer = CircuitBreakerLayer::new("model")
+                .consecutive_failures(1)
+                .half_open(HalfOpen::consecutive(1, 1))
+                .open_for(10 * SECOND);
+            let circuit = layer.circuit();
+            let agent = layer.layer(script([
+                Answer::ok("fine"),
+                Answer::error("reset"),
+                Answer::ok("fine"),
+            ]));
+            agent.clone().oneshot("AAPL").await.unwrap();
+            has(&render(), &[&state(0)]);
+            agent.clone().oneshot("AAPL").await.unwrap_err();
+            agent.clone().oneshot("AAPL").await.unwrap_err();
+            has(
+                &render(),
+                &[
+                    &state(2),
+                    r#"buttress_circuit_breaker_calls{circuit="model",outcome="rejected"} 1"#,
+                ],
+            );
+            tokio::time::advance(10 * SECOND).await;
+            agent.clone().oneshot("AAPL").await.unwrap();
+            has(&render(), &[&state(0)]);
+            // By hand, without any call.
+            circuit.force_open();
+            has(&render(), &[&state(2)]);
+            circuit.reset();
+            has(&render(), &[&state(0)]);
+        });
+    });
+    has(
+        &render(),
+        &[
+            r#"buttress_circuit_breaker_transitions{circuit="model",transition="CLOSED -> OPEN"} 1"#,
+            r#"buttress_circuit_breaker_transitions{circuit="model",transition="OPEN -> HALF_OPEN"} 1"#,
+            r#"buttress_circuit_breaker_transitions{circuit="model",transition="HALF_OPEN -> CLOSED"} 1"#,
+        ],
+    );
+}
+
+#[test]
+fn swarms_and_streams_are_counted() {
+    let text = counted(MetricsLayer::new, async || {
+        let swarm = Swarm::builder("research_swarm")
+            .required("trend", service_fn(async |_: &'static str| Ok::<_, io::Error>("up")))
+            .optional("mood", service_fn(async |_| Err::<&str, _>(io::Error::other("reset"))))
+            .build()
+            .unwrap();
+        swarm.oneshot("AAPL").await.unwrap();
+        let streamed = FirstItemLayer::new().agent_id("writer").layer(service_fn(async |()| {
+            tokio::time::sleep(SECOND).await;
+            Ok::<_, io::Error>(stream::iter([Ok::<_, io::Error>("a"), Ok("b")]))
+        }));
+        streamed.oneshot(()).await.unwrap().collect::<Vec<_>>().await;
+    });
+    has(
+        &text,
+        &[
+            r#"buttress_swarm_calls{swarm="research_swarm",outcome="success",level="1"} 1"#,
+            r#"buttress_swarm_degradation_level{swarm="research_swarm"} 1"#,
+            r#"buttress_stream_items{agent="writer"} 2"#,
+            r#"buttress_stream_first_item_duration_sum{agent="writer"} 1"#,
+        ],
+    );
+}
+
+#[test]
+fn names_that_requests_choose_are_bounded() {
+    let text = counted(
+        || MetricsLayer::new().most_values(3),
+        async || {
+            let layer = CircuitBreakerLayer::keyed("tenants", |tenant: &u32| *tenant);
+            let agent = layer.layer(service_fn(async |_: u32| Ok::<_, io::Error>(())));
+            for tenant in 0..100 {
+                agent.clone().oneshot(tenant).await.unwrap();
+            }
+        },
+    );
+    let calls = text.lines().filter(|line| line.starts_with("buttress_circuit_breaker_calls{"));
+    assert_eq!(calls.count(), 4, "{text}");
+    has(&text, &[r#"buttress_circuit_breaker_calls{circuit="other",outcome="success"} 97"#]);
+    assert!(!text.contains(r#"state{circuit="other"}"#), "{text}");
+}
+
+/// A chain alone, and an observer that is not asked for what nobody tells.
+#[test]
+fn without_an_agent_the_attribute_says_so() {
+    let text = counted(MetricsLayer::new, async || {
+        let chain = FallbackLayer::new().or("small", script([Answer::ok("fine")]));
+        chain.layer(script([Answer::error("reset")])).oneshot("AAPL").await.unwrap();
+    });
+    has(&text, &[r#"buttress_fallback_calls{agent="unknown",outcome="success",level="1"} 1"#]);
+}
