@@ -220,6 +220,12 @@ impl ErrorKind {
         Self::Timeout { after, limit: TimeLimit::Call }
     }
 
+    /// Builds [`Interrupted`](Self::Interrupted), for who reads streams that are none of ours.
+    #[must_use]
+    pub const fn interrupted(items: u64) -> Self {
+        Self::Interrupted { items }
+    }
+
     /// Returns the failure that the kind means by itself.
     fn failure(&self) -> Failure {
         match self {

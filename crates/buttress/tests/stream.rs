@@ -151,6 +151,20 @@ async fn a_fallback_takes_over_silently_before_the_first_item_and_not_after_it()
     assert_eq!(errors[0].to_string(), "the stream was cut after 1 item");
 }
 
+/// An agent that reads its stream itself, and hands on what it hears.
+#[tokio::test]
+async fn a_chain_ends_with_an_agent_that_has_handed_on_part_of_its_answer() {
+    let model = Model::new(&[&[Item(1), Fail]]);
+    let streamed = FirstItemLayer::new().layer(model.service());
+    let primary = service_fn(move |()| {
+        let streamed = streamed.clone();
+        async move { collect(streamed.oneshot(()).await?).await.1.pop().map_or(Ok(0), Err) }
+    });
+    let backup = service_fn(async |()| -> Result<u32, Error> { panic!("nobody asks") });
+    let error = FallbackService::new(primary).or("backup", backup).oneshot(()).await.unwrap_err();
+    assert_eq!(interrupted(&error), 1);
+}
+
 #[tokio::test]
 async fn an_empty_stream_is_a_failure_unless_it_may_be_empty() {
     let model = Model::new(&[&[], &[]]);
