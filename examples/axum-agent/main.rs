@@ -1,0 +1,81 @@
+//! An agent behind axum: guarded, limited, drained at the end, and seen by Prometheus and Langfuse.
+//!
+//! ```text
+//! cargo run --release --bin axum-agent -- 127.0.0.1:3000
+//! curl -i localhost:3000/agent -H 'content-type: application/json' -d '{"prompt":"AAPL [503x2]"}'
+//! ```
+//!
+//! `POST /agent` answers errors by themselves (feature `axum`), `POST /agent/guarded` those of layers around
+//! the route by a `HandleErrorLayer`; `GET /health`, `/ready` and `/metrics` tell how it is. It asks an
+//! embedded model, which fails as the prompt says (see `embedded.rs`). With SIGTERM or ctrl-c it takes no
+//! further connection, ends the calls that are under way, and delivers its traces.
+
+mod app;
+
+use std::{process::ExitCode, time::Duration};
+
+use buttress::{BoxError, observe::MetricsLayer};
+use buttress_examples::{EmbeddedModel, agent};
+use buttress_langfuse::Langfuse;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+/// How long the last traces are waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
+    match serve(&address).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("axum-agent: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(address: &str) -> Result<(), BoxError> {
+    // The recorder first: the layer describes its instruments to it.
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    let langfuse = Langfuse::from_env()?.service_name("axum-agent").start()?;
+    let subscriber =
+        tracing_subscriber::registry().with(langfuse.layer()).with(MetricsLayer::new());
+    tracing::subscriber::set_global_default(subscriber)?;
+
+    let model = EmbeddedModel::start().await?;
+    let (agent, circuits) = agent::agent(&model.base_url());
+    let app = app::App { agent, circuits: circuits.into(), langfuse: langfuse.clone(), metrics };
+    let listener = TcpListener::bind(address).await?;
+    say(&format!("listening on {}", listener.local_addr()?));
+    axum::serve(listener, app::router(app)).with_graceful_shutdown(asked_to_end()).await?;
+    say("every call has ended");
+    tokio::task::spawn_blocking(move || langfuse.shutdown(PATIENCE)).await??;
+    Ok(())
+}
+
+/// Waits for ctrl-c, or for SIGTERM where there is one.
+async fn asked_to_end() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a program says where it listens")]
+fn say(text: &str) {
+    println!("{text}");
+}

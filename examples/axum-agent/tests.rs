@@ -1,0 +1,194 @@
+//! The service as clients, load balancers and Prometheus meet it, over sockets.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use buttress_tests::langfuse_server::LangfuseServer;
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+/// The service in a process of its own.
+struct Service {
+    child: Child,
+    lines: Box<dyn Iterator<Item = String>>,
+    base_url: String,
+    client: Client,
+}
+
+impl Service {
+    fn start() -> Self {
+        Self::start_with(|command| command)
+    }
+
+    fn start_with(set: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_axum-agent"));
+        command.arg("127.0.0.1:0").stdin(Stdio::null()).stdout(Stdio::piped());
+        for variable in ["LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY"] {
+            command.env_remove(variable);
+        }
+        let mut child = set(&mut command).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let address = lines.find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()));
+        let base_url = format!("http://{}", address.unwrap());
+        Self { child, lines: Box::new(lines), base_url, client: Client::new() }
+    }
+
+    fn post(&self, path: &str, prompt: &str) -> RequestBuilder {
+        let body = json!({ "prompt": prompt }).to_string();
+        let request = self.client.post(format!("{}{path}", self.base_url));
+        request.header("content-type", "application/json").body(body)
+    }
+
+    async fn ask(&self, prompt: &str) -> (u16, Value) {
+        let answer = self.post("/agent", prompt).send().await.unwrap();
+        (answer.status().as_u16(), json_of(answer).await)
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.base_url)).send().await.unwrap()
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+async fn json_of(answer: Response) -> Value {
+    serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_comes_through_retries_and_fallbacks() {
+    let service = Service::start();
+    for (prompt, model) in [
+        ("AAPL", "large"),
+        ("AAPL [503x2]", "large"),
+        ("AAPL [hang]", "small"),
+        ("A [quota]", "small"),
+    ] {
+        let (status, answer) = service.ask(prompt).await;
+        assert_eq!((status, &answer["model"]), (200, &json!(model)), "{prompt} {answer}");
+    }
+}
+
+#[tokio::test]
+async fn each_failure_has_its_status_by_either_way() {
+    let service = Service::start();
+    for path in ["/agent", "/agent/guarded"] {
+        for (prompt, status, kind) in [
+            ("A [all:hang]", 504, "fallback_exhausted"),
+            ("A [all:429]", 429, "fallback_exhausted"),
+            ("A [all:context]", 413, "fallback_exhausted"),
+        ] {
+            let answer = service.post(path, prompt).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{path} {prompt}");
+            let waits = answer.headers().contains_key("retry-after");
+            assert_eq!(waits, status == 429, "{path} {prompt}");
+            assert_eq!(json_of(answer).await["error"]["type"], kind, "{path} {prompt}");
+        }
+    }
+    // What never reaches the agent.
+    let large = service.post("/agent", &"x".repeat(70_000)).send().await.unwrap();
+    assert_eq!(large.status(), 413);
+    let wrong = service.post("/agent", "A").body("{\"promt\":1}").send().await.unwrap();
+    assert_eq!(wrong.status(), 422);
+}
+
+#[tokio::test]
+async fn open_circuits_reject_at_once_and_health_and_numbers_say_so() {
+    let service = Service::start();
+    assert_eq!(service.get("/ready").await.status(), 200);
+    for _ in 0..5 {
+        assert_ne!(service.ask("A [all:500]").await.0, 200);
+    }
+    let answer = service.post("/agent", "A").send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+
+    let ready = service.get("/ready").await;
+    assert_eq!(ready.status(), 503);
+    let health = service.get("/health").await;
+    assert_eq!(health.status(), 200);
+    let health = json_of(health).await;
+    assert_eq!(health["circuits"][0]["state"], "open", "{health}");
+    assert!(health["circuits"][0]["retry_after_seconds"].as_f64().unwrap() > 0.0, "{health}");
+
+    let numbers = service.get("/metrics").await.text().await.unwrap();
+    for line in [
+        r#"buttress_circuit_breaker_state{circuit="large"} 2"#,
+        r#"buttress_circuit_breaker_state{circuit="small"} 2"#,
+        r#"buttress_fallback_calls{agent="research",outcome="failure",level="none"} 5"#,
+        "# TYPE buttress_agent_duration summary",
+        "buttress_langfuse_spool_depth 0",
+    ] {
+        assert!(numbers.lines().any(|known| known == line), "no {line} in\n{numbers}");
+    }
+}
+
+#[tokio::test]
+async fn a_circuit_around_the_route_counts_its_answers() {
+    let service = Service::start();
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        let answer = service.post("/agent/guarded", "A [all:500]").send().await.unwrap();
+        statuses.push(answer.status().as_u16());
+    }
+    assert_eq!(statuses.last(), Some(&503), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn more_calls_than_there_is_room_for_are_turned_away() {
+    let service = Service::start();
+    // They hang for a second: the others find every place taken.
+    let calls: Vec<_> = (0..80)
+        .map(|number| tokio::spawn(service.post("/agent", &format!("{number} [all:hang]")).send()))
+        .collect();
+    let mut turned_away = 0;
+    for call in calls {
+        let answer = call.await.unwrap().unwrap();
+        if answer.status() == 503 && answer.headers().contains_key("retry-after") {
+            turned_away += usize::from(answer.text().await.unwrap().contains("too many calls"));
+        }
+    }
+    assert!(turned_away >= 80 - 64, "{turned_away}");
+    assert_eq!(service.get("/health").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_call_that_is_under_way_is_ended_before_the_service_and_its_trace_delivered() {
+    let server = LangfuseServer::start_blocking();
+    let spool = tempfile::TempDir::new().unwrap();
+    let mut service = Service::start_with(|command| {
+        command
+            .env("LANGFUSE_PUBLIC_KEY", server.public_key())
+            .env("LANGFUSE_SECRET_KEY", server.secret_key())
+            .env("LANGFUSE_BASE_URL", server.base_url())
+            .env("BUTTRESS_SPOOL_DIR", spool.path())
+    });
+    let call = tokio::spawn(service.post("/agent", "AAPL [hang]").send());
+    // The first of its attempts was given up, the next one hangs.
+    while !service.get("/metrics").await.text().await.unwrap().contains("buttress_retry_attempts{")
+    {
+    }
+    service.terminate();
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!((answer.status().as_u16(), &json_of(answer).await["model"]), (200, &json!("small")));
+    assert_eq!(service.lines.next().as_deref(), Some("every call has ended"));
+    assert!(service.child.wait().unwrap().success());
+    assert_eq!(server.named("agent_research").len(), 1);
+    // Nobody is served any more.
+    assert!(service.client.get(format!("{}/health", service.base_url)).send().await.is_err());
+}
