@@ -30,7 +30,27 @@ pub fn package() -> std::path::PathBuf {
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
-/// The examples of the page on Langfuse.
+/// The examples of the guide, page by page.
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/langfuse.md")]
-pub struct LangfusePage;
+pub mod guide {
+    #[doc = include_str!("../../docs/layers.md")]
+    pub struct Layers;
+    #[doc = include_str!("../../docs/retries.md")]
+    pub struct Retries;
+    #[doc = include_str!("../../docs/streams.md")]
+    pub struct Streams;
+    #[doc = include_str!("../../docs/deadlines.md")]
+    pub struct Deadlines;
+    #[doc = include_str!("../../docs/services.md")]
+    pub struct Services;
+    #[doc = include_str!("../../docs/checkpoints.md")]
+    pub struct Checkpoints;
+    #[doc = include_str!("../../docs/observing.md")]
+    pub struct Observing;
+    #[doc = include_str!("../../docs/langfuse.md")]
+    pub struct Langfuse;
+    #[doc = include_str!("../../docs/cli.md")]
+    pub struct Cli;
+    #[doc = include_str!("../../docs/moving.md")]
+    pub struct Moving;
+}

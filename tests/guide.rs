@@ -1,0 +1,192 @@
+//! The numbers of the guide: what each order of layers does, measured, and compared with the page.
+
+use std::{fmt::Write as _, time::Duration};
+
+use buttress::{
+    BoxError, Circuit, CircuitBreakerLayer, FallbackLayer, RetryLayer, TimeoutLayer,
+    circuit_breaker::State,
+    test_util::{Answer, Scripted},
+};
+use tokio::time::Instant;
+use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+type Script = Scripted<&'static str>;
+
+/// An agent that always hangs, and one that always fails after a second.
+fn hangs() -> Script {
+    Scripted::new([Answer::hang()])
+}
+
+fn fails() -> Script {
+    Scripted::new([Answer::error("reset").after(Duration::from_secs(1))])
+}
+
+fn backup() -> Script {
+    Scripted::new([Answer::ok("backup")])
+}
+
+fn retry() -> RetryLayer<buttress::AnyError, [Duration; 2]> {
+    RetryLayer::new(3).backoff([Duration::from_secs(1); 2])
+}
+
+fn breaker() -> (Circuit, CircuitBreakerLayer) {
+    let layer = CircuitBreakerLayer::new("model");
+    (layer.circuit(), layer)
+}
+
+/// What one call came to.
+async fn call<S>(stack: &S) -> (&'static str, Duration)
+where
+    S: Service<&'static str, Response = &'static str, Error: Into<BoxError>> + Clone,
+{
+    let started = Instant::now();
+    let result = stack.clone().oneshot("AAPL").await.map_err(Into::into);
+    let outcome = match &result {
+        Ok(answer) => answer,
+        Err(_) => "error",
+    };
+    (outcome, started.elapsed())
+}
+
+/// How many calls it takes to open a circuit, up to 100, and how often the agent was asked by then.
+async fn until_open<S>(stack: &S, circuit: &Circuit, agent: &Script) -> String
+where
+    S: Service<&'static str, Response = &'static str, Error: Into<BoxError>> + Clone,
+{
+    for calls in 1..=100 {
+        call(stack).await;
+        if circuit.state() == State::Open {
+            return format!("opens after {calls} calls and {} attempts", agent.calls());
+        }
+    }
+    format!("still closed after 100 calls and {} attempts", agent.calls())
+}
+
+fn row(order: &str, situation: &str, came: &str) -> String {
+    format!("| `{order}` | {situation} | {came} |")
+}
+
+async fn rows() -> Vec<String> {
+    let mut rows = Vec::new();
+    let told = |(outcome, took): (&str, Duration), asked: &str| {
+        format!("{outcome} after {} s, {asked}", took.as_secs())
+    };
+
+    // Where the timeout stands to the fallback chain.
+    let chain = || FallbackLayer::new().or("small", backup());
+    let inside = chain().layer(TimeoutLayer::new(LIMIT).layer(hangs()));
+    let outside = TimeoutLayer::new(LIMIT).layer(chain().layer(hangs()));
+    let situation = "the primary hangs";
+    rows.push(row(
+        "fallback > timeout",
+        situation,
+        &told(call(&inside).await, "the backup answers"),
+    ));
+    rows.push(row(
+        "timeout > fallback",
+        situation,
+        &told(call(&outside).await, "nobody asks the backup"),
+    ));
+
+    // Where it stands to the retry.
+    let situation = "the agent hangs, 3 attempts";
+    let agent = hangs();
+    let inside = retry().layer(TimeoutLayer::new(LIMIT).layer(agent.clone()));
+    let came = call(&inside).await;
+    rows.push(row(
+        "retry > timeout",
+        situation,
+        &told(came, &format!("{} attempts", agent.calls())),
+    ));
+    let agent = hangs();
+    let outside = TimeoutLayer::new(LIMIT).layer(retry().layer(agent.clone()));
+    let came = call(&outside).await;
+    rows.push(row(
+        "timeout > retry",
+        situation,
+        &told(came, &format!("{} attempt", agent.calls())),
+    ));
+
+    // Where the breaker stands to the retry.
+    let situation = "the agent fails, circuit of 5 failures";
+    let (circuit, layer) = breaker();
+    let agent = fails();
+    let inside = ServiceBuilder::new().layer(retry()).layer(layer).service(agent.clone());
+    let came = until_open(&inside, &circuit, &agent).await;
+    rows.push(row("retry > breaker", situation, &came));
+    let (circuit, layer) = breaker();
+    let agent = fails();
+    let outside = ServiceBuilder::new().layer(layer).layer(retry()).service(agent.clone());
+    let came = until_open(&outside, &circuit, &agent).await;
+    rows.push(row("breaker > retry", situation, &came));
+
+    // Where the breaker stands to the timeout.
+    let situation = "the agent hangs, circuit of 5 failures";
+    let (circuit, layer) = breaker();
+    let agent = hangs();
+    let timeout = TimeoutLayer::new(LIMIT);
+    let inside = ServiceBuilder::new().layer(layer).layer(timeout.clone()).service(agent.clone());
+    let came = until_open(&inside, &circuit, &agent).await;
+    rows.push(row("breaker > timeout", situation, &came));
+    let (circuit, layer) = breaker();
+    let agent = hangs();
+    let outside = ServiceBuilder::new().layer(timeout).layer(layer).service(agent.clone());
+    let came = until_open(&outside, &circuit, &agent).await;
+    rows.push(row("timeout > breaker", situation, &came));
+
+    // Retries in retries.
+    let situation = "the agent fails, 3 attempts each";
+    for (order, outer) in
+        [("retry > retry", retry()), ("retry.outermost() > retry", retry().outermost())]
+    {
+        let agent = fails();
+        let stack = ServiceBuilder::new().layer(outer).layer(retry()).service(agent.clone());
+        let (outcome, _) = call(&stack).await;
+        rows.push(row(order, situation, &format!("{outcome} after {} attempts", agent.calls())));
+    }
+    rows
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_each_order_of_layers_does_is_what_the_guide_says() {
+    let page = std::fs::read_to_string(buttress_tests::package().join("../docs/layers.md"));
+    let page = page.expect("the page is there");
+    let rows = rows().await;
+    let missing: Vec<_> =
+        rows.iter().filter(|row| !page.lines().any(|line| line == **row)).collect();
+    let mut all = String::new();
+    for row in &rows {
+        writeln!(all, "{row}").expect("a string takes everything");
+    }
+    assert!(missing.is_empty(), "the page lacks {missing:#?}, all of them are\n{all}");
+    // And it has no others.
+    let told = page.lines().filter(|line| line.starts_with("| `") && line.contains(" > ")).count();
+    assert_eq!(told, rows.len());
+}
+
+/// mdBook takes only what its summary lists, and says nothing of a link that leads nowhere.
+#[test]
+fn every_page_is_in_the_summary_and_every_link_leads_somewhere() {
+    let docs = buttress_tests::package().join("../docs");
+    let read = |name: &str| std::fs::read_to_string(docs.join(name)).expect("the page is there");
+    let summary = read("SUMMARY.md");
+    let pages: Vec<String> = std::fs::read_dir(&docs)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".md") && name != "SUMMARY.md")
+        .collect();
+    for page in &pages {
+        assert!(summary.contains(&format!("]({page})")), "{page} is not in the summary");
+        let text = read(page);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap_or_default();
+            let is_there =
+                link.starts_with("http") || target.is_empty() || docs.join(target).exists();
+            assert!(is_there, "{page}: {link}");
+        }
+    }
+    let listed = summary.matches(".md)").count();
+    assert_eq!(listed, pages.len(), "{pages:?}");
+}
