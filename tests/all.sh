@@ -122,6 +122,11 @@ dependencies() {
     cargo deny --all-features check bans licenses sources
 }
 
+# Packs every published crate, and builds each from what was packed alone.
+packages() {
+    cargo package --quiet --allow-dirty $(for crate in crates/*; do echo "-p ${crate#crates/}"; done)
+}
+
 # The servers that tests start for themselves. Debian keeps Postgres' outside of PATH.
 servers() {
     local missing=()
@@ -155,6 +160,8 @@ if ! $fast; then
     check "clippy, minimal features" minimal_features
     check "number of dependencies" few_dependencies
     check "cargo deny" dependencies
+    check "lowest Rust" python3 tests/msrv.py
+    check "packages" packages
     check "instructions of a call" instructions
     check "overhead, short" cargo run --quiet --release -p buttress-benches --bin overhead -- --quick
     check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick

@@ -190,3 +190,22 @@ fn every_page_is_in_the_summary_and_every_link_leads_somewhere() {
     let listed = summary.matches(".md)").count();
     assert_eq!(listed, pages.len(), "{pages:?}");
 }
+
+/// A table that lacks a feature hides it from who reads the documentation.
+#[test]
+fn every_feature_is_in_the_table_of_its_crate() {
+    let crates = buttress_tests::package().join("../crates");
+    for entry in std::fs::read_dir(crates).expect("the folder is there") {
+        let folder = entry.expect("it can be read").path();
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let manifest = read("Cargo.toml");
+        let Some((_, features)) = manifest.split_once("[features]\n") else { continue };
+        let features = features.split("\n[").next().unwrap_or_default();
+        let docs = read("src/lib.rs") + &read("src/main.rs");
+        for line in features.lines().filter(|line| !line.starts_with(['#', ' ', ']'])) {
+            let Some((feature, _)) = line.split_once(" = ") else { continue };
+            let is_told = docs.contains(&format!("//! | `{feature}` |"));
+            assert!(is_told || feature == "default", "{}: {feature}", folder.display());
+        }
+    }
+}

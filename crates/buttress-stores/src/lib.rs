@@ -1,5 +1,16 @@
 //! Checkpoint stores for buttress.
 //!
+//! | feature | adds | further crates | default |
+//! |---|---|---|---|
+//! | `sqlite` | `SqliteStore` | rusqlite with SQLite in it | |
+//! | `postgres` | `PostgresStore` | tokio-postgres, deadpool-postgres | |
+//! | `postgres-rustls` | TLS for it | tokio-rustls, rustls-native-certs | |
+//! | `redis` | `RedisStore` | redis | |
+//! | `redis-rustls` | TLS for it | tokio-rustls | |
+//! | `object-store` | `ObjectStore` | object_store | |
+//! | `conformance` | the suite for a store of one's own | fastrand | |
+//! | `full` | all of them | | |
+//!
 //! `MemoryStore` and `FileStore` are in `buttress` itself. Which store keeps which promise is listed
 //! case by case in `CONFORMANCE.md`, beside this crate's manifest.
 
