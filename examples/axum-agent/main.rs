@@ -24,6 +24,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 /// How long the last traces are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The buckets of latencies, in seconds: a model takes from a tenth of one to a minute.
+const SECONDS: [f64; 10] = [0.005, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
@@ -38,7 +41,7 @@ async fn main() -> ExitCode {
 
 async fn serve(address: &str) -> Result<(), BoxError> {
     // The recorder first: the layer describes its instruments to it.
-    let recorder = PrometheusBuilder::new().build_recorder();
+    let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
     let metrics = recorder.handle();
     metrics::set_global_recorder(recorder)?;
     let langfuse = Langfuse::from_env()?.service_name("axum-agent").start()?;

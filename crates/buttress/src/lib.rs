@@ -109,6 +109,8 @@ pub use self::retry::{
     Backoff, ExponentialBackoff, Jitter, OverCap, Retry, RetryBudget, RetryLayer, RetryReport, Stop,
 };
 pub use self::service_builder_ext::ServiceBuilderExt;
+#[cfg(all(feature = "stream", feature = "config"))]
+pub use self::stream::StreamTimeoutConfig;
 #[cfg(all(feature = "stream", feature = "http"))]
 pub use self::stream::{BodyTimeoutLayer, FirstFrameLayer};
 #[cfg(feature = "stream")]

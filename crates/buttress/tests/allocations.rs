@@ -16,9 +16,9 @@ use std::{
 };
 
 use buttress::{
-    AgentLayer, CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, FallbackLayer,
-    FaultTolerantAgent, FirstItemLayer, Order, RetryLayer, StreamTimeoutLayer, TimeoutLayer,
-    Window,
+    AgentLayer, BodyTimeoutLayer, CatchPanicLayer, ChaosLayer, CircuitBreakerLayer, FallbackLayer,
+    FaultTolerantAgent, FirstFrameLayer, FirstItemLayer, Order, RetryLayer, StreamTimeoutLayer,
+    TimeoutLayer, Window,
 };
 use tower::{Layer, Service, service_fn};
 
@@ -280,4 +280,36 @@ fn a_stream_is_free_of_allocations_from_its_call_to_its_end() {
     one();
     let info = allocation_counter::measure(|| (0..100).for_each(|_| one()));
     assert_eq!(info.count_total, 0, "allocations in 100 streams");
+}
+
+#[test]
+fn a_body_of_one_frame_is_free_of_allocations_from_its_call_to_its_end() {
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    let answer = Bytes::from_static(b"fine");
+    let mut service = tower::ServiceBuilder::new()
+        .layer(CircuitBreakerLayer::new("model").settle_at_body_end())
+        .layer(BodyTimeoutLayer::new())
+        .layer(FirstFrameLayer::new())
+        .service_fn(move |_: u64| {
+            ready(Ok::<_, Infallible>(http::Response::new(Full::new(answer.clone()))))
+        });
+    let mut one = || {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let mut future = std::pin::pin!(service.call(35));
+        let Poll::Ready(Ok(answer)) = future.as_mut().poll(&mut cx) else { panic!("no answer") };
+        let mut body = std::pin::pin!(answer.into_body());
+        let mut bytes = 0;
+        while let Poll::Ready(Some(Ok(frame))) = http_body::Body::poll_frame(body.as_mut(), &mut cx)
+        {
+            bytes += frame.into_data().map_or(0, |data| data.len());
+        }
+        assert_eq!(bytes, 4);
+    };
+    one();
+    let info = allocation_counter::measure(|| (0..100).for_each(|_| one()));
+    // Each head has a table of headers, which is empty, and so takes none.
+    assert_eq!(info.count_total, 0, "allocations in 100 bodies");
 }

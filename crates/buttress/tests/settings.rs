@@ -6,8 +6,8 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
 use buttress::{
     AfterLease, AgentLayer, ChaosLayer, CircuitBreakerConfig, CircuitBreakerLayer, ConfigError,
     ExponentialBackoff, FailureKind, FaultTolerantAgent, FaultTolerantAgentBuilder, HalfOpen,
-    Jitter, KeyedCircuitBreakerLayer, RetryBudget, RetryConfig, RetryLayer, TimeoutConfig,
-    TimeoutLayer, Window, retry::OverCap, test_util::Scripted,
+    Jitter, KeyedCircuitBreakerLayer, RetryBudget, RetryConfig, RetryLayer, StreamTimeoutConfig,
+    StreamTimeoutLayer, TimeoutConfig, TimeoutLayer, Window, retry::OverCap, test_util::Scripted,
 };
 use serde::de::{DeserializeOwned, value::MapDeserializer};
 use tower::Layer;
@@ -286,6 +286,8 @@ fn each_wrong_setting_names_its_field() {
         let error = from_toml::<RetryConfig, RetryLayer>(text).unwrap_err();
         assert_eq!(error.field(), field, "{text}: {error}");
     }
+    let error = from_toml::<StreamTimeoutConfig, StreamTimeoutLayer>("idle = '0s'").unwrap_err();
+    assert!(error.to_string().contains("idle"), "{error}");
     let error = from_toml::<TimeoutConfig, TimeoutLayer>("after = '0s'").unwrap_err();
     assert_eq!(error.field(), "after");
 }

@@ -88,7 +88,7 @@ pin_project! {
         inner: F,
         // The answer whose beginning is awaited.
         response: Option<Response<ReadThrough<B, C::Reader>>>,
-        start: VecDeque<Frame<Bytes>>,
+        start: Start,
         course: Option<Course<Told>>,
         classify: C,
         agent_id: Option<Arc<str>>,
@@ -98,10 +98,17 @@ pin_project! {
 /// A body that has begun; what cuts it is its last frame.
 pub struct BegunBody<B, R> {
     /// What was waited for.
-    start: VecDeque<Frame<Bytes>>,
+    start: Start,
     rest: ReadThrough<B, R>,
     agent_id: Option<Arc<str>>,
     course: Course<Told>,
+}
+
+/// What was waited for: nearly always one frame, which takes no room of its own.
+#[derive(Default)]
+struct Start {
+    first: Option<Frame<Bytes>>,
+    others: VecDeque<Frame<Bytes>>,
 }
 
 /// A body that ends where its reader finds a failure.
@@ -203,7 +210,7 @@ where
         FirstFrameFuture {
             inner: ManuallyDrop::into_inner(inner),
             response: None,
-            start: VecDeque::new(),
+            start: Start::default(),
             course: Some(Course::new(told)),
             classify: self.classify.clone(),
             agent_id: self.labels.agent_id.clone(),
@@ -278,7 +285,7 @@ where
     R: ReadBody,
 {
     fn new(
-        start: VecDeque<Frame<Bytes>>,
+        start: Start,
         rest: ReadThrough<B, R>,
         agent_id: Option<Arc<str>>,
         mut course: Course<Told>,
@@ -305,7 +312,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Self { start, rest, agent_id, course } = self.get_mut();
-        let next = match start.pop_front() {
+        let next = match start.pop() {
             Some(frame) => Some(Ok(frame)),
             None => ready!(course.run(|| rest.poll_frame(cx))),
         };
@@ -324,8 +331,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let start = self.start.iter().filter_map(Frame::data_ref);
-        let start: u64 = start.map(|data| data.len() as u64).sum();
+        let start = self.start.bytes() as u64;
         let rest = self.rest.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(start));
@@ -346,6 +352,32 @@ impl<B: AsRef<[u8]>, R> AsRef<[u8]> for BegunBody<B, R> {
 impl<B, R> fmt::Debug for BegunBody<B, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BegunBody").field("frames", &self.course.items()).finish_non_exhaustive()
+    }
+}
+
+// ===== impl Start =====
+
+impl Start {
+    fn push(&mut self, frame: Frame<Bytes>) {
+        if self.is_empty() {
+            self.first = Some(frame);
+        } else {
+            self.others.push_back(frame);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Frame<Bytes>> {
+        self.first.take().or_else(|| self.others.pop_front())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_empty()
+    }
+
+    /// Returns how many bytes of data it holds.
+    fn bytes(&self) -> usize {
+        let frames = self.first.iter().chain(&self.others);
+        frames.filter_map(Frame::data_ref).map(Bytes::len).sum()
     }
 }
 
@@ -376,22 +408,14 @@ where
     R: ReadBody,
 {
     /// Waits until the body has begun to answer, and keeps what comes till then in `start`.
-    fn poll_begin(
-        &mut self,
-        start: &mut VecDeque<Frame<Bytes>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Error>> {
-        let mut kept: usize = start.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
+    fn poll_begin(&mut self, start: &mut Start, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             match ready!(self.poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    kept = kept.saturating_add(frame.data_ref().map_or(0, Bytes::len));
-                    start.push_back(frame);
-                }
+                Some(Ok(frame)) => start.push(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => return Poll::Ready(Ok(())),
             }
-            if self.reader.has_begun() || kept >= LONGEST_PREAMBLE {
+            if self.reader.has_begun() || start.bytes() >= LONGEST_PREAMBLE {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -55,6 +55,8 @@
 
 #[cfg(feature = "http")]
 mod body_timeout;
+#[cfg(feature = "config")]
+mod config;
 mod course;
 #[cfg(feature = "http")]
 mod first_frame;
@@ -63,6 +65,8 @@ mod limits;
 mod timeout;
 mod told;
 
+#[cfg(feature = "config")]
+pub use self::config::StreamTimeoutConfig;
 #[cfg(feature = "circuit-breaker")]
 pub(crate) use self::course::{Course, Watcher};
 #[cfg(all(feature = "circuit-breaker", feature = "http"))]
