@@ -17,6 +17,7 @@ use buttress::{
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tracing::Instrument as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -276,4 +277,47 @@ fn without_an_agent_the_attribute_says_so() {
         chain.layer(script([Answer::error("reset")])).oneshot("AAPL").await.unwrap();
     });
     has(&text, &[r#"buttress_fallback_calls{agent="unknown",outcome="success",level="1"} 1"#]);
+}
+
+#[test]
+fn several_observers_of_one_subscriber_hear_of_every_span() {
+    let (one, two) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let layer = |sink: &Arc<Mutex<Vec<&'static str>>>| {
+        let sink = Arc::clone(sink);
+        move |span: &Observed| sink.lock().unwrap().push(span.name())
+    };
+    // Functions of two types, and the counting layer twice, which counts once.
+    let other = layer(&two);
+    let subscriber = tracing_subscriber::registry()
+        .with(ObserveLayer::new(layer(&one)))
+        .with(ObserveLayer::new(move |span: &Observed| other(span)))
+        .with(MetricsLayer::new())
+        .with(MetricsLayer::new());
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let text = metrics::with_local_recorder(&recorder, || {
+        paused(subscriber, async || {
+            let agent = AgentLayer::new("research").layer(script([Answer::ok("fine")]));
+            agent.oneshot("AAPL").await.unwrap();
+        });
+        recorder.handle().render()
+    });
+    assert_eq!(*one.lock().unwrap(), ["fault_tolerant_agent_invoke"]);
+    assert_eq!(*two.lock().unwrap(), ["fault_tolerant_agent_invoke"]);
+    has(&text, &[r#"buttress_agent_calls{agent="research",outcome="success",error_type=""} 1"#]);
+}
+
+#[test]
+fn the_span_above_is_one_of_the_contract_whatever_stands_between() {
+    let said = observed(
+        |span| (span.name(), span.id(), span.parent()),
+        async || {
+            let timed = TimeoutLayer::new(SECOND).layer(script([Answer::ok("fine")]));
+            let agent = AgentLayer::new("research").layer(service_fn(move |request| {
+                timed.clone().oneshot(request).instrument(tracing::info_span!("of_the_user"))
+            }));
+            agent.oneshot("AAPL").await.unwrap();
+        },
+    );
+    let [(_, _, above), (_, agent, none)] = said[..] else { panic!("{said:?}") };
+    assert_eq!((above, none), (Some(agent), None), "{said:?}");
 }

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -27,7 +28,8 @@ const LONGEST_TEXT: usize = 4096;
 /// Each span is handed over once; spans of other targets are none of its business.
 ///
 /// The observer is called on the thread of the call, so it must be quick. Its panics are caught.
-/// Texts are cut at 4 KiB.
+/// Texts are cut at 4 KiB. A subscriber may have several such layers; of those with an observer of the
+/// same type, one hears.
 #[derive(Debug)]
 pub struct ObserveLayer<O> {
     pub(super) observer: O,
@@ -60,8 +62,8 @@ enum Value {
     Truth(bool),
 }
 
-/// What is kept of a span while it lives; none once it was handed over.
-struct Open(Option<Observed>);
+/// What is kept of a span for an observer while it lives; none once it was handed over.
+struct Open<O>(Option<Observed>, PhantomData<fn() -> O>);
 
 /// The agent of a span, for those below it.
 struct Agent(Option<Arc<str>>);
@@ -87,7 +89,7 @@ impl Observed {
         self.id
     }
 
-    /// Returns that number of the span right above it, whosever it is.
+    /// Returns that number of the nearest span of the contract above it.
     #[must_use]
     pub const fn parent(&self) -> Option<u64> {
         self.parent
@@ -211,10 +213,14 @@ where
             return;
         }
         let Some(span) = context.span(id) else { return };
+        if span.extensions().get::<Open<O>>().is_some() {
+            return;
+        }
+        let above = span.scope().skip(1).find(|above| above.metadata().target() == TARGET);
         let mut observed = Observed {
             name: attributes.metadata().name(),
             id: id.into_u64(),
-            parent: span.parent().map(|parent| parent.id().into_u64()),
+            parent: above.map(|above| above.id().into_u64()),
             agent: None,
             started: Instant::now(),
             took: Duration::ZERO,
@@ -228,12 +234,13 @@ where
             }),
         };
         let mut extensions = span.extensions_mut();
-        extensions.insert(Agent(observed.agent.clone()));
+        extensions.replace(Agent(observed.agent.clone()));
         if observed.get(key::OUTCOME).is_some() {
+            extensions.insert(Open::<O>(None, PhantomData));
             drop(extensions);
             self.hand_over(observed);
         } else {
-            extensions.insert(Open(Some(observed)));
+            extensions.insert(Open::<O>(Some(observed), PhantomData));
         }
     }
 
@@ -241,7 +248,7 @@ where
         let Some(span) = context.span(id) else { return };
         let ended = {
             let mut extensions = span.extensions_mut();
-            let Some(Open(open)) = extensions.get_mut::<Open>() else { return };
+            let Some(Open(open, _)) = extensions.get_mut::<Open<O>>() else { return };
             let Some(observed) = open else { return };
             values.record(observed);
             if observed.get(key::OUTCOME).is_none() {
@@ -256,7 +263,7 @@ where
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let Some(span) = context.span(&id) else { return };
-        let open = span.extensions_mut().remove::<Open>();
+        let open = span.extensions_mut().remove::<Open<O>>();
         if let Some(observed) = open.and_then(|open| open.0) {
             self.hand_over(observed);
         }
