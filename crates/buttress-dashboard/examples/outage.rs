@@ -5,7 +5,8 @@
 //! curl -X POST http://127.0.0.1:3000/fault/on      # and /fault/off
 //! ```
 //!
-//! The first argument is the port, 3000 where there is none; 0 takes any that is free.
+//! The first argument is the port, 3000 where there is none; 0 takes any that is free. With `read-only`
+//! as the second nobody may act.
 #![expect(clippy::print_stdout, reason = "a program says where it listens")]
 
 use std::{
@@ -32,11 +33,13 @@ use buttress::{
 use buttress_dashboard::Dashboard;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService};
+use tower::{
+    Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService,
+};
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// What an operator knows.
-const TOKEN: &str = "an-operator-knows-this";
+const TOKEN: &str = "only-operators-know-this";
 
 type Agent = BoxCloneSyncService<String, String, BoxError>;
 
@@ -51,10 +54,13 @@ struct Provider {
 async fn main() -> Result<(), Box<dyn Error>> {
     let port = std::env::args().nth(1).map_or(Ok(3000), |port| port.parse::<u16>())?;
     let provider = Provider::default();
-    let dashboard = Dashboard::new()
-        .title("research service")
-        .langfuse("https://langfuse.example", "research")
-        .allow_control(TOKEN)?;
+    let dashboard =
+        Dashboard::new().title("research service").langfuse("https://langfuse.example", "research");
+    let dashboard = match std::env::args().nth(2).as_deref() {
+        None => dashboard.allow_control(TOKEN)?,
+        Some("read-only") => dashboard,
+        Some(other) => return Err(format!("{other} is neither a port nor read-only").into()),
+    };
 
     let tracer = SdkTracerProvider::builder().build().tracer("outage");
     tracing_subscriber::registry()
@@ -170,7 +176,11 @@ fn gateway(provider: &Provider) -> (CircuitBreakers<String>, Agent) {
         CircuitBreakerLayer::keyed("tenant", |prompt: &String| format!("{}", prompt.len() % 4));
     let circuits = breaker.circuits();
     let steady = Provider { is_broken: Arc::default(), calls: Arc::clone(&provider.calls) };
-    let agent = ServiceBuilder::new().layer(breaker).service(steady.model("mistral"));
+    let agent = ServiceBuilder::new()
+        .layer(AgentLayer::new("gateway"))
+        .layer(RetryLayer::new(3).backoff(quick()))
+        .layer(breaker)
+        .service(steady.model("mistral"));
     (circuits, BoxCloneSyncService::new(agent.map_err(BoxError::from)))
 }
 
@@ -186,6 +196,11 @@ async fn load(agent: Agent, every: Duration) {
     }
 }
 
+fn retried(provider: &Provider) -> Agent {
+    let agent = RetryLayer::new(3).backoff(quick()).layer(provider.model("gpt-large"));
+    BoxCloneSyncService::new(agent.map_err(BoxError::from))
+}
+
 async fn swarms(research: Agent, provider: Provider) {
     let swarm = Swarm::builder("research_swarm")
         .required("technical", research)
@@ -193,8 +208,8 @@ async fn swarms(research: Agent, provider: Provider) {
             "fundamental",
             service_fn(|_: String| async { Ok::<_, io::Error>("buy".to_owned()) }),
         )
-        .optional("sentiment", provider.model("gpt-large"))
-        .optional("seasonality", provider.model("gpt-large"))
+        .optional("sentiment", retried(&provider))
+        .optional("seasonality", retried(&provider))
         .deadline(Duration::from_secs(1))
         .build()
         .expect("the swarm has agents");

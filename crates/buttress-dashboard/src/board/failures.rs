@@ -24,6 +24,8 @@ const MOST: usize = 50;
 const MOST_WAITING: usize = 1_024;
 /// How many failures wait for the same span.
 const MOST_BELOW: usize = 8;
+/// After so many milliseconds without one, alike failures are counted anew.
+const QUIET: u64 = 10 * 60 * 1_000;
 /// Who waited this long, in milliseconds, gives its place to others.
 const LONGEST_WAIT: u64 = 10 * 60 * 1_000;
 
@@ -34,6 +36,7 @@ pub(crate) struct Group {
     failure: Failed,
     fate: Fate,
     count: u64,
+    /// When the first of them was.
     first: u64,
     /// What two failures have in common that are alike.
     #[serde(skip)]
@@ -158,10 +161,12 @@ fn settle(groups: &mut Section<Group>, failed: Failed, fate: Fate, ids: &mut Ver
     let fits = |group: &Group| group.fate == fate && group.fingerprint == fingerprint;
     let mut new = Some(failed);
     let add = |group: &mut Group| {
-        if let Some(failed) = new.take() {
-            group.count += 1;
-            group.failure = failed;
+        let Some(failed) = new.take() else { return };
+        if failed.last.saturating_sub(group.failure.last) > QUIET {
+            (group.count, group.first) = (0, failed.last);
         }
+        group.count += 1;
+        group.failure = failed;
     };
     if groups.change(fits, add, ids) {
         return;
@@ -204,17 +209,18 @@ impl Failed {
         }
     }
 
-    /// What is alike in failures that are: all but digits, which are times, counts and ids.
+    /// What failures have in common that are alike: all but the digits of their texts, which are times,
+    /// counts and ids.
     fn fingerprint(&self) -> String {
-        let texts = [self.agent.as_deref(), self.circuit.as_deref(), Some(&self.kind)];
-        // How long a circuit stays open changes with each call.
-        let error = self.error.as_deref().filter(|_| self.kind != "circuit_open");
+        let names = [self.agent.as_deref(), self.circuit.as_deref(), Some(&self.kind)];
         let mut fingerprint = String::new();
-        for text in texts.into_iter().chain([error]) {
-            let letters = text.unwrap_or_default().chars().filter(|char| !char.is_ascii_digit());
-            fingerprint.extend(letters);
+        for name in names {
+            fingerprint.push_str(name.unwrap_or_default());
             fingerprint.push('\n');
         }
+        // How long a circuit stays open changes with each call.
+        let text = self.error.as_deref().filter(|_| self.kind != "circuit_open");
+        fingerprint.extend(text.unwrap_or_default().chars().filter(|char| !char.is_ascii_digit()));
         fingerprint
     }
 }

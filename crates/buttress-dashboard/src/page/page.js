@@ -3,8 +3,8 @@
 (() => {
   // Where the page is mounted, with and without a slash at the end.
   const base = location.pathname.replace(/\/*$/, "/");
-  const WINDOW = 15 * 60 * 1000;
-  const RECENT = 60 * 1000;
+  const MINUTE = 60 * 1000;
+  const RECENT = MINUTE;
   const SVG = "http://www.w3.org/2000/svg";
   const $ = (id) => document.getElementById(id);
 
@@ -77,6 +77,9 @@
     return h < 48 ? `${h} h ${m % 60} min` : `${Math.floor(h / 24)} d ${h % 24} h`;
   }
 
+  // How far back timelines go, in minutes: 15, and less where less is known.
+  const reach = () => (now() - meta.started < 5 * MINUTE ? 5 : 15);
+
   const ago = (at) => (now() - at < 1500 ? "just now" : `${span(now() - at)} ago`);
 
   function make(name, className, text) {
@@ -148,12 +151,6 @@
 
   // ---- what a circuit says
 
-  const lastChange = (id) => all.timelines.get(id)?.changes.at(-1);
-
-  function sinceOf(circuit) {
-    return circuit.since === undefined ? "" : ` for ${span(now() - circuit.since)}`;
-  }
-
   function doing(circuit) {
     switch (circuit.state) {
       case "open": {
@@ -182,14 +179,15 @@
     return REASONS[change.reason] || words(change.reason);
   }
 
-  // Why it is not well: the change that opened it, though it may be half-open since.
-  function cause(id) {
+  // The changes since it was last closed: the first of them says since when and why it is not well.
+  function trouble(id) {
     const changes = all.timelines.get(id)?.changes || [];
-    for (let i = changes.length - 1; i >= 0 && changes[i].to !== "closed"; i--) {
-      if (changes[i].to === "open" || changes[i].to === "forced_open") return changes[i];
-    }
-    return undefined;
+    let first = changes.length;
+    while (first > 0 && changes[first - 1].to !== "closed") first -= 1;
+    return changes.slice(first);
   }
+
+  const traceOf = (changes) => changes.find((change) => change.trace)?.trace;
 
   // ---- cards of circuits
 
@@ -211,10 +209,7 @@
     why.append(whyText, whyLink);
     const figure = make("figure", "timeline");
     const svg = draw("svg", { viewBox: "0 0 900 28", preserveAspectRatio: "none", role: "img" });
-    const axis = make("div", "axis");
-    axis.setAttribute("aria-hidden", "true");
-    axis.append(make("span", "", "15 min ago"), make("span", "", "now"));
-    figure.append(svg, axis);
+    figure.append(svg);
     const numbers = make("dl", "numbers");
     const number = (label) => {
       const pair = make("div");
@@ -223,10 +218,10 @@
       numbers.append(pair);
       return value;
     };
-    const row = number("in a row");
+    const row = number("failures in a row");
     const failed = number("failed");
+    const of = failed.previousSibling;
     const slow = number("slow");
-    const calls = number("calls");
     const rejected = number("rejected");
     const rest = make("p", "detail");
     const actions = make("div", "actions");
@@ -240,7 +235,7 @@
       }
     }
     card.append(top, what, why, figure, numbers, rest, actions);
-    return { card, name, state, sign, word, what, why, whyText, whyLink, svg, row, failed, slow, calls, rejected, rest, actions };
+    return { card, name, state, sign, word, what, why, whyText, whyLink, svg, row, failed, of, slow, rejected, rest, actions };
   }
 
   function paintCard(id, circuit, entry) {
@@ -249,20 +244,30 @@
     dress(entry.state, `state ${circuit.state}`);
     entry.sign.firstChild.setAttribute("href", `#i-${circuit.state}`);
     put(entry.word, STATES[circuit.state] || words(circuit.state));
+    const isCalm = circuit.state === "closed";
     const text = doing(circuit);
     put(entry.what, text[0].toUpperCase() + text.slice(1));
-    const change = lastChange(id);
-    const why = cause(id) || change;
-    put(entry.whyText, change
-      ? `${STATES[change.to]}${sinceOf(circuit)}, since ${clock(change.at)}: ${reasonOf(change)}. `
-      : `No change since ${clock(meta.started)}.`);
-    putLink(entry.whyLink, circuit.state === "closed" ? undefined : why?.trace, circuit.name);
-    const rate = (share) => (circuit.calls ? percent(share) : "\u2013");
+    hide(entry.what, isCalm);
+    const changes = trouble(id);
+    const last = all.timelines.get(id)?.changes.at(-1);
+    const [first] = changes;
+    const texts = [];
+    if (!last) texts.push(`No change since ${clock(meta.started)}.`);
+    else if (!first) texts.push(`Closed for ${span(now() - last.at)}, since ${clock(last.at)}: ${reasonOf(last)}.`);
+    else {
+      texts.push(`Not closed for ${span(now() - first.at)}, since ${clock(first.at)}: ${reasonOf(first)}.`);
+      if (changes.length > 1) texts.push(`Last change ${ago(last.at)}: ${reasonOf(last)}.`);
+    }
+    put(entry.whyText, `${texts.join(" ")} `);
+    putLink(entry.whyLink, traceOf(changes), circuit.name);
     put(entry.row, count(circuit.consecutive_failures));
-    put(entry.failed, rate(circuit.failure_rate));
-    put(entry.slow, rate(circuit.slow_rate));
-    put(entry.calls, circuit.calls ? count(circuit.calls) : "\u2013");
+    put(entry.failed, percent(circuit.failure_rate));
+    put(entry.of, `of ${times(circuit.calls, "call")} failed`);
+    put(entry.slow, percent(circuit.slow_rate));
     put(entry.rejected, count(circuit.not_permitted));
+    // A circuit without a rate has no window.
+    hide(entry.failed.parentNode, !circuit.calls);
+    hide(entry.slow.parentNode, !circuit.slow_rate);
     const rest = [["late", "late"], ["cancelled", "cancelled"], ["ignored", "not counted"]]
       .filter(([key]) => circuit[key])
       .map(([key, label]) => `${count(circuit[key])} ${label}`);
@@ -286,16 +291,17 @@
 
   function paintTimeline(id, circuit, entry) {
     const to = now();
-    const from = to - WINDOW;
+    const from = to - reach() * MINUTE;
+    const scale = 900 / (to - from);
     const parts = [];
     let openTime = 0;
     let openings = 0;
     for (const period of periods(id, circuit, from, to)) {
       const height = HEIGHTS[period.state] || 6;
-      const width = Math.max((period.to - period.from) / 1000, 4);
+      const width = Math.max((period.to - period.from) * scale, 4);
       parts.push(draw("rect", {
         class: `seg-${period.state}`,
-        x: Math.min((period.from - from) / 1000, 900 - width).toFixed(1),
+        x: Math.min((period.from - from) * scale, 900 - width).toFixed(1),
         width: width.toFixed(1),
         y: 28 - height,
         height,
@@ -308,8 +314,8 @@
     for (const x of [300, 600]) parts.push(draw("line", { class: "grid-line", x1: x, x2: x, y1: 0, y2: 28 }));
     entry.svg.replaceChildren(...parts);
     const label = openings
-      ? `The last 15 minutes: open ${openings === 1 ? "once" : `${openings} times`}, for ${span(openTime)} in all.`
-      : "The last 15 minutes: never open.";
+      ? `The last ${reach()} minutes: open ${openings === 1 ? "once" : `${openings} times`}, for ${span(openTime)} in all.`
+      : `The last ${reach()} minutes: never open.`;
     if (entry.svg.getAttribute("aria-label") !== label) entry.svg.setAttribute("aria-label", label);
   }
 
@@ -332,9 +338,8 @@
     });
     arrange($("circuit-list"), cards);
     hide($("circuits-none"), cards.length > 0);
-    put($("circuits-note"), meta.more
-      ? `${times(cards.length, "circuit")}, and ${count(meta.more)} more that are closed or fail less`
-      : "");
+    const more = meta.more ? `${count(meta.more)} more are closed or fail less. ` : "";
+    put($("circuits-note"), cards.length ? `${more}Timelines: the last ${reach()} minutes, up to now.` : "");
   }
 
   // ---- failures
@@ -378,7 +383,10 @@
   }
 
   function paintFailures() {
-    const sorted = [...all.failures].sort(([, a], [, b]) => b.last - a.last);
+    // What reached callers comes first, then what is new; what goes on stays in its place.
+    const rank = (failure) => (failure.fate === "reached_caller" ? 0 : 1);
+    const sorted = [...all.failures].sort(([a, one], [b, other]) =>
+      rank(one) - rank(other) || other.first - one.first || b - a);
     for (const id of shown.failures.keys()) if (!all.failures.has(id)) shown.failures.delete(id);
     const items = sorted.map(([id, failure]) => {
       if (!shown.failures.has(id)) shown.failures.set(id, newFailure());
@@ -388,7 +396,7 @@
     });
     arrange($("failure-list"), items);
     hide($("failures-none"), items.length > 0);
-    put($("failures-note"), items.length ? "alike ones in one line, the newest first" : "");
+    put($("failures-note"), items.length ? "alike ones in one line, those that reached callers first" : "");
   }
 
   // ---- what was made good
@@ -410,7 +418,7 @@
 
   // The minutes as they are now, the newest last.
   function recent(row) {
-    const passed = Math.min(Math.max(Math.floor(now() / 60000) - row.minute, 0), 15);
+    const passed = Math.min(Math.max(Math.floor(now() / MINUTE) - row.minute, 0), 15);
     return [...row.minutes.slice(passed), ...Array.from({ length: passed }, () => ({ fine: 0, rescued: 0, failed: 0 }))];
   }
 
@@ -444,7 +452,7 @@
       return `Last ${level}${rate}${without}: ${when}`;
     }
     if (row.kind === "fallback") {
-      return last.is_rescued ? `Last by fallback ${last.level}: ${when}` : `Last failed with every agent: ${when}`;
+      return last.is_rescued ? `Last answered by fallback ${last.level}: ${when}` : `Last failed with every agent: ${when}`;
     }
     return last.is_rescued
       ? `Last made good on attempt ${last.attempts}: ${when}`
@@ -466,6 +474,8 @@
     put(entry.last, tellLast(row));
     hide(entry.last, !row.last);
     put(entry.total, tellTotal(row));
+    // Before that it says what stands above.
+    hide(entry.total, now() - meta.started < 15 * MINUTE);
     const minutes = recent(row);
     const most = Math.max(1, ...minutes.map((minute) => minute.fine + minute.rescued + minute.failed));
     const key = JSON.stringify(minutes);
@@ -517,10 +527,24 @@
   const MOST_TROUBLES = 8;
   const troubleLines = new Map();
 
+  // The failures that reached callers within the last minute, by who failed, the newest first.
+  function reaching() {
+    const names = new Map();
+    const recent = [...all.failures.values()].filter((failure) =>
+      failure.fate === "reached_caller" && now() - failure.last < RECENT);
+    for (const failure of recent.sort((a, b) => b.last - a.last)) {
+      const name = failure.agent || failure.circuit || PLACES[failure.place] || words(failure.place);
+      if (!names.has(name)) names.set(name, []);
+      names.get(name).push(failure);
+    }
+    return names;
+  }
+
   function troubles() {
     const list = [];
     for (const [id, circuit] of all.circuits) {
       if (circuit.state === "closed") continue;
+      const changes = trouble(id);
       list.push({
         key: `circuit ${id}`,
         rank: SEVERITY[circuit.state],
@@ -528,21 +552,22 @@
         tone: circuit.state,
         name: circuit.name,
         to: id,
-        text: `${STATES[circuit.state].toLowerCase()}${sinceOf(circuit)}: ${doing(circuit)}`,
-        trace: cause(id)?.trace,
+        text: `${STATES[circuit.state].toLowerCase()}, ${doing(circuit)}${changes.length ? `; not closed for ${span(now() - changes[0].at)}` : ""}`,
+        trace: traceOf(changes),
       });
     }
-    for (const [id, failure] of all.failures) {
-      if (failure.fate !== "reached_caller" || now() - failure.last > RECENT) continue;
-      const name = failure.agent || failure.circuit || PLACES[failure.place] || words(failure.place);
+    for (const [name, failures] of reaching()) {
+      const kinds = [...new Set(failures.map((failure) => words(failure.kind)))].join(", ");
+      const sum = failures.reduce((sum, failure) => sum + failure.count, 0);
+      const first = Math.min(...failures.map((failure) => failure.first));
       list.push({
-        key: `failure ${id}`,
+        key: `failure ${name}`,
         rank: 1.5,
         sign: "i-warn",
         tone: "open",
         name,
-        text: `callers get ${words(failure.kind)}, ${times(failure.count, "time")} since ${clock(failure.first)}`,
-        trace: failure.trace,
+        text: `callers get failures: ${kinds} (${count(sum)} since ${clock(first)})`,
+        trace: failures[0].trace,
       });
     }
     for (const [id, row] of all.rows) {
@@ -576,7 +601,9 @@
     }
     const text = make("span");
     const trace = make("span");
-    line.append(sign, name, text, trace);
+    const content = make("p");
+    content.append(name, " ", text, " ", trace);
+    line.append(sign, content);
     return { line, sign, name, text, trace };
   }
 
@@ -605,8 +632,6 @@
       title = `${of(probing)} ${probing === 1 ? "is" : "are"} being probed`;
     } else if (degraded) {
       [tone, sign, title] = ["warn", "i-half_open", "Answers are degraded"];
-    } else if (rescuing.length) {
-      [tone, sign, title] = ["warn", "i-half_open", "Failures are being made good"];
     } else if (unguarded) {
       [tone, sign] = ["warn", "i-disabled"];
       title = `${of(unguarded)} ${unguarded === 1 ? "guards" : "guard"} nothing`;
@@ -618,7 +643,7 @@
       lines.push(closed, last ? `The last failure reached a caller ${ago(last)}.` : "No failure has reached a caller.");
     }
     if (rescuing.length) lines.push("Within the last minute failures were made good before callers saw them.");
-    if (meta.under_way) lines.push(`${times(meta.under_way, "call")} with a failed part ${meta.under_way === 1 ? "goes" : "go"} on now.`);
+    if (meta.under_way) lines.push(`${times(meta.under_way, "call")} ${meta.under_way === 1 ? "is" : "are"} being retried or handed on right now.`);
     dress($("verdict"), `verdict ${tone}`);
     $("verdict-icon").setAttribute("href", `#${sign}`);
     put($("verdict-title"), title);
