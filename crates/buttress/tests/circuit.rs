@@ -91,6 +91,21 @@ async fn keys_are_bounded_and_an_open_circuit_is_never_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_was_forgotten_comes_back_with_another_circuit() {
+    let layer = CircuitBreakerLayer::keyed("provider", |key: &u32| *key).capacity(1);
+    let circuits = layer.circuits();
+    let agent = layer.layer(service_fn(|_: u32| async { Ok::<_, std::io::Error>(()) }));
+    agent.clone().oneshot(0).await.unwrap();
+    let first = circuits.get(&0).unwrap();
+    assert!(first.is_same(&circuits.get(&0).unwrap()));
+    agent.clone().oneshot(1).await.unwrap();
+    agent.clone().oneshot(0).await.unwrap();
+    let second = circuits.get(&0).unwrap();
+    assert_eq!(first.name(), second.name());
+    assert!(!first.is_same(&second));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rate_limit_opens_only_on_request_and_never_longer_than_allowed() {
     let limited = || {
         let failure = Failure::new(FailureKind::RateLimited);

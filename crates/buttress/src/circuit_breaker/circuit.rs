@@ -253,6 +253,12 @@ impl Circuit {
         &self.shared.name
     }
 
+    /// Returns whether both handles are of the same circuit.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Returns the state, with what time alone has changed.
     #[must_use]
     pub fn state(&self) -> State {
