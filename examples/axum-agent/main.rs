@@ -6,15 +6,17 @@
 //! ```
 //!
 //! `POST /agent` answers errors by themselves (feature `axum`), `POST /agent/guarded` those of layers around
-//! the route by a `HandleErrorLayer`; `GET /health`, `/ready` and `/metrics` tell how it is. It asks an
-//! embedded model, which fails as the prompt says (see `embedded.rs`). With SIGTERM or ctrl-c it takes no
-//! further connection, ends the calls that are under way, and delivers its traces.
+//! the route by a `HandleErrorLayer`; `GET /health`, `/ready`, `/metrics` and the page `/dashboard` tell how it
+//! is, and `DASHBOARD_TOKEN` lets who knows it steer the circuits there. It asks an embedded model, which
+//! fails as the prompt says (see `embedded.rs`). With SIGTERM or ctrl-c it takes no further connection, ends
+//! the calls that are under way, and delivers its traces.
 
 mod app;
 
 use std::{process::ExitCode, time::Duration};
 
-use buttress::{BoxError, observe::MetricsLayer};
+use buttress::{BoxError, Circuit, observe::MetricsLayer};
+use buttress_dashboard::Dashboard;
 use buttress_examples::{EmbeddedModel, agent};
 use buttress_langfuse::Langfuse;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -45,19 +47,40 @@ async fn serve(address: &str) -> Result<(), BoxError> {
     let metrics = recorder.handle();
     metrics::set_global_recorder(recorder)?;
     let langfuse = Langfuse::from_env()?.service_name("axum-agent").start()?;
-    let subscriber =
-        tracing_subscriber::registry().with(langfuse.layer()).with(MetricsLayer::new());
-    tracing::subscriber::set_global_default(subscriber)?;
-
     let model = EmbeddedModel::start().await?;
     let (agent, circuits) = agent::agent(&model.base_url());
+    let dashboard = dashboard(&circuits, langfuse.clone())?;
+    let subscriber = tracing_subscriber::registry()
+        .with(langfuse.layer())
+        .with(MetricsLayer::new())
+        .with(dashboard.layer());
+    tracing::subscriber::set_global_default(subscriber)?;
+
     let app = app::App { agent, circuits: circuits.into(), langfuse: langfuse.clone(), metrics };
+    // With and without a slash at the end.
+    let router = app::router(app).nest_service("/dashboard", dashboard.router());
     let listener = TcpListener::bind(address).await?;
     say(&format!("listening on {}", listener.local_addr()?));
-    axum::serve(listener, app::router(app)).with_graceful_shutdown(asked_to_end()).await?;
+    let ended = async move {
+        asked_to_end().await;
+        // Its pages are answers that go on for ever.
+        dashboard.close();
+    };
+    axum::serve(listener, router).with_graceful_shutdown(ended).await?;
     say("every call has ended");
     tokio::task::spawn_blocking(move || langfuse.shutdown(PATIENCE)).await??;
     Ok(())
+}
+
+/// The live page; who knows the token in `DASHBOARD_TOKEN` may open and reset circuits.
+fn dashboard(circuits: &[Circuit], langfuse: Langfuse) -> Result<Dashboard, BoxError> {
+    let dashboard =
+        Dashboard::new().title("axum-agent").trace_url(move |trace| langfuse.trace_url(trace));
+    let dashboard = circuits.iter().cloned().fold(dashboard, Dashboard::circuit);
+    match std::env::var("DASHBOARD_TOKEN") {
+        Ok(token) => Ok(dashboard.allow_control(&token)?),
+        Err(_) => Ok(dashboard),
+    }
 }
 
 /// Waits for ctrl-c, or for SIGTERM where there is one.

@@ -141,6 +141,26 @@ async fn open_circuits_reject_at_once_and_health_and_numbers_say_so() {
 }
 
 #[tokio::test]
+async fn the_live_page_shows_circuits_and_failures_and_is_read_only_without_a_token() {
+    let service = Service::start();
+    for _ in 0..2 {
+        service.ask("A [all:500]").await;
+    }
+    for path in ["/dashboard", "/dashboard/"] {
+        let page = service.get(path).await;
+        assert!(page.headers().contains_key("content-security-policy"), "{path}");
+        assert!(page.text().await.unwrap().contains("axum-agent"));
+    }
+    let mut events = service.get("/dashboard/events").await;
+    let first = String::from_utf8(events.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(first.contains("event: snapshot"), "{first}");
+    for said in ["\"large\"", "\"small\"", "HTTP 500"] {
+        assert!(first.contains(said), "{said}: {first}");
+    }
+    assert_eq!(service.get("/dashboard/control").await.status(), 404);
+}
+
+#[tokio::test]
 async fn a_circuit_around_the_route_counts_its_answers() {
     let service = Service::start();
     let mut statuses = Vec::new();
