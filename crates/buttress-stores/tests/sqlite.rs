@@ -141,6 +141,22 @@ async fn two_processes_keep_one_chain() {
     }
 }
 
+/// What one finds while the other makes the tables is not a file of another program.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn all_who_open_a_new_file_at_once_find_it_theirs() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..50 {
+        let path = folder.path().join(format!("{round}.db"));
+        let opened = [(); 4].map(|()| {
+            let path = path.clone();
+            tokio::spawn(async move { SqliteStore::open(path).await.map(drop) })
+        });
+        for store in opened {
+            store.await.unwrap().unwrap();
+        }
+    }
+}
+
 /// `Unavailable` says that a repeat may help; a panic of the user's clock must not end the store.
 #[tokio::test]
 async fn a_store_whose_clock_panics_once_goes_on() {

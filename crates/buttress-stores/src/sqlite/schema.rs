@@ -149,8 +149,11 @@ impl From<Problem> for Failure {
 }
 
 fn make_tables(connection: &mut Connection) -> Result<(), Failure> {
-    // The log may say more than the header did.
-    let made = read_marks(connection)?;
+    // The log may say more than the header did. In a transaction: another process may make the tables
+    // between two looks, and half of them are nobody's.
+    let tx = connection.transaction()?;
+    let made = read_marks(&tx)?;
+    tx.commit()?;
     // Not before it is known to be ours, since this changes the file.
     use_log(connection)?;
     if made {
