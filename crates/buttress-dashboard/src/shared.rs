@@ -133,6 +133,10 @@ impl Shared {
         read: Option<Cursor>,
         say_nothing: bool,
     ) -> Option<(Cursor, String)> {
+        if read.is_none() {
+            // Who comes sees things as they are.
+            self.board().look_again();
+        }
         self.refresh();
         self.board().news(read, say_nothing, self.started)
     }

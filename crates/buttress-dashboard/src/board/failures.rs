@@ -130,7 +130,7 @@ impl Waiting {
             }
             Some(_) => {
                 let parent = look.seen.parent();
-                let failed = Failed::new(look, below.pop());
+                let failed = Failed::new(look, below.last());
                 match parent {
                     Some(parent) => self.wait(parent, failed),
                     None => settle(failed, Fate::ReachedCaller),
@@ -185,10 +185,9 @@ fn settle(groups: &mut Section<Group>, failed: Failed, fate: Fate, ids: &mut Ver
 
 impl Failed {
     /// Reads a failure from its span, and what the span does not say from the one below it.
-    fn new(look: Look<'_>, below: Option<Self>) -> Self {
+    fn new(look: Look<'_>, below: Option<&Self>) -> Self {
         let Look { seen, trace, at, with_texts } = look;
         let name = |text: &str| text::shown(text, text::NAME);
-        let below = below.as_ref();
         let error = seen.str(key::ERROR).filter(|_| with_texts);
         Self {
             agent: seen.agent_id().map(name).or_else(|| below?.agent.clone()),
