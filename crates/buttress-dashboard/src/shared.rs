@@ -161,6 +161,7 @@ impl Shared {
         let more = choose(&mut seen, self.settings().most_keyed);
         let unwatched = {
             let mut board = self.board();
+            board.forget();
             let Board { circuits, versions, .. } = &mut *board;
             circuits.merge(seen, more, &Arc::downgrade(self), versions)
         };

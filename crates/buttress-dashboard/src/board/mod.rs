@@ -89,6 +89,12 @@ impl Board {
         is_due
     }
 
+    /// Gives up waiting for what becomes of old failures.
+    pub(crate) fn forget(&mut self) {
+        let Self { waiting, failures, versions, .. } = self;
+        waiting.forget(text::now_millis(), failures, versions);
+    }
+
     /// Has the circuits looked at when somebody asks next.
     pub(crate) const fn look_again(&mut self) {
         self.looked = None;

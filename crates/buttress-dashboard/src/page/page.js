@@ -37,6 +37,7 @@
     went_without: ["other", "i-half_open", "The swarm went on without it"],
     absorbed: ["other", "i-half_open", "Taken for no failure further out"],
     abandoned: ["other", "i-disabled", "The caller did not wait"],
+    unknown: ["other", "i-disabled", "What became of it is not known"],
   };
   const PLACES = {
     circuit_breaker_call: "circuit breaker",
