@@ -5,8 +5,9 @@
 #   bash tests/all.sh --fast   format, lints, tests and docs: what one runs before each commit
 #
 # Installs what it needs where it is missing: cargo-deny and gungraun's runner from the Rust
-# registry; valgrind, Postgres, pgbouncer, Redis, Python and strace with apt-get (which may ask for
-# root). Ends with one line that counts the tests; exits with 1 when a check failed.
+# registry; valgrind, Postgres, pgbouncer, Redis, Python, strace, Chromium and Node.js with apt-get
+# (which may ask for root); playwright-core with npm, into the target folder. Ends with one line that
+# counts the tests; exits with 1 when a check failed.
 #
 # Kill loops of stores are short here: BUTTRESS_KILLS=200 BUTTRESS_ROUNDS=full is the whole of them.
 set -uo pipefail
@@ -61,7 +62,7 @@ tests() {
 # Lints every crate alone with its smallest set of features, and each of its features alone.
 minimal_features() {
     local package feature target
-    for package in buttress buttress-graph buttress-langfuse buttress-stores buttress-cli; do
+    for package in buttress buttress-graph buttress-langfuse buttress-stores buttress-dashboard buttress-cli; do
         echo "$package, no features"
         target=--lib
         [ "$package" = buttress-cli ] && target=--bins
@@ -162,6 +163,7 @@ if ! $fast; then
     check "cargo deny" dependencies
     check "lowest Rust" python3 tests/msrv.py
     check "packages" packages
+    check "dashboard in Chromium" bash tests/dashboard.sh
     check "instructions of a call" instructions
     check "overhead, short" cargo run --quiet --release -p buttress-benches --bin overhead -- --quick
     check "scale, short" cargo run --quiet --release -p buttress-benches --bin scale -- --quick

@@ -41,10 +41,14 @@ async function start(...args) {
     child.on("error", fail);
     child.on("exit", () => fail(new Error("the service ended")));
   });
+  // Whatever ends this script ends the service too.
+  const end = () => child.kill("SIGKILL");
+  process.on("exit", end);
   const url = new URL(line);
   const stop = () => new Promise((done) => {
     child.on("exit", done);
-    child.kill("SIGKILL");
+    process.off("exit", end);
+    end();
   });
   const fault = (state) => fetch(new URL(`/fault/${state}`, url), { method: "POST" });
   return { url, port: url.port, stop, fault };
@@ -112,7 +116,7 @@ async function contrasts(page, selectors) {
 
 const TEXTS = [
   "h1", "h2", ".note", ".link", ".state", ".card .detail", ".numbers dt", ".numbers dd", ".kind", ".where", ".fate",
-  ".error", ".row .top p", ".row .detail", ".trace", ".trace code", "button", "label", ".name", ".troubles span",
+  ".error", ".row .top p", ".row .detail", ".trace", ".trace code", "button", "label", ".name", ".troubles span", ".empty",
   "#confirm p", "#confirm button",
 ].map((selector) => [selector, "color"]);
 const SIGNS = [[".state .icon", "fill"], [".verdict > .icon", "fill"], [".timeline rect.seg-open", "fill"], ["input", "borderTopColor"],
@@ -122,8 +126,9 @@ async function checkLooks(page, where) {
   const { scrolls, out } = await overflow(page);
   check(!scrolls && !out.length, `${where}: nothing is wider than the page: ${out.join(" ")}`);
   for (const [selectors, least] of [[TEXTS, 4.5], [SIGNS, 3]]) {
-    const weak = (await contrasts(page, selectors)).filter(([, contrast]) => contrast < least);
-    check(!weak.length, `${where}: contrast of at least ${least}: ${weak.map(([what, is]) => `${what} ${is.toFixed(2)}`).join(", ")}`);
+    const found = await contrasts(page, selectors);
+    const weak = new Set(found.filter(([, is]) => is < least).map(([what, is]) => `${what} ${is.toFixed(2)}`));
+    check(found.length > 0 && !weak.size, `${where}: contrast of at least ${least}: ${[...weak].join(", ")}`);
   }
   const nameless = await page.evaluate(() => [...document.querySelectorAll("button, a, input")].filter((element) =>
     element.checkVisibility() && !(element.getAttribute("aria-label") || element.labels?.length || element.textContent.trim())).length);
@@ -297,6 +302,8 @@ async function lostAndFound(browser) {
     check(!wrong.length, `no errors in the page: ${wrong.join(" | ")}`);
     await service.stop();
     await page.waitForFunction(() => document.getElementById("link-text").textContent.startsWith("Connection lost"));
+    check((await page.locator("#verdict-title").textContent()) === "Connection lost", "what is old is not called well");
+    await checkLooks(page, "connection lost");
     await page.screenshot({ path: join(screenshots, "1400-light-lost.png") });
     second = await start(service.port);
     await page.waitForFunction(() => document.getElementById("link-text").textContent === "Live", undefined, { timeout: 20_000 });

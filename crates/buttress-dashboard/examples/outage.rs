@@ -104,7 +104,7 @@ impl Provider {
     async fn answer(self, model: &'static str, prompt: String) -> Result<String, io::Error> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         if self.is_broken.load(Ordering::Relaxed) {
-            if call % 4 == 0 {
+            if call.is_multiple_of(4) {
                 std::future::pending::<()>().await;
             }
             return Err(io::Error::other(format!(

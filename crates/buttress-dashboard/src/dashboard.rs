@@ -136,7 +136,6 @@ impl Dashboard {
     ///
     /// Who may read the page is for the layers around it to say: put it behind your own
     /// authentication, or on a port of its own.
-    #[must_use]
     pub fn router(&self) -> Router {
         routes::router(Arc::clone(&self.shared), &self.title, self.token.clone())
     }

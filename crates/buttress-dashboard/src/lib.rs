@@ -1,4 +1,4 @@
-//! A live page for [buttress](buttress), as an axum `Router`: what is broken, since when, what is
+//! A live page for [buttress], as an axum `Router`: what is broken, since when, what is
 //! being done about it, and the trace of it.
 //!
 //! One page in one file, without a build step and without anything from elsewhere. It shows circuits

@@ -19,7 +19,7 @@ use axum::{
 use buttress::circuit_breaker::Circuit;
 use serde_json::json;
 
-use crate::{events::events, page, shared::Shared, token::Token};
+use crate::{events::events, page, shared::Shared, text, token::Token};
 
 /// Tells nginx not to collect events.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -99,6 +99,7 @@ async fn act(
     let peer = peer.as_deref();
     // Before anything else, so that who may not act learns nothing.
     if !site.allows(request.headers()) {
+        let [circuit, action] = [circuit, action].map(|said| text::shown(&said, text::NAME));
         tracing::warn!(circuit, action, peer, "A control action was refused: wrong token");
         return unauthorized();
     }

@@ -133,6 +133,10 @@ impl Shared {
         read: Option<Cursor>,
         say_nothing: bool,
     ) -> Option<(Cursor, String)> {
+        if read.is_none() {
+            // Who comes sees things as they are.
+            self.board().look_again();
+        }
         self.refresh();
         self.board().news(read, say_nothing, self.started)
     }
@@ -157,6 +161,7 @@ impl Shared {
         let more = choose(&mut seen, self.settings().most_keyed);
         let unwatched = {
             let mut board = self.board();
+            board.forget();
             let Board { circuits, versions, .. } = &mut *board;
             circuits.merge(seen, more, &Arc::downgrade(self), versions)
         };

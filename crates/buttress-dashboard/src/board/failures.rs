@@ -26,7 +26,7 @@ const MOST_WAITING: usize = 1_024;
 const MOST_BELOW: usize = 8;
 /// After so many milliseconds without one, alike failures are counted anew.
 const QUIET: u64 = 10 * 60 * 1_000;
-/// Who waited this long, in milliseconds, gives its place to others.
+/// After so many milliseconds it is no longer waited for what becomes of a failure.
 const LONGEST_WAIT: u64 = 10 * 60 * 1_000;
 
 /// Failures that are alike.
@@ -59,6 +59,8 @@ enum Fate {
     Absorbed,
     /// The caller did not wait for the end.
     Abandoned,
+    /// The span above it has not ended, or had ended before.
+    Unknown,
 }
 
 /// The last one of failures that are alike.
@@ -105,7 +107,6 @@ impl Waiting {
         ids: &mut Versions,
     ) -> bool {
         let mut below = self.0.remove(&look.seen.id()).unwrap_or_default();
-        let mut settle = |failed, fate| settle(groups, failed, fate, ids);
         match look.seen.str(key::OUTCOME) {
             Some(outcome::SUCCESS) => {
                 let fate = match look.seen.name() {
@@ -119,34 +120,42 @@ impl Waiting {
                     below.drain(..below.len().saturating_sub(1));
                 }
                 let is_news = !below.is_empty();
-                below.into_iter().for_each(|failed| settle(failed, fate));
+                below.into_iter().for_each(|failed| settle(groups, failed, fate, ids));
                 is_news
             }
             Some(outcome::CANCELLED) | None => {
                 let last = below.pop();
                 let is_news = last.is_some();
-                last.into_iter().for_each(|failed| settle(failed, Fate::Abandoned));
+                last.into_iter().for_each(|failed| settle(groups, failed, Fate::Abandoned, ids));
                 is_news
             }
             Some(_) => {
                 let parent = look.seen.parent();
-                let failed = Failed::new(look, below.pop());
+                let failed = Failed::new(look, below.last());
                 match parent {
-                    Some(parent) => self.wait(parent, failed),
-                    None => settle(failed, Fate::ReachedCaller),
+                    Some(parent) => {
+                        self.forget(failed.last, groups, ids);
+                        self.wait(parent, failed);
+                    }
+                    None => settle(groups, failed, Fate::ReachedCaller, ids),
                 }
                 true
             }
         }
     }
 
+    /// Gives up waiting for what has gone on for too long.
+    pub(crate) fn forget(&mut self, now: u64, groups: &mut Section<Group>, ids: &mut Versions) {
+        let oldest = now.saturating_sub(LONGEST_WAIT);
+        let is_over = |below: &Vec<Failed>| below.last().is_none_or(|last| last.last < oldest);
+        for (_, below) in self.0.extract_if(|_, below| is_over(below)) {
+            below.into_iter().for_each(|failed| settle(groups, failed, Fate::Unknown, ids));
+        }
+    }
+
     fn wait(&mut self, parent: u64, failed: Failed) {
         if self.0.len() >= MOST_WAITING && !self.0.contains_key(&parent) {
-            let oldest = failed.last.saturating_sub(LONGEST_WAIT);
-            self.0.retain(|_, below| below.last().is_some_and(|failed| failed.last > oldest));
-            if self.0.len() >= MOST_WAITING {
-                return;
-            }
+            return;
         }
         let below = self.0.entry(parent).or_default();
         if below.len() == MOST_BELOW {
@@ -185,10 +194,9 @@ fn settle(groups: &mut Section<Group>, failed: Failed, fate: Fate, ids: &mut Ver
 
 impl Failed {
     /// Reads a failure from its span, and what the span does not say from the one below it.
-    fn new(look: Look<'_>, below: Option<Self>) -> Self {
+    fn new(look: Look<'_>, below: Option<&Self>) -> Self {
         let Look { seen, trace, at, with_texts } = look;
         let name = |text: &str| text::shown(text, text::NAME);
-        let below = below.as_ref();
         let error = seen.str(key::ERROR).filter(|_| with_texts);
         Self {
             agent: seen.agent_id().map(name).or_else(|| below?.agent.clone()),
@@ -222,5 +230,57 @@ impl Failed {
         let text = self.error.as_deref().filter(|_| self.kind != "circuit_open");
         fingerprint.extend(text.unwrap_or_default().chars().filter(|char| !char.is_ascii_digit()));
         fingerprint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(at: u64) -> Failed {
+        Failed {
+            agent: None,
+            circuit: None,
+            place: span::TIMEOUT,
+            kind: "timeout".to_owned(),
+            error: None,
+            trace: None,
+            last: at,
+        }
+    }
+
+    #[test]
+    fn what_is_never_heard_of_again_is_told_as_not_known() {
+        let (mut waiting, mut groups) = (Waiting::default(), Section::default());
+        let mut ids = Versions::default();
+        waiting.wait(1, failed(1_000));
+        waiting.wait(2, failed(2_000));
+        waiting.forget(2_000 + LONGEST_WAIT, &mut groups, &mut ids);
+        assert_eq!((waiting.len(), groups.len()), (1, 1));
+        let told = serde_json::to_value(groups.since(None)).unwrap();
+        assert_eq!(told["items"][0]["fate"], "unknown");
+        assert_eq!(told["items"][0]["first"], 1_000);
+    }
+
+    #[test]
+    fn what_is_waited_for_is_bounded() {
+        let mut waiting = Waiting::default();
+        for parent in 0..10 * MOST_WAITING as u64 {
+            waiting.wait(parent, failed(0));
+            (0..100).for_each(|_| waiting.wait(7, failed(0)));
+        }
+        assert_eq!(waiting.len(), MOST_WAITING);
+        assert_eq!(waiting.0[&7].len(), MOST_BELOW);
+    }
+
+    #[test]
+    fn after_a_quiet_time_alike_failures_are_counted_anew() {
+        let (mut groups, mut ids) = (Section::default(), Versions::default());
+        for at in [1_000, 2_000, 2_000 + QUIET + 1] {
+            settle(&mut groups, failed(at), Fate::Retried, &mut ids);
+        }
+        let told = serde_json::to_value(groups.since(None)).unwrap();
+        let group = &told["items"][0];
+        assert_eq!((&group["count"], &group["first"]), (&1.into(), &(2_000 + QUIET + 1).into()));
     }
 }

@@ -44,8 +44,10 @@ pub(crate) struct Board {
     looked: Option<(u64, Instant)>,
 }
 
-/// How long what was seen of circuits is taken for new, unless something happened.
+/// How long what was seen of circuits is taken for new, and how long if something has happened since:
+/// however many read, circuits are not looked at more often.
 const FRESH: Duration = Duration::from_millis(500);
+const FRESH_AFTER_NEWS: Duration = Duration::from_millis(100);
 
 /// How far a reader has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,13 +79,25 @@ struct Update<'a> {
 impl Board {
     /// Returns whether it is time to look at the circuits again; who asks will do it.
     pub(crate) fn is_due(&mut self, (beats, now): (u64, Instant)) -> bool {
-        let is_due = self
-            .looked
-            .is_none_or(|(seen, at)| seen != beats || now.saturating_duration_since(at) >= FRESH);
+        let is_due = self.looked.is_none_or(|(seen, at)| {
+            let fresh = if seen == beats { FRESH } else { FRESH_AFTER_NEWS };
+            now.saturating_duration_since(at) >= fresh
+        });
         if is_due {
             self.looked = Some((beats, now));
         }
         is_due
+    }
+
+    /// Gives up waiting for what becomes of old failures.
+    pub(crate) fn forget(&mut self) {
+        let Self { waiting, failures, versions, .. } = self;
+        waiting.forget(text::now_millis(), failures, versions);
+    }
+
+    /// Has the circuits looked at when somebody asks next.
+    pub(crate) const fn look_again(&mut self) {
+        self.looked = None;
     }
 
     /// Takes in a span that has ended; returns whether readers should hear of it at once.

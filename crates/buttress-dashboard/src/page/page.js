@@ -37,6 +37,7 @@
     went_without: ["other", "i-half_open", "The swarm went on without it"],
     absorbed: ["other", "i-half_open", "Taken for no failure further out"],
     abandoned: ["other", "i-disabled", "The caller did not wait"],
+    unknown: ["other", "i-disabled", "What became of it is not known"],
   };
   const PLACES = {
     circuit_breaker_call: "circuit breaker",
@@ -57,11 +58,13 @@
   let meta = { started: 0, more: 0, under_way: 0 };
   let offset = 0;
   let heard = 0;
+  let lostAt = 0;
   let token = null;
 
   // ---- small things
 
-  const now = () => Date.now() + offset;
+  // The time of the service. It stands still while nothing is heard: nobody knows what goes on.
+  const now = () => (lostAt ? heard : Date.now()) + offset;
   const words = (text) => String(text).replaceAll("_", " ");
   const count = (n) => Number(n).toLocaleString("en");
   const times = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
@@ -268,9 +271,11 @@
     // A circuit without a rate has no window.
     hide(entry.failed.parentNode, !circuit.calls);
     hide(entry.slow.parentNode, !circuit.slow_rate);
-    const rest = [["late", "late"], ["cancelled", "cancelled"], ["ignored", "not counted"]]
-      .filter(([key]) => circuit[key])
-      .map(([key, label]) => `${count(circuit[key])} ${label}`);
+    const rest = [
+      circuit.late && times(circuit.late, "late answer"),
+      circuit.cancelled && times(circuit.cancelled, "cancelled call"),
+      circuit.ignored && `${times(circuit.ignored, "failure")} not counted`,
+    ].filter(Boolean);
     put(entry.rest, rest.length ? `Also ${rest.join(", ")}.` : "");
     hide(entry.rest, !rest.length);
     hide(entry.actions, token === null);
@@ -298,7 +303,7 @@
     let openings = 0;
     for (const period of periods(id, circuit, from, to)) {
       const height = HEIGHTS[period.state] || 6;
-      const width = Math.max((period.to - period.from) * scale, 4);
+      const width = Math.max((period.to - period.from) * scale, 8);
       parts.push(draw("rect", {
         class: `seg-${period.state}`,
         x: Math.min((period.from - from) * scale, 900 - width).toFixed(1),
@@ -644,6 +649,10 @@
     }
     if (rescuing.length) lines.push("Within the last minute failures were made good before callers saw them.");
     if (meta.under_way) lines.push(`${times(meta.under_way, "call")} ${meta.under_way === 1 ? "is" : "are"} being retried or handed on right now.`);
+    if (lostAt) {
+      lines.unshift(`Last known at ${clock(now())}: ${title.toLowerCase()}. Trying again.`);
+      [tone, sign, title] = ["lost", "i-warn", "Connection lost"];
+    }
     dress($("verdict"), `verdict ${tone}`);
     $("verdict-icon").setAttribute("href", `#${sign}`);
     put($("verdict-title"), title);
@@ -670,7 +679,7 @@
     }
     arrange($("troubles"), elements);
     const head = document.querySelector("h1").textContent;
-    const mark = open ? `${count(open)} open` : failing ? "failing" : tone === "warn" ? "recovering" : "well";
+    const mark = lostAt ? "lost" : open ? `${count(open)} open` : failing ? "failing" : tone === "warn" ? "recovering" : "well";
     const docTitle = `${mark} \u00b7 ${head}`;
     if (document.title !== docTitle) document.title = docTitle;
   }
@@ -708,10 +717,14 @@
     element.textContent = text;
   }
 
+  function setToken(value) {
+    token = value;
+    for (const id of ["token-label", "token", "unlock-button"]) hide($(id), token !== null);
+    hide($("lock-button"), token === null);
+  }
+
   function lock(text, isWrong) {
-    token = null;
-    hide($("lock-button"), true);
-    hide($("unlock-button"), false);
+    setToken(null);
     note(text, isWrong);
     paint(false);
   }
@@ -762,10 +775,8 @@
       }
       const status = await send("GET", "control", offered);
       if (status === 204) {
-        token = offered;
         $("token").value = "";
-        hide($("unlock-button"), true);
-        hide($("lock-button"), false);
+        setToken(offered);
         note("Unlocked: circuits have buttons now.");
         paint(false);
         $("lock-button").focus();
@@ -816,7 +827,6 @@
   // The service says something every ten seconds, though it be nothing.
   const SILENCE = 25 * 1000;
   let source = null;
-  let lostAt = 0;
   let again = 0;
 
   function linked(isLinked) {
@@ -828,6 +838,7 @@
     if (isLinked) lostAt = 0;
     document.body.classList.toggle("stale", !isLinked);
     paintLink();
+    paint(false);
   }
 
   function paintLink() {
