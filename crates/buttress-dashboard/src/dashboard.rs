@@ -132,7 +132,8 @@ impl Dashboard {
         DashboardLayer::new(Arc::clone(&self.shared))
     }
 
-    /// Returns the routes, to be nested anywhere.
+    /// Returns the routes, to be nested anywhere; `nest_service` serves the page with and without a slash at
+    /// the end of its address.
     ///
     /// Who may read the page is for the layers around it to say: put it behind your own
     /// authentication, or on a port of its own.

@@ -31,7 +31,7 @@
 //!     .allow_control(&"a token of at least 16 bytes".replace(' ', "-"))?;
 //!
 //! let subscriber = tracing_subscriber::registry().with(dashboard.layer());
-//! let app: Router = Router::new().nest("/ops/dashboard", dashboard.router());
+//! let app: Router = Router::new().nest_service("/ops/dashboard", dashboard.router());
 //! // Before a graceful shutdown: dashboard.close();
 //! # drop((subscriber, app));
 //! # Ok(())
