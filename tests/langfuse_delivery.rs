@@ -463,9 +463,9 @@ fn dropped_spans_are_counted_and_logged_once() {
     if let Some(builder) = in_child() {
         let langfuse = builder.queue_spans(1).start().unwrap();
         calls(&langfuse, 1);
-        let Stats { accepted, dropped, .. } = langfuse.stats();
+        let Stats { pending, dropped, .. } = langfuse.stats();
         // One may be on its way, and one may wait.
-        assert!(accepted + dropped == SPANS as u64 && accepted <= 2, "{:?}", langfuse.stats());
+        assert!(pending + dropped == SPANS as u64 && pending <= 2, "{:?}", langfuse.stats());
         langfuse.shutdown(Duration::ZERO).unwrap_err();
         let stats = langfuse.stats();
         return assert_eq!((stats.pending, stats.dropped), (0, SPANS as u64));
@@ -477,6 +477,54 @@ fn dropped_spans_are_counted_and_logged_once() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[0].contains("spans are dropped"), "{said:?}");
     assert!(said[1].contains("delivery has ended"), "{said:?}");
+}
+
+/// As it is without a spool, and with one that cannot be written.
+#[test]
+fn where_memory_is_full_failures_take_the_place_of_what_went_well_and_the_server_is_told() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = builder(&server).queue_spans(64).start().unwrap();
+    server.stop_blocking();
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        let fails = |name: &'static str| {
+            let agent = FaultTolerantAgent::builder(name)
+                .max_attempts(1)
+                .service(Scripted::new([Answer::<&str>::error("reset")]));
+            runtime.block_on(agent.invoke("AAPL")).unwrap_err();
+        };
+        fails("first");
+        (0..200).for_each(|_| drop(info_span!(target: "buttress", "went_well").entered()));
+        fails("last");
+    });
+    let stats = langfuse.stats();
+    assert!(stats.dropped > 50 && stats.dropped_eventful == 0, "{stats:?}");
+    server.restart_blocking();
+    langfuse.shutdown(PATIENCE).unwrap();
+    for name in ["agent_first", "agent_last"] {
+        assert_eq!(server.named(name).len(), 1, "{name}");
+    }
+    assert_eq!(server.named("spans_dropped")[0].field("metadata")["dropped_spans"], stats.dropped);
+}
+
+#[test]
+fn failures_that_memory_has_no_room_for_are_counted_as_such() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = builder(&server).queue_spans(15).start().unwrap();
+    server.stop_blocking();
+    calls(&langfuse, 1);
+    let one = langfuse.stats();
+    assert_eq!((one.accepted, one.dropped), (SPANS as u64, 0));
+    calls(&langfuse, 9);
+    let stats = langfuse.stats();
+    let (most, before) = (stats.dropped, stats.dropped_eventful);
+    // What comes before the first failure of a call is of no trace in which something went wrong.
+    assert!(stats.dropped_eventful > 60 && stats.dropped_eventful <= most, "{stats:?}");
+    langfuse.shutdown(Duration::ZERO).unwrap_err();
+    let stats = langfuse.stats();
+    assert_eq!((stats.pending, stats.dropped), (0, 10 * SPANS as u64));
+    assert!(stats.dropped_eventful >= before + 10, "{stats:?}");
 }
 
 #[test]
