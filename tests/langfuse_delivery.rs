@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    io::{Read as _, Write as _},
     net::TcpListener,
     process::{Command, Output, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -456,6 +457,66 @@ fn faults_of_the_network_are_tried_again() {
         assert_eq!((server.observations().len(), server.duplicates()), (SPANS, duplicates));
         assert_eq!(langfuse.stats().delivered, SPANS as u64);
     }
+}
+
+/// Answers each request with one of these, byte for byte, and closes the connection; returns how many
+/// there were.
+fn answers(listener: &TcpListener, answers: &[&[u8]]) -> usize {
+    let mut requests = 0;
+    for answer in answers {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        requests += 1;
+        drop(stream.write_all(answer));
+    }
+    requests
+}
+
+#[test]
+fn whatever_takes_a_batch_is_taken_at_its_word_and_what_is_no_answer_is_not() {
+    let endless = vec![b'x'; 8 << 20];
+    let huge = [&b"HTTP/1.1 200 OK\r\ncontent-length: 8388608\r\n\r\n"[..], &endless].concat();
+    let taken: [&[u8]; 7] = [
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n<html>",
+        b"HTTP/1.1 207 Multi-Status\r\ncontent-length: 9\r\n\r\n{\"errors\"",
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 100\r\n\r\n\x1f\x8b\x08",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n",
+        &huge,
+    ];
+    let not: [&[u8]; 5] = [
+        b"",
+        b"HTTP/1.1 2",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 429 \r\nretry-after: soon\r\ncontent-length: 5\r\n\r\nwa",
+        b"HTTP/1.1 599 Odd\r\ncontent-length: 0\r\n\r\n",
+    ];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let one = |script: &[&[u8]]| {
+        let langfuse = hasty().public_key("pk-lf-1").secret_key("sk-lf-1").base_url(&address);
+        let langfuse = langfuse.start().unwrap();
+        std::thread::scope(|scope| {
+            let server = scope.spawn(|| answers(&listener, script));
+            let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+            tracing::subscriber::with_default(subscriber, || {
+                drop(info_span!(target: "buttress", "one").entered());
+            });
+            langfuse.shutdown(PATIENCE).unwrap();
+            assert_eq!(server.join().unwrap(), script.len());
+        });
+        assert_eq!(langfuse.stats().delivered, 1);
+    };
+    taken.iter().for_each(|answer| one(&[answer]));
+    not.iter().for_each(|answer| one(&[answer, taken[0]]));
 }
 
 #[test]
