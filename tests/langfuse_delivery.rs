@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    io::{Read as _, Write as _},
     net::TcpListener,
     process::{Command, Output, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -458,14 +459,74 @@ fn faults_of_the_network_are_tried_again() {
     }
 }
 
+/// Answers each request with one of these, byte for byte, and closes the connection; returns how many
+/// there were.
+fn answers(listener: &TcpListener, answers: &[&[u8]]) -> usize {
+    let mut requests = 0;
+    for answer in answers {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        requests += 1;
+        drop(stream.write_all(answer));
+    }
+    requests
+}
+
+#[test]
+fn whatever_takes_a_batch_is_taken_at_its_word_and_what_is_no_answer_is_not() {
+    let endless = vec![b'x'; 8 << 20];
+    let huge = [&b"HTTP/1.1 200 OK\r\ncontent-length: 8388608\r\n\r\n"[..], &endless].concat();
+    let taken: [&[u8]; 7] = [
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n<html>",
+        b"HTTP/1.1 207 Multi-Status\r\ncontent-length: 9\r\n\r\n{\"errors\"",
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 100\r\n\r\n\x1f\x8b\x08",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n",
+        &huge,
+    ];
+    let not: [&[u8]; 5] = [
+        b"",
+        b"HTTP/1.1 2",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 429 \r\nretry-after: soon\r\ncontent-length: 5\r\n\r\nwa",
+        b"HTTP/1.1 599 Odd\r\ncontent-length: 0\r\n\r\n",
+    ];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let one = |script: &[&[u8]]| {
+        let langfuse = hasty().public_key("pk-lf-1").secret_key("sk-lf-1").base_url(&address);
+        let langfuse = langfuse.start().unwrap();
+        std::thread::scope(|scope| {
+            let server = scope.spawn(|| answers(&listener, script));
+            let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+            tracing::subscriber::with_default(subscriber, || {
+                drop(info_span!(target: "buttress", "one").entered());
+            });
+            langfuse.shutdown(PATIENCE).unwrap();
+            assert_eq!(server.join().unwrap(), script.len());
+        });
+        assert_eq!(langfuse.stats().delivered, 1);
+    };
+    taken.iter().for_each(|answer| one(&[answer]));
+    not.iter().for_each(|answer| one(&[answer, taken[0]]));
+}
+
 #[test]
 fn dropped_spans_are_counted_and_logged_once() {
     if let Some(builder) = in_child() {
         let langfuse = builder.queue_spans(1).start().unwrap();
         calls(&langfuse, 1);
-        let Stats { accepted, dropped, .. } = langfuse.stats();
+        let Stats { pending, dropped, .. } = langfuse.stats();
         // One may be on its way, and one may wait.
-        assert!(accepted + dropped == SPANS as u64 && accepted <= 2, "{:?}", langfuse.stats());
+        assert!(pending + dropped == SPANS as u64 && pending <= 2, "{:?}", langfuse.stats());
         langfuse.shutdown(Duration::ZERO).unwrap_err();
         let stats = langfuse.stats();
         return assert_eq!((stats.pending, stats.dropped), (0, SPANS as u64));
@@ -477,6 +538,54 @@ fn dropped_spans_are_counted_and_logged_once() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[0].contains("spans are dropped"), "{said:?}");
     assert!(said[1].contains("delivery has ended"), "{said:?}");
+}
+
+/// As it is without a spool, and with one that cannot be written.
+#[test]
+fn where_memory_is_full_failures_take_the_place_of_what_went_well_and_the_server_is_told() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = builder(&server).queue_spans(64).start().unwrap();
+    server.stop_blocking();
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        let fails = |name: &'static str| {
+            let agent = FaultTolerantAgent::builder(name)
+                .max_attempts(1)
+                .service(Scripted::new([Answer::<&str>::error("reset")]));
+            runtime.block_on(agent.invoke("AAPL")).unwrap_err();
+        };
+        fails("first");
+        (0..200).for_each(|_| drop(info_span!(target: "buttress", "went_well").entered()));
+        fails("last");
+    });
+    let stats = langfuse.stats();
+    assert!(stats.dropped > 50 && stats.dropped_eventful == 0, "{stats:?}");
+    server.restart_blocking();
+    langfuse.shutdown(PATIENCE).unwrap();
+    for name in ["agent_first", "agent_last"] {
+        assert_eq!(server.named(name).len(), 1, "{name}");
+    }
+    assert_eq!(server.named("spans_dropped")[0].field("metadata")["dropped_spans"], stats.dropped);
+}
+
+#[test]
+fn failures_that_memory_has_no_room_for_are_counted_as_such() {
+    let server = LangfuseServer::start_blocking();
+    let langfuse = builder(&server).queue_spans(15).start().unwrap();
+    server.stop_blocking();
+    calls(&langfuse, 1);
+    let one = langfuse.stats();
+    assert_eq!((one.accepted, one.dropped), (SPANS as u64, 0));
+    calls(&langfuse, 9);
+    let stats = langfuse.stats();
+    let (most, before) = (stats.dropped, stats.dropped_eventful);
+    // What comes before the first failure of a call is of no trace in which something went wrong.
+    assert!(stats.dropped_eventful > 60 && stats.dropped_eventful <= most, "{stats:?}");
+    langfuse.shutdown(Duration::ZERO).unwrap_err();
+    let stats = langfuse.stats();
+    assert_eq!((stats.pending, stats.dropped), (0, 10 * SPANS as u64));
+    assert!(stats.dropped_eventful >= before + 10, "{stats:?}");
 }
 
 #[test]

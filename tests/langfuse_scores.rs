@@ -110,7 +110,7 @@ fn users_score_spans_and_traces_and_what_no_server_takes_is_not_sent() {
 #[test]
 fn every_line_of_servers_gets_them_in_as_few_requests_as_it_takes() {
     for (takes, most) in
-        [(TakesScores::Lists, 20), (TakesScores::Batches, 25), (TakesScores::Single, 320)]
+        [(TakesScores::Lists, 20), (TakesScores::Batches, 25), (TakesScores::Single, 330)]
     {
         let server = LangfuseServer::start_blocking();
         server.takes_scores(takes);
@@ -177,6 +177,44 @@ fn an_event_of_a_batch_that_the_server_could_not_take_just_now_is_sent_again() {
         let stats = langfuse.stats();
         assert_eq!(stats.scores_refused, 20 - taken as u64, "{status} {stats:?}");
     }
+}
+
+#[test]
+fn an_event_that_the_server_can_never_take_holds_nothing_up_for_ever() {
+    let server = LangfuseServer::start_blocking();
+    server.takes_scores(TakesScores::Batches);
+    let langfuse = builder(&server, None).start().unwrap();
+    // Finds out what the server takes.
+    under(&langfuse, async || call(false).await);
+    langfuse.flush(PATIENCE).unwrap();
+    (0..100).for_each(|_| server.fail_next_scores(Fault::EveryOtherEvent(500)));
+    under(&langfuse, async || {
+        let _span = tracing::info_span!(target: "buttress", "retry_execution").entered();
+        current().score("quality", 1);
+        current().score("quality", 2);
+    });
+    langfuse.shutdown(PATIENCE).unwrap();
+    let stats = langfuse.stats();
+    assert_eq!((stats.scores_delivered, stats.scores_refused), (2, 1), "{stats:?}");
+    assert!(server.score_requests().len() < 20, "{}", server.score_requests().len());
+}
+
+/// As while a server is replaced by another, or where one score of many is not to its liking.
+#[test]
+fn who_was_refused_a_list_once_sends_lists_again() {
+    let server = LangfuseServer::start_blocking();
+    server.fail_next_scores(Fault::Status(400));
+    server.fail_next_scores(Fault::Status(404));
+    let langfuse = builder(&server, None).start().unwrap();
+    under(&langfuse, async || {
+        for _ in 0..1_000 {
+            call(false).await;
+        }
+    });
+    langfuse.shutdown(PATIENCE).unwrap();
+    assert_eq!(server.scores().len(), 1_000);
+    let requests = server.score_requests().len();
+    assert!(requests <= 100, "{requests}");
 }
 
 #[test]

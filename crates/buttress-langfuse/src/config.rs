@@ -174,8 +174,8 @@ impl LangfuseBuilder {
         self
     }
 
-    /// Sets what is made of each text of input, output, metadata and status messages before it
-    /// leaves the process.
+    /// Sets what is made of each text of input, output, metadata, status messages and comments of
+    /// scores before it leaves the process.
     ///
     /// Of a text for which it panics nothing is sent.
     pub fn mask(mut self, mask: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
@@ -191,7 +191,8 @@ impl LangfuseBuilder {
     }
 
     /// Sends status messages and metadata also where something in them looks like a secret: an API
-    /// key that begins with `sk-`, or what stands behind `Authorization`, `Bearer` or `Basic`.
+    /// key that begins with `sk-`; what stands behind `Authorization`, `Bearer`, `Basic` or
+    /// `api-key`; users, keys and tokens in addresses.
     pub const fn keep_secrets(mut self) -> Self {
         self.defaults.privacy.hides_secrets = false;
         self

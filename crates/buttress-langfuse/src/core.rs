@@ -98,7 +98,9 @@ impl Core {
             return;
         }
         let span = score.span.and_then(|span| self.traces.nearest_sent(score.trace, span));
-        let score = Score { span, value: score.value.clone(), ..*score };
+        let comment = score.comment.map(|comment| self.privacy.message(comment.into()));
+        let score =
+            Score { span, value: score.value.clone(), comment: comment.as_deref(), ..*score };
         if let Some(bytes) = score.encode(self.defaults.environment()) {
             let class = if is_eventful { Class::Eventful } else { Class::Uneventful };
             self.sink.score(bytes, class);

@@ -127,8 +127,15 @@ fn cut(text: &str, bytes: usize) -> String {
     format!("{kept}... (cut: {} bytes in all)", text.len())
 }
 
-/// Returns a text without what looks like a secret: API keys that begin with `sk-`, and what stands
-/// behind `Bearer`, `Basic` and `Authorization`; none where nothing does.
+/// Headers and fields that hold a secret, whatever it looks like, and whether all of the line does.
+const NAMES: [(&str, bool); 4] =
+    [("authorization", true), ("api-key", false), ("api_key", false), ("apikey", false)];
+/// What says in an address that a secret follows.
+const PARAMETERS: [&str; 6] = ["key", "api_key", "token", "access_token", "sig", "signature"];
+
+/// Returns a text without what looks like a secret: API keys that begin with `sk-`; what stands
+/// behind `Bearer` and `Basic`, and behind the names of headers that hold keys; users, keys and
+/// tokens in addresses. None where nothing does.
 fn without_secrets(text: &str) -> Option<String> {
     let mut hidden = String::new();
     let mut from = 0;
@@ -152,46 +159,93 @@ fn without_secrets(text: &str) -> Option<String> {
 
 /// Finds the secret that begins at a place, or behind the word that does.
 fn secret_at(text: &str, at: usize) -> Option<(usize, usize)> {
-    let bytes = text.as_bytes();
-    // Nearly no place is one where such a word begins.
-    if !matches!(bytes[at], b's' | b'S' | b'b' | b'B' | b'a' | b'A') {
-        return None;
-    }
-    let is_inside = at > 0
-        && (bytes[at - 1].is_ascii_alphanumeric()
-            || bytes[at - 1] >= 0x80
-            || bytes[at - 1] == b'_');
-    if is_inside {
-        return None;
-    }
     let rest = &text[at..];
-    let is_key = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if rest.starts_with("sk-") {
-        let length = rest.bytes().take_while(|byte| is_key(byte)).count();
-        return (length >= "sk-".len() + SHORTEST_KEY).then_some((at, at + length));
-    }
-    for word in ["bearer", "basic"] {
-        if let Some(start) = behind(rest, word, b" ") {
-            let is_token =
-                |byte: &u8| is_key(byte) || matches!(byte, b'.' | b'~' | b'+' | b'/' | b'=');
-            let length = rest[start..].bytes().take_while(|byte| is_token(byte)).count();
-            return (length >= SHORTEST_KEY).then_some((at + start, at + start + length));
+    let (start, length) = match text.as_bytes()[at] {
+        b'?' | b'&' => parameter(&rest[1..]).map(|(start, length)| (1 + start, length))?,
+        b':' => user(rest)?,
+        b's' | b'S' | b'b' | b'B' | b'a' | b'A' => {
+            let before = text[..at].chars().next_back();
+            if before.is_some_and(|char| char.is_alphanumeric() || char == '_') {
+                return None;
+            }
+            key(rest).or_else(|| token(rest)).or_else(|| named(rest))?
         }
-    }
-    let start = behind(rest, "authorization", b" \"':=")?;
-    let ends = |byte: &u8| matches!(byte, b'\r' | b'\n' | b'"' | b'\'' | b',' | b';' | b'}');
-    let length = rest[start..].bytes().take_while(|byte| !ends(byte)).count();
+        // Nearly no place is one where such a word begins.
+        _ => return None,
+    };
     (length > 0).then_some((at + start, at + start + length))
 }
 
+/// Finds a key that says itself that it is one.
+fn key(text: &str) -> Option<(usize, usize)> {
+    let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let length = text.strip_prefix("sk-").map(|_| length_of(text, is_key))?;
+    (length >= "sk-".len() + SHORTEST_KEY).then_some((0, length))
+}
+
+/// Finds what stands behind a scheme of authentication.
+fn token(text: &str) -> Option<(usize, usize)> {
+    let start = ["bearer", "basic"]
+        .into_iter()
+        .find_map(|word| behind(text, word, |byte| is_between(byte) && !b",([".contains(&byte)))?;
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~+/=".contains(&byte);
+    let length = length_of(&text[start..], is_token);
+    (length >= SHORTEST_KEY).then_some((start, length))
+}
+
+/// Finds what stands behind the name of a header or a field, whatever it looks like.
+fn named(text: &str) -> Option<(usize, usize)> {
+    let (word, is_line) =
+        NAMES.into_iter().find(|(word, _)| behind(text, word, is_between).is_some())?;
+    let start = behind(text, word, is_between)?;
+    // "authorization failed" holds none.
+    if text[word.len()..start].bytes().all(|byte| byte == b' ') {
+        return None;
+    }
+    let ends = |byte: u8| {
+        matches!(byte, b'\r' | b'\n' | b'"' | b'\'' | b'\\' | b',' | b';' | b'}' | b')' | b']')
+            || (!is_line && matches!(byte, b' ' | b'\t' | b'&'))
+    };
+    Some((start, length_of(&text[start..], |byte| !ends(byte))))
+}
+
+/// Finds the value of a parameter that holds a secret, behind what separates it from others.
+fn parameter(text: &str) -> Option<(usize, usize)> {
+    let longest = "access_token".len();
+    let end = text.bytes().take(longest + 1).position(|byte| byte == b'=')?;
+    let (name, value) = (text.get(..end)?, &text[end + 1..]);
+    PARAMETERS.iter().find(|known| known.eq_ignore_ascii_case(name))?;
+    let ends = |byte: u8| byte.is_ascii_whitespace() || b"&#\"'\\<>)],;".contains(&byte);
+    Some((name.len() + 1, length_of(value, |byte| !ends(byte))))
+}
+
+/// Finds who is named in an address, with the password.
+fn user(text: &str) -> Option<(usize, usize)> {
+    let authority = text.strip_prefix("://")?;
+    let is_part = |byte: u8| !byte.is_ascii_whitespace() && !b"/?#\"'\\<>".contains(&byte);
+    let authority = &authority[..length_of(authority, is_part)];
+    Some(("://".len(), authority.rfind('@')?))
+}
+
+/// Returns how many bytes a text begins with that are so; other characters than ASCII are as their
+/// bytes are.
+fn length_of(text: &str, is: impl Fn(u8) -> bool) -> usize {
+    text.bytes().take_while(|byte| is(*byte)).count()
+}
+
+/// Tells what stands between a name and its value: in headers, in JSON, also escaped, in what `Debug`
+/// writes of pairs.
+const fn is_between(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'"' | b'\'' | b'\\' | b':' | b'=' | b',' | b'(' | b'[')
+}
+
 /// Returns where what stands behind a word and at least one separator begins.
-fn behind(text: &str, word: &str, separators: &[u8]) -> Option<usize> {
+fn behind(text: &str, word: &str, separates: impl Fn(u8) -> bool) -> Option<usize> {
     let head = text.get(..word.len())?;
     if !head.eq_ignore_ascii_case(word) {
         return None;
     }
-    let rest = text[word.len()..].bytes();
-    let between = rest.take_while(|byte| separators.contains(byte)).count();
+    let between = length_of(&text[word.len()..], separates);
     (between > 0).then_some(word.len() + between)
 }
 
@@ -219,6 +273,31 @@ mod tests {
             ),
             ("a basic fact, authorization", "a basic fact, authorization"),
             ("", ""),
+            ("authorization failed: 3 times", "authorization failed: 3 times"),
+            ("Authorization required", "Authorization required"),
+            // In what people and programs make of them.
+            ("\u{201c}sk-abc123DEF456\u{201d}", "\u{201c}(hidden)\u{201d}"),
+            ("\u{e4}sk-abc123DEF456", "\u{e4}sk-abc123DEF456"),
+            ("Bearer: abcdefgh", "Bearer: (hidden)"),
+            ("bearer\t\"abcdefgh\"", "bearer\t\"(hidden)\""),
+            (r#"{\"Authorization\": \"Token a b\"}"#, r#"{\"Authorization\": \"(hidden)\"}"#),
+            (r#"[("authorization", "Token a")]"#, r#"[("authorization", "(hidden)")]"#),
+            (r#"{"authorization": ["Token a"]}"#, r#"{"authorization": ["(hidden)"]}"#),
+            ("proxy-authorization=Token a\nnext", "proxy-authorization=(hidden)\nnext"),
+            ("x-api-key: abc, next", "x-api-key: (hidden), next"),
+            (
+                "{\"apiKey\":\"abc\"} {api_key=\"d\"}",
+                "{\"apiKey\":\"(hidden)\"} {api_key=\"(hidden)\"}",
+            ),
+            ("basic (recommended)", "basic (recommended)"),
+            ("the api-key is missing", "the api-key is missing"),
+            (
+                "for url (https://a.example/v1?alt=sse&key=AIza-1&x=2)",
+                "for url (https://a.example/v1?alt=sse&key=(hidden)&x=2)",
+            ),
+            ("?access_token=\u{e4}b c", "?access_token=(hidden) c"),
+            ("postgres://me:p@ss@host/db", "postgres://(hidden)@host/db"),
+            ("https://host/a@b and me@host", "https://host/a@b and me@host"),
         ] {
             let found = without_secrets(text);
             assert_eq!(found.as_deref().unwrap_or(text), expected);

@@ -1,6 +1,6 @@
 //! The requests by which Langfuse gets scores: as many in one as its version takes.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
@@ -11,6 +11,11 @@ use crate::spool::Waiting;
 
 /// How many bytes of scores a request holds: below the 1 MiB that the server reads.
 const REQUEST_BYTES: usize = 900_000;
+/// How many scores are sent one at a time until a list is tried again: what a server refused once
+/// may have been one score of it, or the server has been replaced.
+const SINGLES: usize = 64;
+/// How often a batch is sent of which the server takes a part and fails with the rest: others wait.
+const PARTIAL_TRIES: usize = 10;
 
 /// Sends scores.
 pub(crate) struct Scores {
@@ -21,6 +26,8 @@ pub(crate) struct Scores {
     headers: HeaderMap,
     /// What the server was seen to take.
     way: AtomicU8,
+    /// How many were sent one at a time since a list was tried.
+    singles: AtomicUsize,
 }
 
 /// What a server takes, the best first.
@@ -38,7 +45,8 @@ impl Scores {
         headers.remove(header::CONTENT_ENCODING);
         let json = header::HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
-        Self { scores, ingestion, headers, way: AtomicU8::new(Way::List as u8) }
+        let (way, singles) = (AtomicU8::new(Way::List as u8), AtomicUsize::new(0));
+        Self { scores, ingestion, headers, way, singles }
     }
 
     /// Returns how many of some scores a request takes, from their end.
@@ -79,7 +87,18 @@ impl Scores {
         *request.method_mut() = Method::POST;
         request.uri_mut().clone_from(uri);
         request.headers_mut().clone_from(&self.headers);
-        match post.send_until(request, is_final).await {
+        let partial = AtomicUsize::new(0);
+        let is_final = |answer: &Response<Bytes>| {
+            is_final(answer)
+                || (answer.status() == StatusCode::MULTI_STATUS
+                    && partial.fetch_add(1, Ordering::Relaxed) + 1 >= PARTIAL_TRIES)
+        };
+        let answer = post.send_until(request, is_final).await;
+        if way == Way::Single && self.singles.fetch_add(1, Ordering::Relaxed) + 1 >= SINGLES {
+            self.singles.store(0, Ordering::Relaxed);
+            self.way.store(Way::List as u8, Ordering::Relaxed);
+        }
+        match answer {
             Ok(answer) if answer.status().is_success() => {
                 Answer::Taken { refused: refused(answer.body()).min(scores.len()) }
             }

@@ -15,7 +15,7 @@ use super::{
     Answer, Limits, Sender,
     countdown::Countdown,
     problem::Problem,
-    state::{End, Pause, REQUEST_BYTES, State},
+    state::{End, Left, Pause, REQUEST_BYTES, State},
 };
 use crate::{
     encode::{self, Encoded},
@@ -98,7 +98,13 @@ impl Shared {
     }
 
     /// Takes a span: into memory, and where it has to be, on disk.
-    pub(super) fn accept(&self, starts: &[Encoded], waiting: Waiting, class: Class) -> Accepted {
+    pub(super) fn accept(
+        &self,
+        starts: &[Encoded],
+        mut waiting: Waiting,
+        class: Class,
+    ) -> Accepted {
+        waiting.is_eventful = class == Class::Eventful;
         let Some(spool) = &self.spool else { return self.keep(waiting) };
         let kind = waiting.kind;
         let waiting = match spool.wants(&waiting.bytes, class) {
@@ -146,17 +152,23 @@ impl Shared {
     fn keep(&self, one: Waiting) -> Accepted {
         self.try_to_keep(one).unwrap_or_else(|one| {
             let mut state = self.state();
-            state.counts(one.kind).dropped += 1;
+            state.note_drop(&one);
             Accepted { is_first_drop: state.said.insert("dropped"), wakes: false }
         })
     }
 
-    /// Keeps something in memory, where it has room; for what is on disk too it always has.
+    /// Keeps something in memory, where it has room; for what is on disk too it always has. What
+    /// went wrong takes the place of what went well, and then of what is older.
     fn try_to_keep(&self, span: Waiting) -> Result<Accepted, Waiting> {
         let mut state = self.state();
-        let is_stored = span.position.is_some();
-        if !is_stored && !self.has_room(&state, span.bytes.len()) {
-            return Err(span);
+        let (is_stored, bytes) = (span.position.is_some(), span.bytes.len());
+        let mut is_first_drop = false;
+        while !is_stored && !self.has_room(&state, bytes) {
+            let may_take = span.is_eventful && !state.closing && state.end.is_none();
+            if !may_take || bytes > self.limits.queue_bytes || !state.give_way(bytes) {
+                return Err(span);
+            }
+            is_first_drop |= state.said.insert("dropped");
         }
         let counts = state.counts(span.kind);
         counts.accepted += 1;
@@ -166,11 +178,10 @@ impl Shared {
             return Ok(Accepted::default());
         }
         let was_due = self.is_due(&state);
-        state.queued_bytes += span.bytes.len();
-        state.queue.push_back(span);
+        state.push(span);
         // The first span starts the interval, and what is due ends it.
         let wakes = state.queue.len() == 1 || (!was_due && self.is_due(&state));
-        Ok(Accepted { is_first_drop: false, wakes })
+        Ok(Accepted { is_first_drop, wakes })
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -184,12 +195,13 @@ impl Shared {
                 scores_refused: scores.refused,
                 scores_pending: scores.pending,
                 scores_recovered: scores.recovered,
+                dropped_eventful: state.dropped_eventful,
                 ..state.stats
             }
         };
         if let Some(spool) = &self.spool {
             let counts = spool.counts();
-            stats.dropped_eventful = counts.dropped_eventful;
+            stats.dropped_eventful += counts.dropped_eventful;
             stats.damaged = counts.damaged;
             stats.spooled = spool.unread_of_own();
             stats.to_recover = spool.to_recover();
@@ -197,14 +209,19 @@ impl Shared {
         stats
     }
 
-    /// Leaves to the next process what waits; returns how much of it.
-    fn leave(&self, waiting: Vec<Waiting>) -> u64 {
-        let Some(spool) = &self.spool else { return 0 };
-        let mut left = spool.unread_of_own();
-        for span in waiting.into_iter().filter(|span| !span.is_taken_over()) {
-            let is_left = span.position.is_some()
-                || !matches!(spool.append(&[], span, Class::Uneventful, false), Written::Failed(_));
-            left += u64::from(is_left);
+    /// Leaves to the next process what waits.
+    fn leave(&self, waiting: Vec<Waiting>) -> Left {
+        let spool = self.spool.as_ref();
+        let mut left = Left { kept: spool.map_or(0, Spool::unread_of_own), lost_eventful: 0 };
+        for one in waiting.into_iter().filter(|one| !one.is_taken_over()) {
+            let is_eventful_span = one.is_eventful && !one.is_score();
+            let class = if one.is_eventful { Class::Eventful } else { Class::Uneventful };
+            let is_kept = one.position.is_some()
+                || spool.is_some_and(|spool| {
+                    !matches!(spool.append(&[], one, class, false), Written::Failed(_))
+                });
+            left.kept += u64::from(is_kept);
+            left.lost_eventful += u64::from(is_eventful_span && !is_kept);
         }
         left
     }
@@ -402,9 +419,7 @@ impl Shared {
     /// Sends spans and scores; what is refused is split until what is at fault is alone.
     async fn deliver(&self, sender: &Sender, batch: Vec<Waiting>) {
         let (scores, spans): (Vec<_>, Vec<_>) = batch.into_iter().partition(Waiting::is_score);
-        if self.spool.is_some() {
-            self.state().under_way = scores.iter().chain(&spans).cloned().collect();
-        }
+        self.state().under_way = scores.iter().chain(&spans).cloned().collect();
         let mut batches = vec![scores, spans];
         while let Some(mut batch) = batches.pop() {
             if batch.is_empty() {
@@ -503,28 +518,16 @@ impl Shared {
         state.refused_of_others += refused_of_others;
         let counts = state.counts(kind);
         counts.delivered += own.saturating_sub(refused);
+        let mut told = None;
         if refused < batch.len() as u64 {
             state.last_error = None;
-            self.report_drops(&mut state);
+            told = report_drops(&mut state);
         }
         drop(state);
         self.settled.notify_all();
-    }
-
-    /// Tells the server what it has not got, once it is back.
-    fn report_drops(&self, state: &mut State) {
-        let drops = state.stats.dropped - state.reported;
-        if drops == 0 || self.spool.is_none() {
-            return;
+        if let Some(told) = told {
+            notice(format_args!("{told}"));
         }
-        state.reported = state.stats.dropped;
-        let text = format!("{drops} spans were dropped while they could not be delivered");
-        let entries = [("dropped_spans", Sent::integer(drops.try_into().unwrap_or(i64::MAX)))];
-        let report = encode::event("spans_dropped", Level::Warning, &text, &entries);
-        state.stats.accepted += 1;
-        state.stats.pending += 1;
-        state.queued_bytes += report.0.len();
-        state.queue.push_back(Waiting::span(report.0));
     }
 
     /// Remembers why delivery waits, and says each cause once.
@@ -560,6 +563,28 @@ impl Shared {
             _ => usual,
         }
     }
+}
+
+/// Tells the server what it has not got, once it is back; returns what a person is told.
+fn report_drops(state: &mut State) -> Option<String> {
+    let dropped = state.stats.dropped;
+    let drops = dropped - state.reported;
+    if drops == 0 {
+        return None;
+    }
+    state.reported = dropped;
+    let text = format!("{drops} spans were dropped while they could not be delivered");
+    let entries = [("dropped_spans", Sent::integer(drops.try_into().unwrap_or(i64::MAX)))];
+    let report = encode::event("spans_dropped", Level::Warning, &text, &entries);
+    state.stats.accepted += 1;
+    state.stats.pending += 1;
+    state.push(Waiting::span(report.0));
+    // Not a line for each batch where more comes all the time than can be sent.
+    if dropped < 2 * state.told {
+        return None;
+    }
+    state.told = dropped;
+    Some(format!("{text} ({dropped} since the start)"))
 }
 
 fn tell(given_up: Option<(u64, String)>) {

@@ -14,8 +14,9 @@ const LEAST_REQUEST_BYTES: usize = 4 << 10;
 
 pub(super) struct State {
     pub(super) queue: VecDeque<Waiting>,
-    /// What is on its way to the server, where a spool takes it that ends before the answer; what
-    /// is sent next stands last.
+    /// Of the queue, what gives way to what matters more.
+    expendable: usize,
+    /// What is on its way to the server; what is sent next stands last.
     pub(super) under_way: Vec<Waiting>,
     /// Whether that is of more than one span.
     pub(super) is_divisible: bool,
@@ -34,6 +35,10 @@ pub(super) struct State {
     pub(super) has_taken_over: bool,
     /// How many drops the server was told of.
     pub(super) reported: u64,
+    /// How many drops a person was told of.
+    pub(super) told: u64,
+    /// Of what was given up, what was in memory only and of traces in which something went wrong.
+    pub(super) dropped_eventful: u64,
     /// How many threads wait in `flush`, `recover` and `shutdown`: do not wait for more spans.
     pub(super) waiting: usize,
     /// Whether somebody has begun to wait since the last try began.
@@ -63,6 +68,15 @@ pub(super) enum Pause {
     Misconfigured,
 }
 
+/// What is left at the end.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// How much the next process finds.
+    pub(super) kept: u64,
+    /// How many spans it does not find that are of traces in which something went wrong.
+    pub(super) lost_eventful: u64,
+}
+
 /// How delivery ended.
 pub(super) enum End {
     /// It was shut down, which ended so.
@@ -77,6 +91,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             queue: VecDeque::new(),
+            expendable: 0,
             queued_bytes: 0,
             under_way: Vec::new(),
             is_divisible: false,
@@ -87,6 +102,8 @@ impl Default for State {
             refused_of_others: 0,
             has_taken_over: false,
             reported: 0,
+            told: 0,
+            dropped_eventful: 0,
             waiting: 0,
             hurry: false,
             pause: Pause::None,
@@ -100,11 +117,64 @@ impl Default for State {
 }
 
 impl State {
+    /// Lets something wait.
+    pub(super) fn push(&mut self, one: Waiting) {
+        self.queued_bytes += one.bytes.len();
+        self.expendable += usize::from(is_expendable(&one));
+        self.queue.push_back(one);
+    }
+
+    /// Gives up what waits in memory only, so that so many bytes of what went wrong have room: what
+    /// went well first, then the oldest; returns whether there was something.
+    pub(super) fn give_way(&mut self, bytes: usize) -> bool {
+        if self.expendable == 0 {
+            let oldest = self.queue.iter().position(|one| one.position.is_none());
+            return match oldest.and_then(|at| self.queue.remove(at)) {
+                Some(one) => {
+                    self.drop_one(&one);
+                    true
+                }
+                None => false,
+            };
+        }
+        // All of the queue is looked at, so not for one span alone.
+        let least = self.expendable.min(self.queue.len() / 16);
+        let mut queue = std::mem::take(&mut self.queue);
+        let (mut spans, mut freed) = (0, 0);
+        queue.retain(|one| {
+            let goes = is_expendable(one) && (spans == 0 || spans < least || freed < bytes);
+            if goes {
+                (spans, freed) = (spans + 1, freed + one.bytes.len());
+                self.drop_one(one);
+            }
+            !goes
+        });
+        self.queue = queue;
+        self.expendable -= spans;
+        true
+    }
+
+    /// Counts one that was accepted, waited in the queue and is given up.
+    fn drop_one(&mut self, one: &Waiting) {
+        self.queued_bytes -= one.bytes.len();
+        self.given_up += 1;
+        let counts = self.counts(one.kind);
+        counts.pending = counts.pending.saturating_sub(1);
+        self.note_drop(one);
+    }
+
+    /// Counts one that is given up.
+    pub(super) fn note_drop(&mut self, one: &Waiting) {
+        self.counts(one.kind).dropped += 1;
+        self.dropped_eventful += u64::from(one.is_eventful && !one.is_score());
+    }
+
     /// Takes what fits into a request.
     pub(super) fn take(&mut self) -> Vec<Waiting> {
         if self.queued_bytes <= self.request_bytes {
             // At once: whose spans end meanwhile waits for this.
             self.queued_bytes = 0;
+            self.expendable = 0;
             let room = VecDeque::with_capacity(self.queue.len());
             return std::mem::replace(&mut self.queue, room).into();
         }
@@ -117,6 +187,7 @@ impl State {
             batch.extend(self.queue.pop_front());
         }
         self.queued_bytes -= bytes;
+        self.expendable -= batch.iter().filter(|one| is_expendable(one)).count();
         batch
     }
 
@@ -179,7 +250,7 @@ impl State {
     pub(super) fn finish(
         &mut self,
         end: impl FnOnce(&Self) -> End,
-        keep: impl FnOnce(Vec<Waiting>) -> u64,
+        keep: impl FnOnce(Vec<Waiting>) -> Left,
     ) -> Option<(u64, String)> {
         if self.end.is_some() {
             return None;
@@ -193,10 +264,11 @@ impl State {
         self.end = Some(end);
         let mut waiting = std::mem::take(&mut self.under_way);
         waiting.extend(std::mem::take(&mut self.queue));
-        self.queued_bytes = 0;
+        (self.queued_bytes, self.expendable) = (0, 0);
         let pending = self.stats.pending + self.scores.pending;
-        let kept = keep(waiting).min(pending);
-        let given_up = pending - kept;
+        let left = keep(waiting);
+        let given_up = pending - left.kept.min(pending);
+        self.dropped_eventful += left.lost_eventful.min(given_up);
         // Spans first, as which all count that wait on disk.
         let spans = given_up.min(self.stats.pending);
         self.stats.pending -= spans;
@@ -205,4 +277,9 @@ impl State {
         self.scores.dropped += given_up - spans;
         Some((given_up, reason))
     }
+}
+
+/// Returns whether something gives way to what matters more.
+fn is_expendable(one: &Waiting) -> bool {
+    one.position.is_none() && !one.is_eventful
 }

@@ -24,6 +24,13 @@ pub(super) fn append_to(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// Makes what was written to a file outlive a loss of power; takes as long as the disk likes.
+pub(super) fn sync_data(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    tests::note_sync();
+    file.sync_data()
+}
+
 /// Makes the names in a folder outlive a loss of power, where the system can.
 pub(super) fn sync(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
@@ -42,4 +49,29 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::{Cell, RefCell};
+
+    thread_local! {
+        static SYNCS: Cell<usize> = const { Cell::new(0) };
+        static ON_SYNC: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn note_sync() {
+        SYNCS.set(SYNCS.get() + 1);
+        ON_SYNC.with_borrow(|on_sync| on_sync.iter().for_each(|run| run()));
+    }
+
+    /// Runs something while this thread waits for the disk.
+    pub(in super::super) fn on_sync(run: impl Fn() + 'static) {
+        ON_SYNC.set(Some(Box::new(run)));
+    }
+
+    /// Returns how often this thread has waited for the disk.
+    pub(in super::super) fn syncs() -> usize {
+        SYNCS.get()
+    }
 }

@@ -26,7 +26,7 @@ use super::{
     lock::{self, LOCK},
     record::{self, Found, Kind, Reader},
 };
-use crate::encode;
+use crate::{encode, notice::notice};
 
 /// How the names of segments end, and of what is settled of them.
 const SEGMENT: &str = ".seg";
@@ -102,6 +102,8 @@ pub(super) struct Journal {
     over: HashSet<u64>,
     /// When that process wrote last.
     last_write: Option<SystemTime>,
+    /// Whether a segment of it cannot be read: it stays, since another time it may be.
+    has_unreadable: bool,
 }
 
 /// The segments of one class, the oldest first.
@@ -172,6 +174,7 @@ impl Journal {
             next: 1,
             over: HashSet::new(),
             last_write: None,
+            has_unreadable: false,
         })
     }
 
@@ -193,6 +196,7 @@ impl Journal {
             next: 1,
             over: HashSet::new(),
             last_write: None,
+            has_unreadable: false,
         };
         let damaged = journal.load()?;
         Ok(Some((journal, damaged)))
@@ -205,9 +209,19 @@ impl Journal {
         for class in Class::ALL {
             let mut open_starts: HashMap<[u8; 8], (u64, u64)> = HashMap::new();
             for first in names.iter().filter_map(|name| class.first_of(name)) {
-                let (reading, status) = Reading::whole(&self.folder, class, first)?;
+                let read = Reading::whole(&self.folder, class, first)
+                    .and_then(|(reading, status)| Ok((reading.read()?, reading, status)));
+                let (content, reading, status) = match read {
+                    Ok(read) => read,
+                    Err(error) => {
+                        let path = class.path(&self.folder, first);
+                        notice(format_args!("{} cannot be read: {error}", path.display()));
+                        self.has_unreadable = true;
+                        damaged += 1;
+                        continue;
+                    }
+                };
                 self.last_write = self.last_write.max(status.modified().ok());
-                let content = reading.read()?;
                 damaged += content.damaged;
                 let left = u32::try_from(content.records.len()).unwrap_or(u32::MAX);
                 let bytes = reading.to;
@@ -330,7 +344,14 @@ impl Journal {
     }
 
     /// Notes that records need not be delivered any more, and makes that outlive the process.
-    pub(super) fn settle(&mut self, places: &mut [Place]) -> io::Result<()> {
+    ///
+    /// The files that it adds to `to_sync` are to be synced, or a loss of power would deliver the
+    /// records again.
+    pub(super) fn settle(
+        &mut self,
+        places: &mut [Place],
+        to_sync: &mut Vec<File>,
+    ) -> io::Result<()> {
         places.sort_unstable_by_key(|place| (place.class as usize, place.number));
         let mut result = Ok(());
         for class in Class::ALL {
@@ -354,7 +375,7 @@ impl Journal {
                     let segment = &mut stream.segments[at];
                     let over = u32::try_from(over).unwrap_or(u32::MAX);
                     segment.over = segment.over.saturating_sub(over);
-                    result = result.and(stream.settle(folder, at, &settled));
+                    result = result.and(stream.settle(folder, at, &settled, to_sync));
                 }
                 if stream.segments.get(at).is_some_and(|segment| segment.left == 0) {
                     stream.remove(folder, at);
@@ -403,9 +424,11 @@ impl Journal {
         self.streams.iter().all(|stream| stream.segments.is_empty())
     }
 
-    /// Removes the folder, in which nothing is left.
+    /// Removes the folder, in which nothing is left that can be read.
     pub(super) fn remove(self) {
-        drop(fs::remove_dir_all(&self.folder));
+        if !self.has_unreadable {
+            drop(fs::remove_dir_all(&self.folder));
+        }
     }
 
     fn stream(&mut self, class: Class) -> &mut Stream {
@@ -482,7 +505,13 @@ impl Stream {
     }
 
     /// Notes that records of a segment are settled.
-    fn settle(&mut self, folder: &Path, at: usize, numbers: &[u64]) -> io::Result<()> {
+    fn settle(
+        &mut self,
+        folder: &Path,
+        at: usize,
+        numbers: &[u64],
+        to_sync: &mut Vec<File>,
+    ) -> io::Result<()> {
         let segment = &mut self.segments[at];
         segment.left =
             segment.left.saturating_sub(u32::try_from(numbers.len()).unwrap_or(u32::MAX));
@@ -509,8 +538,8 @@ impl Stream {
         let mut file = folder::append_to(&path)?;
         file.write_all(&bytes)?;
         self.segments[at].settled_bytes += bytes.len() as u64;
-        // A loss of power would deliver them again.
-        file.sync_data()
+        to_sync.push(file);
+        Ok(())
     }
 
     fn remove(&mut self, folder: &Path, at: usize) {
@@ -549,7 +578,7 @@ impl Reading {
         let mut bytes = Vec::new();
         file.take(self.to.saturating_sub(self.from)).read_to_end(&mut bytes)?;
         let bytes = Bytes::from(bytes);
-        let settled = self.settled()?;
+        let settled = self.settled();
         let mut content = Content::default();
         let mut payloads = 0;
         let mut reader = Reader::new(&bytes);
@@ -576,12 +605,9 @@ impl Reading {
         Ok(content)
     }
 
-    fn settled(&self) -> io::Result<Vec<(u64, u64)>> {
-        let bytes = match fs::read(&self.settled) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+    /// Reads what need not be delivered; where it cannot be read all is delivered again.
+    fn settled(&self) -> Vec<(u64, u64)> {
+        let Ok(bytes) = fs::read(&self.settled) else { return Vec::new() };
         let mut ranges = Vec::new();
         for found in Reader::new(&bytes) {
             let Found::Record(record) = found else { continue };
@@ -591,6 +617,6 @@ impl Reading {
             }
         }
         ranges.sort_unstable();
-        Ok(ranges)
+        ranges
     }
 }

@@ -43,6 +43,8 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How many spans that were refused are kept.
 const REFUSED: usize = 1_000;
+/// Which part of the spool's bytes they take beside it.
+const REFUSED_PART: u64 = 8;
 const REFUSED_FOLDER: &str = "refused";
 /// The file that says whose spool it is.
 const PEER: &str = "peer.json";
@@ -74,17 +76,19 @@ pub(crate) struct Position {
 pub(crate) struct Waiting {
     pub(crate) kind: Kind,
     pub(crate) bytes: Bytes,
+    /// Whether it is of a trace in which something went wrong, where that decides what is kept.
+    pub(crate) is_eventful: bool,
     /// None where it is in memory only.
     pub(crate) position: Option<Position>,
 }
 
 impl Waiting {
     pub(crate) const fn span(bytes: Bytes) -> Self {
-        Self { kind: Kind::Span, bytes, position: None }
+        Self { kind: Kind::Span, bytes, is_eventful: false, position: None }
     }
 
     pub(crate) const fn score(bytes: Bytes) -> Self {
-        Self { kind: Kind::Score, bytes, position: None }
+        Self { kind: Kind::Score, bytes, is_eventful: false, position: None }
     }
 
     pub(crate) fn is_score(&self) -> bool {
@@ -149,6 +153,7 @@ struct Inner {
     /// The disk is not asked before.
     paused_until: Option<Instant>,
     has_warned: bool,
+    has_told_of_length: bool,
 }
 
 // ===== impl Spool =====
@@ -214,7 +219,16 @@ impl Spool {
         let class = if inner.has_started(&waiting.bytes) { Class::Eventful } else { class };
         let mut records: Vec<_> = starts.iter().map(|start| (Kind::Start, &*start.0)).collect();
         records.push((waiting.kind, &*waiting.bytes));
-        inner.make_room(&records, self.bytes);
+        let bytes = records.iter().map(|(_, payload)| record::HEAD + payload.len()).sum::<usize>();
+        let longest = records.iter().map(|(_, payload)| payload.len()).max().unwrap_or(0);
+        // It would drive out all that is there, and be written all the same, or not at all.
+        if bytes as u64 > self.bytes || longest > record::LONGEST {
+            inner.tell_of_length(longest);
+            return Written::Failed(waiting);
+        }
+        if !inner.make_room(class, bytes as u64, self.bytes) {
+            return Written::Failed(waiting);
+        }
         let appended =
             inner.append(&self.folder, &self.peer, class, &records, has_room, self.segment_bytes());
         let Appended { place, is_kept, file, new_in } = match appended {
@@ -246,7 +260,7 @@ impl Spool {
     }
 
     fn sync(&self, file: &File, new_in: Option<&Path>) -> io::Result<()> {
-        file.sync_data()?;
+        folder::sync_data(file)?;
         if let Some(folder) = new_in {
             folder::sync(folder)?;
             folder::sync(&self.folder)?;
@@ -339,10 +353,10 @@ impl Spool {
                 Kind::Start if at == 0 => {}
                 Kind::Start if journal.is_unended(read.place.number) => {
                     let bytes = ended(&read.payload, journal.last_write());
-                    waiting.push(Waiting { kind: Kind::Span, bytes, position });
+                    waiting.push(Waiting { position, ..Waiting::span(bytes) });
                 }
                 kind @ (Kind::Span | Kind::Score) => {
-                    waiting.push(Waiting { kind, bytes: read.payload, position });
+                    waiting.push(Waiting { kind, position, ..Waiting::span(read.payload) });
                 }
                 _ => over.push(read.place),
             }
@@ -350,8 +364,11 @@ impl Spool {
         if at == 0 {
             inner.counts.damaged += content.damaged;
         }
-        inner.settle(at, &mut over, &self.folder);
+        let mut to_sync = Vec::new();
+        inner.settle(at, &mut over, &self.folder, &mut to_sync);
         self.note(&inner);
+        drop(inner);
+        self.make_sure(&to_sync);
         waiting
     }
 
@@ -371,10 +388,22 @@ impl Spool {
                 places[0].extend(inner.starts.remove(&id));
             }
         }
+        let mut to_sync = Vec::new();
         for (at, mut places) in places.into_iter().enumerate() {
-            inner.settle(at, &mut places, &self.folder);
+            inner.settle(at, &mut places, &self.folder, &mut to_sync);
         }
         self.note(&inner);
+        drop(inner);
+        self.make_sure(&to_sync);
+    }
+
+    /// Makes what was settled outlive a loss of power, while no call that fails waits for it.
+    fn make_sure(&self, files: &[File]) {
+        for file in files {
+            if let Err(error) = folder::sync_data(file) {
+                self.inner().fail(&self.folder, &error);
+            }
+        }
     }
 
     /// Keeps a span that the server refuses for good, with its words; the oldest go.
@@ -388,17 +417,36 @@ impl Spool {
     fn try_to_set_aside(&self, span: &Bytes, words: &str) -> io::Result<()> {
         let refused = self.folder.join(REFUSED_FOLDER);
         folder::create(&refused)?;
-        let names = folder::names(&refused)?;
-        for name in names.iter().take((names.len() + 1).saturating_sub(REFUSED)) {
-            fs::remove_file(refused.join(name))?;
-        }
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let id = encode::span_id(span).map_or(0, u64::from_be_bytes);
         let name = format!("{:020}-{id:016x}.json", since.as_nanos());
         let span = Encoded(span.clone()).decode();
         let text = json!({ "words": words, "span": span.ok().as_ref().map(encode::to_json) });
+        let text = text.to_string();
+        self.make_room_aside(&refused, text.len() as u64)?;
         let mut file = folder::append_to(&refused.join(name))?;
-        file.write_all(text.to_string().as_bytes())
+        file.write_all(text.as_bytes())
+    }
+
+    /// Removes the oldest of what was refused, until one more has room or is alone.
+    fn make_room_aside(&self, refused: &Path, new: u64) -> io::Result<()> {
+        let (mut left, mut bytes) = (Vec::new(), new);
+        for name in folder::names(refused)? {
+            let path = refused.join(name);
+            let length = fs::metadata(&path).map_or(0, |status| status.len());
+            bytes += length;
+            left.push((path, length));
+        }
+        let mut count = left.len() + 1;
+        for (path, length) in left {
+            if count <= REFUSED && bytes <= self.bytes / REFUSED_PART {
+                break;
+            }
+            fs::remove_file(path)?;
+            count -= 1;
+            bytes -= length;
+        }
+        Ok(())
     }
 
     /// Ends the delivery: what is left stays for the next process.
@@ -489,21 +537,21 @@ impl Inner {
         }
     }
 
-    /// Gives up what has to go: uneventful spans first, then the oldest.
-    fn make_room(&mut self, records: &[(Kind, &[u8])], most: u64) {
-        let new: usize = records.iter().map(|(_, payload)| record::HEAD + payload.len()).sum();
-        let new = new as u64;
-        while self.journals.iter().flatten().map(Journal::bytes).sum::<u64>() + new > most {
+    /// Gives up what has to go: uneventful spans first, then the oldest; returns whether there is
+    /// room then. What is uneventful itself takes the place of nothing else.
+    fn make_room(&mut self, new: Class, bytes: u64, most: u64) -> bool {
+        while self.journals.iter().flatten().map(Journal::bytes).sum::<u64>() + bytes > most {
             // What was taken over is older.
             let mut oldest = self.journals.iter_mut().rev().flatten();
             let uneventful = oldest.find_map(|journal| journal.give_up(Class::Uneventful));
             let (class, unread) = match uneventful {
                 Some(unread) => (Class::Uneventful, unread),
+                None if new == Class::Uneventful => return false,
                 None => {
                     let mut oldest = self.journals.iter_mut().rev().flatten();
                     match oldest.find_map(|journal| journal.give_up(Class::Eventful)) {
                         Some(unread) => (Class::Eventful, unread),
-                        None => return,
+                        None => return false,
                     }
                 }
             };
@@ -513,6 +561,7 @@ impl Inner {
             }
             self.given_up += unread;
         }
+        true
     }
 
     fn to_read(&self, most: u64) -> Option<(usize, Reading)> {
@@ -520,12 +569,12 @@ impl Inner {
         journals.filter_map(|(at, journal)| Some((at, journal.as_ref()?.to_read(most)?))).next()
     }
 
-    fn settle(&mut self, at: usize, places: &mut [Place], folder: &Path) {
+    fn settle(&mut self, at: usize, places: &mut [Place], folder: &Path, to_sync: &mut Vec<File>) {
         if places.is_empty() {
             return;
         }
         let Some(journal) = &mut self.journals[at] else { return };
-        let result = journal.settle(places);
+        let result = journal.settle(places, to_sync);
         if at > 0
             && journal.is_empty()
             && let Some(journal) = self.journals[at].take()
@@ -534,6 +583,15 @@ impl Inner {
         }
         if let Err(error) = result {
             self.fail(folder, &error);
+        }
+    }
+
+    /// Says once that something is too long to be written.
+    fn tell_of_length(&mut self, bytes: usize) {
+        if !std::mem::replace(&mut self.has_told_of_length, true) {
+            notice(format_args!(
+                "a span of {bytes} bytes is too long for the spool, and waits in memory"
+            ));
         }
     }
 

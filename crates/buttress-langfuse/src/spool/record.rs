@@ -16,7 +16,7 @@ const MARK: [u8; 4] = [0xb7, b't', b'r', 0x01];
 /// The bytes before the payload.
 pub(super) const HEAD: usize = 21;
 /// No payload is longer: what says so is damaged.
-const LONGEST: usize = 64 << 20;
+pub(super) const LONGEST: usize = 64 << 20;
 
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

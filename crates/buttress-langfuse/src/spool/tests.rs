@@ -1,4 +1,4 @@
-use std::{fs::OpenOptions, os::unix::fs::PermissionsExt as _};
+use std::{fs::OpenOptions, os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use tempfile::TempDir;
 
@@ -330,6 +330,108 @@ fn a_spool_that_cannot_be_written_says_so_once_and_hands_the_span_back() {
     assert!(said[0].contains("taken") && said[0].contains("spans wait in memory"), "{said:?}");
 }
 
+/// An fsync takes as long as the disk likes: a call that fails meanwhile does not wait for it.
+#[test]
+fn no_call_waits_while_the_disk_makes_sure_of_what_was_settled() {
+    let folder = TempDir::new().unwrap();
+    let spool = Arc::new(spool(&folder));
+    let (one, _two) = (keep(&spool, 1), keep(&spool, 2));
+    let writer = Arc::downgrade(&spool);
+    folder::tests::on_sync(move || {
+        let writer = writer.upgrade().unwrap();
+        assert!(writer.inner.try_lock().is_ok(), "the spool is locked");
+    });
+    spool.settle(&[one]);
+    assert_eq!(folder::tests::syncs(), 1);
+    drop(spool);
+    let second = self::spool(&folder);
+    second.take_over();
+    assert_eq!(drain(&second), ["2"]);
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_counted_and_stays_and_the_others_are_delivered() {
+    let folder = TempDir::new().unwrap();
+    let first = spool(&folder);
+    (1..=2).for_each(|id| drop(keep(&first, id)));
+    drop(first);
+    let segment = segments(&folder).remove(0);
+    let broken = segment.with_file_name("eventful-00000000000000000003.seg");
+    fs::create_dir(&broken).unwrap();
+    let second = spool(&folder);
+    assert_eq!(second.take_over(), 1);
+    assert_eq!(drain(&second), ["1", "2"]);
+    assert_eq!(second.counts().damaged, 1);
+    assert!(broken.exists());
+    assert_eq!(captured::take().len(), 1);
+}
+
+#[test]
+fn a_span_that_is_too_long_for_the_disk_costs_the_others_nothing() {
+    let folder = TempDir::new().unwrap();
+    let spool = spool_of(&folder, 1 << 30);
+    let long = Bytes::from(vec![0; record::LONGEST + 1]);
+    let written = spool.append(&[], Waiting::span(long), Class::Eventful, true);
+    assert!(matches!(written, Written::Failed(_)));
+    assert_eq!(names(&[keep(&spool, 1)]), ["1"]);
+    let said = captured::take();
+    assert!(said.len() == 1 && said[0].contains("67108865 bytes"), "{said:?}");
+}
+
+#[test]
+fn a_span_beyond_the_quota_costs_nothing_that_is_there() {
+    let folder = TempDir::new().unwrap();
+    let spool = spool_of(&folder, 1 << 12);
+    keep(&spool, 1);
+    let long = Bytes::from(vec![0; 1 << 13]);
+    let written = spool.append(&[], Waiting::span(long), Class::Uneventful, false);
+    assert!(matches!(written, Written::Failed(_)), "{written:?}");
+    assert_eq!(spool.counts().dropped_eventful, 0);
+    drop(spool);
+    let second = self::spool(&folder);
+    second.take_over();
+    assert_eq!(drain(&second), ["1"]);
+}
+
+#[test]
+fn what_went_well_never_takes_the_place_of_failures() {
+    let folder = TempDir::new().unwrap();
+    let spool = spool_of(&folder, 1 << 12);
+    let mut id = 0;
+    while spool.counts().dropped_eventful == 0 {
+        id += 1;
+        append(&spool, id, Class::Eventful, false);
+    }
+    let dropped = spool.counts().dropped_eventful;
+    for more in 1..=1_000 {
+        append(&spool, id + more, Class::Uneventful, false);
+    }
+    assert_eq!(spool.counts().dropped_eventful, dropped);
+    let left = drain(&spool).iter().filter(|name| name.parse::<u64>().unwrap() <= id).count();
+    assert_eq!(left as u64, id - dropped);
+}
+
+#[test]
+fn what_is_refused_takes_an_eighth_of_the_bytes_more() {
+    let folder = TempDir::new().unwrap();
+    let spool = spool_of(&folder, 1 << 20);
+    let large = |id: u64| {
+        Encoded::new(|into| {
+            into.bytes(2, &id.to_be_bytes());
+            into.text(5, &"x".repeat(10_000));
+        })
+    };
+    (0..30).for_each(|id| spool.set_aside(&large(id).0, "no"));
+    let kept = files(&folder);
+    let bytes: u64 = kept.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert!(bytes <= 1 << 17, "{bytes}");
+    assert!(kept.len() >= 11, "{}", kept.len());
+    // The last one is there however long it is.
+    let larger = Encoded::new(|into| into.text(5, &"x".repeat(1 << 18)));
+    spool.set_aside(&larger.0, "no");
+    assert_eq!(files(&folder).len(), 1);
+}
+
 #[test]
 fn what_is_written_in_half_by_a_full_disk_hides_nothing() {
     let folder = TempDir::new().unwrap();
@@ -364,7 +466,7 @@ fn only_their_owner_reads_the_files() {
 #[test]
 fn what_is_refused_is_kept_with_the_words_and_the_oldest_go() {
     let folder = TempDir::new().unwrap();
-    let spool = spool(&folder);
+    let spool = spool_of(&folder, 16 * MOST);
     for id in 0..REFUSED as u64 + 2 {
         spool.set_aside(&span(id).0, "not a \"span\"");
     }
