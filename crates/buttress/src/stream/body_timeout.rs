@@ -1,9 +1,8 @@
 use std::{
     fmt,
-    mem::ManuallyDrop,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,12 +13,11 @@ use tokio::time::Sleep;
 use tower::{Layer, Service};
 
 use super::{
-    course::Course,
-    limits::{Limits, Watch, checked},
-    timeout::Timed,
+    limits::{Limits, checked},
+    timed_call::{TimedCall, Way},
 };
 use crate::{
-    AnyError, BoxError, Classify, Error, Outcome, TimeLimit,
+    AnyError, BoxError, Classify, Error, TimeLimit,
     classify::{into_error, read_failure},
     telemetry::Labels,
 };
@@ -80,14 +78,8 @@ pub struct BodyTimeout<S, C = AnyError> {
 pin_project! {
     /// The answer of a [`BodyTimeout`].
     pub struct BodyTimeoutFuture<F, C> {
-        // None once the time is over.
         #[pin]
-        inner: Option<F>,
-        #[pin]
-        sleep: Option<Sleep>,
-        watch: Watch,
-        rules: Rules<C>,
-        course: Option<Course<Timed>>,
+        call: TimedCall<F, C>,
     }
 }
 
@@ -99,9 +91,7 @@ pin_project! {
         inner: Option<B>,
         #[pin]
         sleep: Option<Sleep>,
-        watch: Watch,
-        agent_id: Option<Arc<str>>,
-        course: Course<Timed>,
+        way: Way,
     }
 }
 
@@ -224,17 +214,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let timed = Timed::open(&self.rules.labels, self.rules.limits);
-        let scope = timed.telemetry().scope();
-        let inner = ManuallyDrop::new(self.inner.call(request));
-        scope.leave();
-        BodyTimeoutFuture {
-            inner: Some(ManuallyDrop::into_inner(inner)),
-            sleep: None,
-            watch: Watch::new(self.rules.limits),
-            rules: self.rules.clone(),
-            course: Some(Course::new(timed)),
-        }
+        let Rules { limits, classify, labels } = &self.rules;
+        let call = TimedCall::new(*limits, classify.clone(), labels, || self.inner.call(request));
+        BodyTimeoutFuture { call }
     }
 }
 
@@ -243,48 +225,27 @@ where
 impl<F, B, E, C> Future for BodyTimeoutFuture<F, C>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
     E: Into<BoxError> + 'static,
     C: Classify<Response<B>, E>,
 {
     type Output = Result<Response<TimedBody<B>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let course = this.course.as_mut().expect("polled after completion");
-        let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
-        let Rules { classify, labels, .. } = this.rules;
-        let agent_id = &labels.agent_id;
-        match course.run(|| inner.poll(cx)) {
-            Poll::Ready(Ok(response)) => {
-                // A failed answer is an answer: it is timed, and what it is its reader decides.
-                if let Outcome::Failure(failure) = classify.classify(Ok(&response)) {
-                    course.watcher().end_answered(&failure);
-                }
-                let course = this.course.take().expect("it is there");
-                Poll::Ready(Ok(response.map(|body| TimedBody {
-                    inner: Some(body),
-                    sleep: None,
-                    watch: *this.watch,
-                    agent_id: agent_id.clone(),
-                    course,
-                })))
+        let (response, mut way) = ready!(self.project().call.poll_answer(cx))?;
+        Poll::Ready(Ok(response.map(|body| {
+            // Nobody asks for the frames of a body without any.
+            if body.is_end_stream() {
+                way.course.end();
             }
-            Poll::Ready(Err(error)) => {
-                let error = into_error(classify, error).in_agent(agent_id.as_ref());
-                Poll::Ready(Err(course.cut(error)))
-            }
-            Poll::Pending => this.watch.poll_limit(this.sleep, cx).map(|limit| {
-                course.run(|| this.inner.set(None));
-                let error = course.watcher().time_out(limit).in_agent(agent_id.as_ref());
-                Err(course.cut(error))
-            }),
-        }
+            TimedBody { inner: Some(body), sleep: None, way }
+        })))
     }
 }
 
 impl<F: fmt::Debug, C> fmt::Debug for BodyTimeoutFuture<F, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BodyTimeoutFuture").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("BodyTimeoutFuture").field("call", &self.call).finish_non_exhaustive()
     }
 }
 
@@ -304,28 +265,24 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, Error>>> {
         let mut this = self.project();
         let Some(mut inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        let error = match this.course.run(|| inner.as_mut().poll_frame(cx)) {
+        let error = match this.way.course.run(|| inner.as_mut().poll_frame(cx)) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.course.pass();
-                this.watch.item();
+                this.way.pass();
                 // Nobody may ask for more.
                 if inner.is_end_stream() {
-                    this.course.end();
+                    this.way.course.end();
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
             Poll::Ready(Some(Err(error))) => error_of_body(error),
             Poll::Ready(None) => {
-                this.course.end();
+                this.way.course.end();
                 return Poll::Ready(None);
             }
-            Poll::Pending => match this.watch.poll_limit(this.sleep, cx) {
-                Poll::Ready(limit) => this.course.watcher().time_out(limit),
-                Poll::Pending => return Poll::Pending,
-            },
+            Poll::Pending => ready!(this.way.poll_limit(this.sleep, cx)),
         };
-        this.course.run(|| this.inner.set(None));
-        Poll::Ready(Some(Err(this.course.cut(error.in_agent(this.agent_id.as_ref())))))
+        this.way.course.run(|| this.inner.set(None));
+        Poll::Ready(Some(Err(this.way.cut(error))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -346,7 +303,9 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for TimedBody<B> {
 
 impl<B> fmt::Debug for TimedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimedBody").field("frames", &self.course.items()).finish_non_exhaustive()
+        f.debug_struct("TimedBody")
+            .field("frames", &self.way.course.items())
+            .finish_non_exhaustive()
     }
 }
 

@@ -62,6 +62,7 @@ mod course;
 mod first_frame;
 mod first_item;
 mod limits;
+mod timed_call;
 mod timeout;
 mod told;
 

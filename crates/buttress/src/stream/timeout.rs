@@ -1,9 +1,8 @@
 use std::{
     fmt,
-    mem::ManuallyDrop,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -11,19 +10,15 @@ use futures_core::Stream;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tower::{Layer, Service};
-use tracing::field::Empty;
 
 use super::{
-    course::{Course, Watcher},
     first_item::of_an_item,
-    limits::{Limits, Watch, checked},
+    limits::{Limits, checked},
+    timed_call::{TimedCall, Way},
 };
 use crate::{
-    AnyError, BoxError, Classify, Error, ErrorKind, Failure, Outcome, TimeLimit,
-    classify::into_error,
-    telemetry::{
-        self, Labels, Telemetry, level, outcome, outcome_of, record_failure, record_status,
-    },
+    AnyError, BoxError, Classify, Error, Outcome, TimeLimit, classify::into_error,
+    telemetry::Labels,
 };
 
 /// Cuts a stream that takes too long: until its first item, between two items, or in all.
@@ -85,14 +80,9 @@ pub struct StreamTimeout<S, C = AnyError, I = AnyError> {
 pin_project! {
     /// The answer of a [`StreamTimeout`].
     pub struct StreamTimeoutFuture<F, C, I> {
-        // None once the time is over.
         #[pin]
-        inner: Option<F>,
-        #[pin]
-        sleep: Option<Sleep>,
-        watch: Watch,
-        rules: Rules<C, I>,
-        course: Option<Course<Timed>>,
+        call: TimedCall<F, C>,
+        classify_items: I,
     }
 }
 
@@ -104,16 +94,10 @@ pin_project! {
         inner: Option<St>,
         #[pin]
         sleep: Option<Sleep>,
-        watch: Watch,
         classify_items: I,
-        agent_id: Option<Arc<str>>,
-        course: Course<Timed>,
+        way: Way,
     }
 }
-
-/// Tells of a stream in the span `timeout_protected_call`.
-#[derive(Debug)]
-pub(crate) struct Timed(Telemetry);
 
 // ===== impl StreamTimeoutLayer =====
 
@@ -242,17 +226,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let timed = Timed::open(&self.rules.labels, self.rules.limits);
-        let scope = timed.0.scope();
-        let inner = ManuallyDrop::new(self.inner.call(request));
-        scope.leave();
-        StreamTimeoutFuture {
-            inner: Some(ManuallyDrop::into_inner(inner)),
-            sleep: None,
-            watch: Watch::new(self.rules.limits),
-            rules: self.rules.clone(),
-            course: Some(Course::new(timed)),
-        }
+        let Rules { limits, classify, classify_items, labels } = &self.rules;
+        let call = TimedCall::new(*limits, classify.clone(), labels, || self.inner.call(request));
+        StreamTimeoutFuture { call, classify_items: classify_items.clone() }
     }
 }
 
@@ -268,42 +244,16 @@ where
     type Output = Result<TimedStream<St, I>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let course = this.course.as_mut().expect("polled after completion");
-        let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
-        let Rules { classify, classify_items, labels, .. } = this.rules;
-        let agent_id = &labels.agent_id;
-        match course.run(|| inner.poll(cx)) {
-            Poll::Ready(Ok(stream)) => {
-                // A failed answer is an answer: it is timed, and what it is its reader decides.
-                if let Outcome::Failure(failure) = classify.classify(Ok(&stream)) {
-                    course.watcher().end_answered(&failure);
-                }
-                Poll::Ready(Ok(TimedStream {
-                    inner: Some(stream),
-                    sleep: None,
-                    watch: *this.watch,
-                    classify_items: classify_items.clone(),
-                    agent_id: agent_id.clone(),
-                    course: this.course.take().expect("it is there"),
-                }))
-            }
-            Poll::Ready(Err(error)) => {
-                let error = into_error(classify, error).in_agent(agent_id.as_ref());
-                Poll::Ready(Err(course.cut(error)))
-            }
-            Poll::Pending => this.watch.poll_limit(this.sleep, cx).map(|limit| {
-                course.run(|| this.inner.set(None));
-                let error = course.watcher().time_out(limit).in_agent(agent_id.as_ref());
-                Err(course.cut(error))
-            }),
-        }
+        let this = self.project();
+        let (stream, way) = ready!(this.call.poll_answer(cx))?;
+        let classify_items = this.classify_items.clone();
+        Poll::Ready(Ok(TimedStream { inner: Some(stream), sleep: None, classify_items, way }))
     }
 }
 
 impl<F: fmt::Debug, C, I> fmt::Debug for StreamTimeoutFuture<F, C, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamTimeoutFuture").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("StreamTimeoutFuture").field("call", &self.call).finish_non_exhaustive()
     }
 }
 
@@ -320,28 +270,24 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        let error = match this.course.run(|| inner.poll_next(cx)) {
+        let error = match this.way.course.run(|| inner.poll_next(cx)) {
             Poll::Ready(Some(Ok(item))) => match this.classify_items.classify(Ok(&item)) {
                 Outcome::Failure(failure) => of_an_item(failure),
                 _ => {
-                    this.course.pass();
-                    this.watch.item();
+                    this.way.pass();
                     return Poll::Ready(Some(Ok(item)));
                 }
             },
             Poll::Ready(Some(Err(error))) => into_error(this.classify_items, error),
             Poll::Ready(None) => {
                 this.inner.set(None);
-                this.course.end();
+                this.way.course.end();
                 return Poll::Ready(None);
             }
-            Poll::Pending => match this.watch.poll_limit(this.sleep, cx) {
-                Poll::Ready(limit) => this.course.watcher().time_out(limit),
-                Poll::Pending => return Poll::Pending,
-            },
+            Poll::Pending => ready!(this.way.poll_limit(this.sleep, cx)),
         };
-        this.course.run(|| this.inner.set(None));
-        Poll::Ready(Some(Err(this.course.cut(error.in_agent(this.agent_id.as_ref())))))
+        this.way.course.run(|| this.inner.set(None));
+        Poll::Ready(Some(Err(this.way.cut(error))))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -353,63 +299,8 @@ where
 
 impl<St, I> fmt::Debug for TimedStream<St, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimedStream").field("items", &self.course.items()).finish_non_exhaustive()
-    }
-}
-
-// ===== impl Timed =====
-
-impl Timed {
-    pub(crate) fn open(labels: &Labels, limits: Limits) -> Self {
-        Self(Telemetry::open(|| {
-            tracing::info_span!(
-                target: telemetry::TARGET,
-                telemetry::span::TIMEOUT,
-                agent_id = labels.agent_id(),
-                metadata = labels.metadata(),
-                timeout_seconds = limits.longest().map(|limit| limit.as_secs_f64()),
-                outcome = Empty,
-                failure_kind = Empty,
-                error = Empty,
-                error_type = Empty,
-                level = Empty,
-                status_message = Empty,
-            )
-        }))
-    }
-
-    pub(crate) const fn telemetry(&self) -> &Telemetry {
-        &self.0
-    }
-
-    /// Notes the limit that ran out; returns it as an error.
-    pub(crate) fn time_out(&mut self, (limit, after): (TimeLimit, Duration)) -> Error {
-        let seconds = after.as_secs_f64();
-        self.0.in_scope(|| {
-            tracing::error!(target: telemetry::LOG_TARGET, "Agent timed out after {seconds}s");
-        });
-        if let Some(span) = self.0.span() {
-            record_status(span, level::ERROR, format_args!("Agent timed out after {seconds}s"));
-        }
-        Error::new(ErrorKind::Timeout { after, limit })
-    }
-
-    /// Ends the span of an answer that is a failure by itself.
-    pub(crate) fn end_answered(&mut self, failure: &Failure) {
-        self.0.end(outcome_of(failure), |span| record_failure(span, failure, failure));
-    }
-}
-
-impl Watcher for Timed {
-    fn run<R>(&mut self, poll: impl FnOnce() -> R) -> R {
-        self.0.in_scope(poll)
-    }
-
-    fn succeed(&mut self, _: u64) {
-        self.0.end(outcome::SUCCESS, |_| ());
-    }
-
-    fn fail(&mut self, _: u64, failure: &Failure, error: &dyn fmt::Display) {
-        self.0.end(outcome_of(failure), |span| record_failure(span, failure, error));
+        f.debug_struct("TimedStream")
+            .field("items", &self.way.course.items())
+            .finish_non_exhaustive()
     }
 }
