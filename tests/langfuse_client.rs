@@ -11,7 +11,7 @@ use buttress::{
     test_util::{Answer, Scripted},
 };
 use buttress_langfuse::{
-    Langfuse, LangfuseBuilder, LangfuseClient, Level, Observation, Statistics,
+    Durability, Langfuse, LangfuseBuilder, LangfuseClient, Level, Observation, Statistics,
     client::{ClientError, MetricsQuery, ObservationQuery, ScoreQuery, ScoreValue},
 };
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, Line, RetryAfter};
@@ -31,6 +31,7 @@ fn builder(server: &LangfuseServer) -> LangfuseBuilder {
         .public_key(server.public_key())
         .secret_key(server.secret_key())
         .base_url(format!("{}/", server.base_url()))
+        .durability(Durability::Memory)
         .retry_backoff(Duration::from_millis(1), Duration::from_millis(10))
 }
 
@@ -54,6 +55,8 @@ fn call_twice(server: &LangfuseServer) {
         let runtime = runtime.enable_time().build().unwrap();
         let answers = [Answer::error(LONG_ERROR), Answer::ok("fine")];
         for answers in [answers, [Answer::error("reset"), Answer::error("down")]] {
+            // Langfuse orders by milliseconds, and two calls fit into one.
+            std::thread::sleep(Duration::from_millis(2));
             let agent = FaultTolerantAgent::builder("research")
                 .retry(RetryLayer::new(2).backoff([Duration::ZERO]))
                 .circuit_breaker(CircuitBreakerLayer::new("gpt").consecutive_failures(2))
@@ -74,6 +77,19 @@ async fn read(server: &LangfuseServer) -> Vec<Observation> {
 fn retry_of(observations: &[Observation]) -> Observation {
     let rescued = |one: &&Observation| one.boolean("retry_succeeded") == Some(true);
     observations.iter().find(rescued).unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_list_whose_pages_go_round_ends_with_an_error() {
+    let page = r#"{"data":[{"id":"a","traceId":"t"}],"meta":{"cursor":"again"}}"#;
+    let routes = axum::Router::new().fallback(move || std::future::ready(page));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, routes).into_future());
+    let builder = Langfuse::builder().public_key("pk-lf-1").secret_key("sk-lf-1");
+    let client = builder.base_url(format!("http://{address}")).client().unwrap();
+    let error = client.observations(ObservationQuery::new()).all().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreadable { .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ pub(crate) struct StatsArgs {
     pub(crate) spool: Option<PathBuf>,
 
     /// Read at most so many observations, the newest.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(long, value_name = "N", value_parser = limit, default_value = "1000000")]
     pub(crate) limit: usize,
 
     /// Print one JSON document instead of tables; its keys are documented and stay.
@@ -117,6 +117,7 @@ pub(crate) struct StatsArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TraceArgs {
     /// The id of the trace, or "last" for the one that something began in last.
+    #[arg(value_parser = trace_id)]
     pub(crate) id: String,
 
     /// Look in this folder of a spool, where what is not delivered waits, instead of in Langfuse.
@@ -149,6 +150,21 @@ pub(crate) enum When {
     Always,
     /// Never.
     Never,
+}
+
+/// Reads how much is wanted at most: of nothing it could not be said whether it is there.
+pub(crate) fn limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(limit) => Ok(limit),
+        Err(_) => Err("must be a whole number, at least 1".to_owned()),
+    }
+}
+
+/// Reads the id of a trace; an empty one would be that of all.
+fn trace_id(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// Reads the id of a workflow.

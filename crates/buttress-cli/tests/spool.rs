@@ -437,6 +437,7 @@ fn wrong_use_names_the_flag() {
     for (args, words) in [
         (&["spool"][..], "status"),
         (&["spool", "replay", "--timeout", "soon"], "--timeout <TIME>"),
+        (&["spool", "replay", "--timeout", "soon"], "such as 60s"),
         (&["spool", "replay", "--timeout", "0s"], "must be longer than zero"),
         (&["spool", "status", "--loud"], "--loud"),
         (&["stats", "--spool"], "--spool <DIR>"),

@@ -47,7 +47,7 @@ struct ListArgs {
     workflow: Option<WorkflowId>,
 
     /// List at most so many.
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, value_name = "N", value_parser = crate::args::limit, default_value = "1000")]
     limit: usize,
 
     /// Print one JSON document; ids in tables may be cut.
@@ -85,7 +85,7 @@ struct HistoryArgs {
     namespace: Namespace,
 
     /// List at most so many.
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, value_name = "N", value_parser = crate::args::limit, default_value = "1000")]
     limit: usize,
 
     /// Print one JSON document.

@@ -65,7 +65,7 @@ fn time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time.is_zero() => Err("must be longer than zero".to_owned()),
         Ok(time) => Ok(time),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("must be a time, such as 60s or \"5m 30s\"".to_owned()),
     }
 }
 

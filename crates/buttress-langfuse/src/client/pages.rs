@@ -82,7 +82,14 @@ impl<T: Row> Pages<T> {
             return Err(ClientError::Unreadable { what: "it has no list of data".to_owned() });
         };
         let is_old = self.client.is_old(self.listing.subject);
-        self.place = behind(&answer["meta"], rows.len(), page, is_old);
+        let next = behind(&answer["meta"], rows.len(), page, is_old);
+        if let (Place::Behind(last), Place::Behind(next)) = (&self.place, &next)
+            && last == next
+        {
+            let what = "the next page is the same again".to_owned();
+            return Err(ClientError::Unreadable { what });
+        }
+        self.place = next;
         Ok(Some(rows.iter().filter_map(T::read).collect()))
     }
 

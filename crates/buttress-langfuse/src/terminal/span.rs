@@ -23,7 +23,11 @@ const SHOWN: [&str; 9] = [
 /// Draws a span on one line.
 pub(super) fn line(span: &Span, colour: bool) -> String {
     let (name, kind) = (printable(&span.name), printable(kind(span)));
-    let mut line = format!("{name} [{kind}] {:.1?}", duration(span));
+    let mut line = match duration(span) {
+        // Langfuse has milliseconds.
+        Duration::ZERO => format!("{name} [{kind}] <1ms"),
+        time => format!("{name} [{kind}] {time:.1?}"),
+    };
     let level = found(span, attribute::LEVEL);
     let (start, end) = match level {
         Some("ERROR") if colour => ("\u{1b}[31m", "\u{1b}[0m"),
