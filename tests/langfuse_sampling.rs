@@ -189,6 +189,42 @@ fn child_with_open_traces() {
     }
 }
 
+/// How many traces the largest test of what is kept of a share makes.
+const SHORT: usize = 400_000;
+
+/// Makes many short traces, in a process of its own and while Langfuse is away, and says how much
+/// memory they took; nothing in the test itself.
+#[test]
+fn child_with_short_traces() {
+    let Ok(base_url) = std::env::var(CHILD) else { return };
+    let builder = Langfuse::builder().public_key("pk-lf-1").secret_key("sk-lf-1");
+    let builder = builder.base_url(base_url).durability(Durability::Memory).sample_rate(0.05);
+    let langfuse = builder.start().unwrap();
+    let subscriber = tracing_subscriber::registry().with(langfuse.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        info_span!(target: "buttress", "llm_call").in_scope(|| ());
+        let before = most_memory();
+        for _ in 0..SHORT {
+            info_span!(target: "buttress", "llm_call").in_scope(|| ());
+        }
+        println!("most {}", most_memory() - before);
+    });
+    let stats = langfuse.stats();
+    println!("dropped {}", stats.dropped);
+    assert!((SHORT / 25..SHORT / 15).contains(&usize::try_from(stats.pending).unwrap()));
+    langfuse.shutdown(Duration::ZERO).unwrap_err();
+}
+
+/// Of what is not sent nothing stays, not as memory that what is sent shares with it either.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_share_that_waits_takes_the_memory_of_the_share() {
+    let (most, dropped) = child("child_with_short_traces", "http://127.0.0.1:1");
+    assert_eq!(dropped, Some(0));
+    println!("a share of {SHORT} traces takes {} MiB", most >> 20);
+    assert!(most <= 40 << 20, "{most}");
+}
+
 /// Returns how many bytes of memory this process took at most so far.
 fn most_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -196,10 +232,10 @@ fn most_memory() -> u64 {
     1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
 }
 
-/// Runs the child; returns the numbers that it says.
-fn child(base_url: &str) -> (u64, Option<u64>) {
+/// Runs a child; returns the numbers that it says.
+fn child(test: &str, base_url: &str) -> (u64, Option<u64>) {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["child_with_open_traces", "--exact", "--nocapture"]).env(CHILD, base_url);
+    command.args([test, "--exact", "--nocapture"]).env(CHILD, base_url);
     let output = command.stdin(std::process::Stdio::null()).output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
@@ -217,9 +253,9 @@ fn a_hundred_thousand_open_traces_keep_to_their_bound_and_lose_no_failure() {
     const HELD: u64 = 32 << 20;
     const QUEUE: u64 = 64 << 20;
     const A_TRACE: u64 = 2 << 10;
-    let (plain, _) = child("");
+    let (plain, _) = child("child_with_open_traces", "");
     let server = LangfuseServer::start_blocking();
-    let (ours, dropped) = child(&server.base_url());
+    let (ours, dropped) = child("child_with_open_traces", &server.base_url());
     let bound = HELD + QUEUE + OPEN as u64 * A_TRACE;
     let more = ours.saturating_sub(plain);
     println!("{OPEN} open traces: {} MiB more than without, bound {} MiB", more >> 20, bound >> 20);

@@ -45,12 +45,22 @@ pub(crate) struct Writer<'a>(&'a mut Vec<u8>);
 impl Encoded {
     /// Encodes a span; `write` writes its fields.
     pub(crate) fn new(write: impl FnOnce(&mut Writer<'_>)) -> Self {
+        Self::within(CHUNK / 4, write)
+    }
+
+    /// Encodes a span that shares no memory: it may stay when those beside it are long gone.
+    pub(crate) fn alone(write: impl FnOnce(&mut Writer<'_>)) -> Self {
+        Self::within(0, write)
+    }
+
+    /// Encodes a span, in memory that it shares where it is not longer than this.
+    fn within(longest: usize, write: impl FnOnce(&mut Writer<'_>)) -> Self {
         // A thread that is about to end has no memory to use again.
         let mut memory = MEMORY.try_with(Cell::take).unwrap_or_default();
         memory.span.clear();
         write(&mut Writer(&mut memory.span));
         let length = memory.span.len();
-        let bytes = if length > CHUNK / 4 {
+        let bytes = if length > longest {
             Bytes::copy_from_slice(&memory.span)
         } else {
             if memory.chunk.capacity() < length {

@@ -20,7 +20,7 @@ use crate::{
     clock,
     core::Core,
     draft::Draft,
-    encode::Encoded,
+    encode::{Encoded, Writer},
     filter::{is_agent, is_ours, is_pattern},
     layer::{Starting, is_probe},
     level::Level,
@@ -200,12 +200,15 @@ impl Core {
         } else {
             Vec::new()
         };
+        let write = |into: &mut Writer<'_>| map(span, draft, around, into);
+        let encoded =
+            if self.sampling.picks() { Encoded::alone(write) } else { Encoded::new(write) };
         self.decide(Decided {
             trace: trace_id,
             held: Held {
                 span: span.span_context.span_id(),
                 above: ended.above,
-                encoded: Encoded::new(|into| map(span, draft, around, into)),
+                encoded,
                 is_dispensable: ours && is_pattern(&span.name) && !ended.went_out,
                 is_unwanted: !span.span_context.is_sampled(),
                 at: clock::nanos(span.end_time),

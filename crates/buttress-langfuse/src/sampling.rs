@@ -35,6 +35,11 @@ pub(crate) struct Decided {
 // ===== impl Sampling =====
 
 impl Sampling {
+    /// Returns whether of spans that follow each other some go and some stay.
+    pub(crate) fn picks(self) -> bool {
+        self.is_compact || self.rate < 1.0
+    }
+
     /// Decides by the trace's id, as every SDK of OpenTelemetry does, so that services agree.
     pub(crate) fn takes(self, trace: TraceId) -> bool {
         if self.rate >= 1.0 {
