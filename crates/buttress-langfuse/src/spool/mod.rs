@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use self::journal::{Appended, Journal, Place, Reading};
 pub(crate) use self::{journal::Class, record::Kind};
 use crate::{
+    clock,
     encode::{self, Encoded},
     notice::notice,
 };
@@ -610,7 +611,9 @@ impl Inner {
 /// Writes the end of a span whose process has ended before it.
 fn ended(start: &Bytes, at: SystemTime) -> Bytes {
     let mut bytes = start.to_vec();
-    encode::end(&mut bytes, at, "process ended");
+    let began = Encoded(start.clone()).decode().map_or(0, |span| span.start_time_unix_nano);
+    // A clock that was set back would show as a negative latency.
+    encode::end(&mut bytes, clock::nanos(at).max(began), "process ended");
     bytes.into()
 }
 

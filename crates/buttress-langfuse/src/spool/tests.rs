@@ -151,6 +151,24 @@ fn a_span_that_never_ended_is_delivered_by_the_next_process_with_the_end_of_its_
 }
 
 #[test]
+fn a_span_that_never_ended_ends_no_sooner_than_it_began_whatever_the_clock_did() {
+    let folder = TempDir::new().unwrap();
+    let first = spool(&folder);
+    let tomorrow = crate::clock::nanos(SystemTime::now()) + 86_400_000_000_000;
+    let start = Encoded::new(|into| {
+        into.bytes(1, &[1; 16]);
+        into.bytes(2, &1_u64.to_be_bytes());
+        into.fixed64(7, tomorrow);
+    });
+    first.append(&[start], Waiting::span(span(2).0), Class::Eventful, true);
+    drop(first);
+    let second = spool(&folder);
+    second.take_over();
+    let open = Encoded(second.read(MOST)[0].bytes.clone()).decode().unwrap();
+    assert_eq!(open.end_time_unix_nano, tomorrow);
+}
+
+#[test]
 fn a_start_goes_with_the_span_that_it_is_of() {
     let folder = TempDir::new().unwrap();
     let spool = spool(&folder);
