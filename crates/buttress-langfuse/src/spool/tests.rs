@@ -411,6 +411,30 @@ fn a_span_beyond_the_quota_costs_nothing_that_is_there() {
     assert_eq!(drain(&second), ["1"]);
 }
 
+/// As what cleans up temporary files does.
+#[test]
+fn a_folder_that_somebody_removes_is_made_again_for_what_comes() {
+    let folder = TempDir::new().unwrap();
+    let first = spool_of(&folder, 1 << 13);
+    let early = keep(&first, 1);
+    append(&first, 2, Class::Uneventful, false);
+    fs::remove_dir_all(folder.path().join(peer().name())).unwrap();
+    let mut id = 2;
+    while segments(&folder).is_empty() {
+        id += 1;
+        keep(&first, id);
+        assert!(id < 1_000);
+    }
+    // What was only there is counted, and what was in memory too settles nothing else.
+    assert_eq!((first.counts().dropped_uneventful, first.take_given_up()), (1, 1));
+    first.settle(&[early]);
+    drop(first);
+    let second = spool(&folder);
+    second.take_over();
+    assert_eq!(drain(&second), [id.to_string()]);
+    assert_eq!(captured::take(), [""; 0]);
+}
+
 #[test]
 fn what_went_well_never_takes_the_place_of_failures() {
     let folder = TempDir::new().unwrap();
