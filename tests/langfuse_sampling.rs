@@ -292,3 +292,40 @@ fn input_and_output_of_an_agent_are_captured_masked_and_cut() {
     let message = breaker.status_message().unwrap();
     assert!(message.contains("no key (hidden) for ****"), "{message}");
 }
+
+/// The user's own function runs where a span ends: whatever it does of what the program may do
+/// anywhere, nothing waits for itself.
+#[test]
+fn a_mask_may_trace_and_score_and_panic() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let mask = |text: &str| {
+        tracing::warn!(target: "buttress", "masking");
+        tracing::info!(target: "buttress::score", name = "masked", value = 1_i64);
+        current().metadata("masked", true);
+        // Not within the mask of the span that the mask itself makes.
+        if CALLS.fetch_add(1, Ordering::Relaxed) < 3 {
+            let span = info_span!(target: "buttress", "masking", input = "AAPL");
+            span.in_scope(|| {
+                current().status_message("AAPL");
+            });
+        }
+        assert!(!text.contains("reset"), "a fault in the mask");
+        text.replace("AAPL", "****")
+    };
+    let observations = sent(
+        |builder| builder.mask(mask),
+        async || {
+            let agent = FaultTolerantAgent::builder("research")
+                .max_attempts(1)
+                .service(Scripted::new([Answer::<&str>::error("reset")]));
+            agent.invoke("AAPL").await.unwrap_err();
+            info_span!(target: "buttress", "llm_call", input = "AAPL").in_scope(|| ());
+        },
+    );
+    assert!(names(&observations).contains(&"masking"));
+    let said = format!("{observations:?}");
+    assert!(!said.contains("reset") && !said.contains("AAPL"), "{said}");
+    assert!(said.contains("<fully masked due to failed mask function>"), "{said}");
+}

@@ -121,9 +121,9 @@ pub(crate) fn with_parent(span: &Encoded, parent: Option<[u8; 8]>) -> Encoded {
 
 /// Writes the end of a span that was written without one: of what is there twice the last counts,
 /// for protobuf and for Langfuse.
-pub(crate) fn end(span: &mut Vec<u8>, at: SystemTime, message: &str) {
+pub(crate) fn end(span: &mut Vec<u8>, at: u64, message: &str) {
     let mut into = Writer::new(span);
-    into.fixed64(8, clock::nanos(at));
+    into.fixed64(8, at);
     into.attribute(attribute::LEVEL, &Sent::text(Level::Error.as_str()));
     into.attribute(attribute::STATUS_MESSAGE, &Sent::text(message));
     into.message(15, &Status { code: StatusCode::Error.into(), message: message.to_owned() });

@@ -204,7 +204,7 @@ fn messages(span: &SpanData, privacy: &Privacy) -> impl Iterator<Item = span::Ev
 
 fn plain(attribute: &KeyValue, privacy: &Privacy) -> Option<v1::KeyValue> {
     let mut value = value::any(&attribute.value)?;
-    privacy.mask_any(&mut value);
+    privacy.io_any(&mut value);
     Some(value::attribute(attribute.key.as_str(), value))
 }
 

@@ -9,13 +9,14 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
+use prost::Message as _;
 
-use crate::value::Sent;
+use crate::value::{self, Sent};
 
 /// What stands for a value that could not be masked, in the words of the official SDKs.
 const UNMASKED: &str = "<fully masked due to failed mask function>";
-/// How many bytes of input and output are sent, as the official SDKs do of an event.
-const IO_BYTES: usize = 1_000_000;
+/// How many bytes are sent of any text, as the official SDKs do of an event.
+const TEXT_BYTES: usize = 1_000_000;
 /// What stands for a secret.
 const HIDDEN: &str = "(hidden)";
 /// A key shorter than this is none.
@@ -39,10 +40,28 @@ impl Privacy {
     /// Leaves of input or output what may be sent.
     pub(crate) fn io(&self, value: &mut Sent<'_>) {
         self.mask(value);
-        if let Sent::Text(text) = value
-            && text.len() > self.io_bytes
-        {
-            *value = Sent::text(cut(text, self.io_bytes));
+        match value {
+            Sent::Text(text) if text.len() > self.io_bytes => {
+                *value = Sent::text(cut(text, self.io_bytes));
+            }
+            Sent::Any(list) if list.encoded_len() > self.io_bytes => {
+                *value = Sent::text(cut(&value::to_json(list).to_string(), self.io_bytes));
+            }
+            _ => {}
+        }
+    }
+
+    /// Leaves of a message between a user and a model what may be sent.
+    pub(crate) fn io_any(&self, value: &mut AnyValue) {
+        self.mask_any(value);
+        match &mut value.value {
+            Some(any_value::Value::StringValue(text)) if text.len() > self.io_bytes => {
+                *text = cut(text, self.io_bytes);
+            }
+            Some(any_value::Value::ArrayValue(list)) if list.encoded_len() > self.io_bytes => {
+                *value = value::text(cut(&value::to_json(value).to_string(), self.io_bytes));
+            }
+            _ => {}
         }
     }
 
@@ -56,18 +75,19 @@ impl Privacy {
         {
             *value = Sent::text(hidden);
         }
+        if let Sent::Text(text) = value
+            && text.len() > TEXT_BYTES
+        {
+            *value = Sent::text(cut(text, TEXT_BYTES));
+        }
     }
 
     /// Returns what may be sent of a message for people.
     pub(crate) fn message<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
         let text = self.masked_text(text);
-        if !self.hides_secrets {
-            return text;
-        }
-        match without_secrets(&text) {
-            Some(hidden) => Cow::Owned(hidden),
-            None => text,
-        }
+        let hidden = if self.hides_secrets { without_secrets(&text) } else { None };
+        let text = hidden.map_or(text, Cow::Owned);
+        if text.len() > TEXT_BYTES { Cow::Owned(cut(&text, TEXT_BYTES)) } else { text }
     }
 
     /// Leaves of a value what the user lets out.
@@ -90,7 +110,7 @@ impl Privacy {
     }
 
     /// Leaves of a value what the user lets out.
-    pub(crate) fn mask_any(&self, value: &mut AnyValue) {
+    fn mask_any(&self, value: &mut AnyValue) {
         match &mut value.value {
             _ if self.mask.is_none() => {}
             Some(any_value::Value::StringValue(text)) => {
@@ -106,7 +126,7 @@ impl Privacy {
 
 impl Default for Privacy {
     fn default() -> Self {
-        Self { mask: None, io_bytes: IO_BYTES, hides_secrets: true }
+        Self { mask: None, io_bytes: TEXT_BYTES, hides_secrets: true }
     }
 }
 
@@ -315,6 +335,31 @@ mod tests {
         };
         assert_eq!(sent("aääää"), Sent::text("aää... (cut: 9 bytes in all)"));
         assert_eq!(sent("aää"), Sent::text("aää"));
+        let list = |text: &str| value::list(vec![value::text(text); 2]).unwrap();
+        let mut long = Sent::Any(list("ää"));
+        privacy.io(&mut long);
+        assert_eq!(long, Sent::text("[\"ä... (cut: 15 bytes in all)"));
+        for (mut value, expected) in [
+            (value::text("aääää"), "aää... (cut: 9 bytes in all)"),
+            (list("ää"), "[\"ä... (cut: 15 bytes in all)"),
+        ] {
+            privacy.io_any(&mut value);
+            assert_eq!(value::as_text(&value), Some(expected));
+        }
+    }
+
+    /// Errors may hold the body of an answer, and stand in many spans of one trace.
+    #[test]
+    fn no_message_and_no_metadata_is_endless_and_a_limit_of_input_is_none_of_theirs() {
+        let privacy = Privacy { io_bytes: 5, ..Privacy::default() };
+        let long = "ä".repeat(TEXT_BYTES);
+        let end = "... (cut: 2000000 bytes in all)";
+        let message = privacy.message(long.as_str().into());
+        assert!(message.len() <= TEXT_BYTES + end.len() && message.ends_with(end));
+        let mut value = Sent::text(long.as_str());
+        privacy.metadata("final_error", &mut value);
+        assert_eq!(value, Sent::Text(message));
+        assert_eq!(privacy.message("longer than five".into()), "longer than five");
     }
 
     #[test]

@@ -154,10 +154,10 @@ impl Class {
 // ===== impl Journal =====
 
 impl Journal {
-    /// Creates the folder of this process.
+    /// Creates the folder of this process, whose first record has this number.
     ///
     /// It gets its name when it is locked, so that nobody takes it for one of a dead process.
-    pub(super) fn create(spool: &Path) -> io::Result<Self> {
+    pub(super) fn create(spool: &Path, next: u64) -> io::Result<Self> {
         let name = format!("{:08x}{:016x}", std::process::id(), fastrand::u64(..));
         let (hidden, folder) = (spool.join(format!(".{name}")), spool.join(name));
         folder::create(&hidden)?;
@@ -171,7 +171,7 @@ impl Journal {
             folder,
             _lock: lock,
             streams: Class::ALL.map(Stream::new),
-            next: 1,
+            next,
             over: HashSet::new(),
             last_write: None,
             has_unreadable: false,
@@ -404,9 +404,19 @@ impl Journal {
             .sum()
     }
 
+    /// Returns the number of the next record.
+    pub(super) const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Returns how many records wait that are nowhere else.
     pub(super) fn unread(&self) -> u64 {
-        let segments = self.streams.iter().flat_map(|stream| &stream.segments);
+        Class::ALL.into_iter().map(|class| self.unread_of(class)).sum()
+    }
+
+    /// Returns how many of a class wait that are nowhere else.
+    pub(super) fn unread_of(&self, class: Class) -> u64 {
+        let segments = self.streams[class as usize].segments.iter();
         segments.map(|segment| u64::from(segment.unread)).sum()
     }
 

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use self::journal::{Appended, Journal, Place, Reading};
 pub(crate) use self::{journal::Class, record::Kind};
 use crate::{
+    clock,
     encode::{self, Encoded},
     notice::notice,
 };
@@ -526,15 +527,31 @@ impl Inner {
         has_room: bool,
         segment_bytes: u64,
     ) -> io::Result<Appended> {
-        if self.journals[0].is_none() {
-            folder::create(folder)?;
-            peer.write(folder)?;
-            self.journals[0] = Some(Journal::create(folder)?);
+        let mut next = 1;
+        if let Some(own) = &mut self.journals[0] {
+            match own.append(class, records, has_room, segment_bytes) {
+                // Somebody has removed the folder.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => return result,
+            }
+            next = own.next();
+            let gone = self.journals[0].take();
+            self.is_gone(gone.as_ref());
         }
-        match &mut self.journals[0] {
-            Some(own) => own.append(class, records, has_room, segment_bytes),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+        folder::create(folder)?;
+        peer.write(folder)?;
+        let own = self.journals[0].insert(Journal::create(folder, next)?);
+        own.append(class, records, has_room, segment_bytes)
+    }
+
+    /// Counts what was in a journal that is no more, and nowhere else.
+    fn is_gone(&mut self, journal: Option<&Journal>) {
+        let unread = |class| journal.map_or(0, |journal| journal.unread_of(class));
+        let (eventful, uneventful) = (unread(Class::Eventful), unread(Class::Uneventful));
+        self.counts.dropped_eventful += eventful;
+        self.counts.dropped_uneventful += uneventful;
+        self.given_up += eventful + uneventful;
+        self.starts.clear();
     }
 
     /// Gives up what has to go: uneventful spans first, then the oldest; returns whether there is
@@ -610,7 +627,9 @@ impl Inner {
 /// Writes the end of a span whose process has ended before it.
 fn ended(start: &Bytes, at: SystemTime) -> Bytes {
     let mut bytes = start.to_vec();
-    encode::end(&mut bytes, at, "process ended");
+    let began = Encoded(start.clone()).decode().map_or(0, |span| span.start_time_unix_nano);
+    // A clock that was set back would show as a negative latency.
+    encode::end(&mut bytes, clock::nanos(at).max(began), "process ended");
     bytes.into()
 }
 

@@ -151,6 +151,24 @@ fn a_span_that_never_ended_is_delivered_by_the_next_process_with_the_end_of_its_
 }
 
 #[test]
+fn a_span_that_never_ended_ends_no_sooner_than_it_began_whatever_the_clock_did() {
+    let folder = TempDir::new().unwrap();
+    let first = spool(&folder);
+    let tomorrow = crate::clock::nanos(SystemTime::now()) + 86_400_000_000_000;
+    let start = Encoded::new(|into| {
+        into.bytes(1, &[1; 16]);
+        into.bytes(2, &1_u64.to_be_bytes());
+        into.fixed64(7, tomorrow);
+    });
+    first.append(&[start], Waiting::span(span(2).0), Class::Eventful, true);
+    drop(first);
+    let second = spool(&folder);
+    second.take_over();
+    let open = Encoded(second.read(MOST)[0].bytes.clone()).decode().unwrap();
+    assert_eq!(open.end_time_unix_nano, tomorrow);
+}
+
+#[test]
 fn a_start_goes_with_the_span_that_it_is_of() {
     let folder = TempDir::new().unwrap();
     let spool = spool(&folder);
@@ -391,6 +409,30 @@ fn a_span_beyond_the_quota_costs_nothing_that_is_there() {
     let second = self::spool(&folder);
     second.take_over();
     assert_eq!(drain(&second), ["1"]);
+}
+
+/// As what cleans up temporary files does.
+#[test]
+fn a_folder_that_somebody_removes_is_made_again_for_what_comes() {
+    let folder = TempDir::new().unwrap();
+    let first = spool_of(&folder, 1 << 13);
+    let early = keep(&first, 1);
+    append(&first, 2, Class::Uneventful, false);
+    fs::remove_dir_all(folder.path().join(peer().name())).unwrap();
+    let mut id = 2;
+    while segments(&folder).is_empty() {
+        id += 1;
+        keep(&first, id);
+        assert!(id < 1_000);
+    }
+    // What was only there is counted, and what was in memory too settles nothing else.
+    assert_eq!((first.counts().dropped_uneventful, first.take_given_up()), (1, 1));
+    first.settle(&[early]);
+    drop(first);
+    let second = spool(&folder);
+    second.take_over();
+    assert_eq!(drain(&second), [id.to_string()]);
+    assert_eq!(captured::take(), [""; 0]);
 }
 
 #[test]
