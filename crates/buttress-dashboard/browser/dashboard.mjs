@@ -144,8 +144,9 @@ const focused = (page) => page.evaluate(() => {
   return {
     id: element.id,
     name: element.getAttribute("aria-label") || element.textContent.trim(),
-    isSeen: element.matches(":focus-visible") && style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2
-      && box.width > 0 && box.bottom > 0 && box.top < innerHeight && box.right > 0,
+    isSeen: element !== document.body && element.matches(":focus-visible") && style.outlineStyle !== "none"
+      && parseFloat(style.outlineWidth) >= 2 && box.width > 0 && box.bottom > 0 && box.top < innerHeight && box.right > 0,
+    at: `${element.nodeName}, ${style.outlineWidth} ${style.outlineStyle}, ${[box.left, box.top, box.right, box.bottom].map(Math.round)}`,
   };
 });
 
@@ -154,7 +155,7 @@ async function tabTo(page, where, is, key = "Tab") {
   for (let stops = 0; stops < 150; stops += 1) {
     await page.keyboard.press(key);
     const at = await focused(page);
-    if (!at.isSeen) check(false, `${where}: the focus on "${at.name || at.id}" is seen`);
+    if (!at.isSeen) check(false, `${where}: the focus on "${at.name.slice(0, 40) || at.id}" is seen (${at.at})`);
     if (is(at)) return at;
   }
   throw new Error(`${where}: the keyboard does not reach it`);
@@ -277,6 +278,13 @@ async function outageAt(browser, width, height, colorScheme) {
     writeFileSync(join(screenshots, `${width}-${colorScheme}-fault.aria.txt`), await page.locator("body").ariaSnapshot());
 
     await operate(page, where, shot);
+
+    // A link to the newest trace of failures that go on: it changes under the finger and keeps the focus.
+    const newest = page.locator("#failure-list .failure", { hasText: "Circuit open" }).locator("a.trace").first();
+    await newest.focus();
+    const before = await newest.getAttribute("href");
+    await page.waitForFunction((before) => document.activeElement.href !== before, before, { timeout: 5_000 });
+    check(await newest.evaluate((link) => link === document.activeElement), `${where}: a link that changes keeps the focus`);
 
     await service.fault("off");
     await shows(page, "planner", "Closed", 60_000);

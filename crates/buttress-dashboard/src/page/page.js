@@ -117,27 +117,30 @@
     if (element.hidden !== hidden) element.hidden = hidden;
   }
 
-  function link(trace, what) {
-    const element = make(trace.url ? "a" : "span", "trace");
-    const short = `${trace.id.slice(0, 8)}\u2026`;
+  // Keeps one link in a place and changes it where it stands, since it may have the focus.
+  function putLink(place, trace, what) {
+    const name = trace ? (trace.url ? "A" : "SPAN") : undefined;
+    if (place.firstChild?.nodeName !== name) {
+      place.replaceChildren();
+      if (!name) return;
+      const element = make(name, "trace");
+      element.append("Trace ", make("code"));
+      if (trace.url) {
+        element.target = "_blank";
+        element.rel = "noopener noreferrer";
+        element.append(icon("i-out"));
+      }
+      place.append(element);
+    }
+    const element = place.firstChild;
+    if (!element || element.dataset.trace === trace.id) return;
+    element.dataset.trace = trace.id;
+    const short = trace.id.slice(0, 8);
+    put(element.querySelector("code"), trace.url ? `${short}\u2026` : trace.id);
     if (trace.url) {
       element.href = trace.url;
-      element.target = "_blank";
-      element.rel = "noopener noreferrer";
-      element.setAttribute("aria-label", `Trace ${trace.id.slice(0, 8)} of ${what}, in a new tab`);
-      element.append("Trace ", make("code", "", short), icon("i-out"));
-    } else {
-      element.append("Trace ", make("code", "", trace.id));
+      element.setAttribute("aria-label", `Trace ${short} of ${what}, in a new tab`);
     }
-    return element;
-  }
-
-  // Keeps one link in a place, and changes it only with its trace.
-  function putLink(place, trace, what) {
-    const key = trace ? trace.id : "";
-    if (place.dataset.trace === key) return;
-    place.dataset.trace = key;
-    place.replaceChildren(...(trace ? [link(trace, what)] : []));
   }
 
   // Brings elements into an order without taking the focus from one that moves.
@@ -797,11 +800,23 @@
 
   function paint(redraw) {
     if (!heard) return;
-    paintVerdict();
-    paintCircuits(redraw);
-    paintFailures();
-    paintRows();
-    put($("since"), `watched since ${clock(meta.started)}`);
+    steadily(() => {
+      paintVerdict();
+      paintCircuits(redraw);
+      paintFailures();
+      paintRows();
+      put($("since"), `watched since ${clock(meta.started)}`);
+    });
+  }
+
+  // What has the focus stays where it is seen, whatever comes or goes above it.
+  function steadily(change) {
+    const focused = document.activeElement;
+    const before = focused !== document.body && focused?.getBoundingClientRect();
+    change();
+    if (!before || before.bottom < 0 || before.top > innerHeight || focused !== document.activeElement) return;
+    const moved = focused.getBoundingClientRect().top - before.top;
+    if (moved) scrollBy({ top: moved, behavior: "instant" });
   }
 
   function take(update, isWhole) {
