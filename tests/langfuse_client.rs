@@ -56,7 +56,7 @@ fn call_twice(server: &LangfuseServer) {
         let answers = [Answer::error(LONG_ERROR), Answer::ok("fine")];
         for answers in [answers, [Answer::error("reset"), Answer::error("down")]] {
             // Langfuse orders by milliseconds, and two calls fit into one.
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(2)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
             let agent = FaultTolerantAgent::builder("research")
                 .retry(RetryLayer::new(2).backoff([Duration::ZERO]))
                 .circuit_breaker(CircuitBreakerLayer::new("gpt").consecutive_failures(2))
