@@ -123,9 +123,15 @@ dependencies() {
     cargo deny --all-features check bans licenses sources
 }
 
-# Packs every published crate, and builds each from what was packed alone.
+# Packs every published crate, and builds each from what was packed alone: in a folder of its own, since
+# cargo takes a package of a version that it has seen for the same one.
 packages() {
-    cargo package --quiet --allow-dirty $(for crate in crates/*; do echo "-p ${crate#crates/}"; done)
+    local folder status=0
+    folder=$(mktemp -d) || return 1
+    CARGO_TARGET_DIR=$folder cargo package --quiet --allow-dirty \
+        $(for crate in crates/*; do echo "-p ${crate#crates/}"; done) || status=1
+    rm -rf "$folder" "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/buttress*
+    return $status
 }
 
 # The servers that tests start for themselves. Debian keeps Postgres' outside of PATH.
