@@ -13,8 +13,8 @@ use std::{
 };
 
 use buttress::{
-    CallBudget, CatchPanicLayer, Circuit, CircuitBreakerLayer, FaultTolerantAgent, GrpcClassifier,
-    InExtensions, RetryLayer, TimeoutLayer,
+    BodyTimeoutLayer, CallBudget, CatchPanicLayer, Circuit, CircuitBreakerLayer,
+    FaultTolerantAgent, GrpcClassifier, InExtensions, RetryLayer, TimeoutLayer,
     circuit_breaker::State,
     grpc::{GrpcDeadlineLayer, GrpcStatusLayer},
     test_util::{Answer, Scripted},
@@ -33,7 +33,7 @@ use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 
 type Texts = ProstCodec<String, String>;
 
-/// A server whose answer is what it is asked for: `ok`, `fail`, `cut`, `hang`, `panic`.
+/// A server whose answer is what it is asked for: `ok`, `fail`, `cut`, `stall`, `hang`, `panic`.
 #[derive(Clone, Default)]
 struct Analyst {
     calls: Arc<AtomicUsize>,
@@ -76,7 +76,13 @@ impl Service<Request<Body>> for Analyst {
             if asked == "cut" {
                 items.push(Err(Status::unavailable("in the middle")));
             }
-            Ok(tonic::Response::new(stream::iter(items)))
+            // The head and an item come, and then no more.
+            let rest = if asked == "stall" {
+                stream::pending().left_stream()
+            } else {
+                stream::empty().right_stream()
+            };
+            Ok(tonic::Response::new(stream::iter(items).chain(rest)))
         });
         async move {
             Ok(tonic::server::Grpc::new(Texts::default()).server_streaming(ask, request).await)
@@ -86,9 +92,10 @@ impl Service<Request<Body>> for Analyst {
 }
 
 /// Starts a server; returns a channel to it.
-fn serve<S>(service: S) -> Channel
+fn serve<S, B>(service: S) -> Channel
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<tower::BoxError>> + Send + 'static,
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + NamedService
         + Clone
         + Send
@@ -186,7 +193,58 @@ async fn a_callers_deadline_is_kept_by_the_server_and_by_its_retries() {
     // A retry that would begin behind the deadline is not waited for.
     let status = ask(channel.clone(), "agent", Some("30M")).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    // Nor is a body that has begun.
+    let status = ask(channel.clone(), "stall", Some("100m")).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "timeout"));
     assert_eq!(ask(channel, "ok", Some("1H")).await.unwrap(), ["ok"]);
+}
+
+/// Layers around a server that make errors of bodies: the caller gets them as trailers.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_layers_cut_ends_with_the_status_in_trailers() {
+    let (circuit, layer) = breaker();
+    let guarded = ServiceBuilder::new()
+        .layer(GrpcStatusLayer::new())
+        .layer(layer.settle_at_body_end())
+        .layer(BodyTimeoutLayer::new().idle(Duration::from_secs(5)))
+        .service(Analyst::default());
+    let channel = serve(guarded);
+    assert_eq!(ask(channel.clone(), "ok", None).await.unwrap(), ["ok"]);
+    // What the server itself says stays as it is.
+    let status = ask(channel.clone(), "cut", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "in the middle"));
+    assert_eq!(circuit.state(), State::Open);
+    circuit.reset();
+    let status = ask(channel.clone(), "stall", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "timeout"));
+    // Part of the answer was there, so another try is none of the client's.
+    assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+    assert_eq!(circuit.state(), State::Open);
+}
+
+#[tokio::test]
+async fn errors_of_towers_layers_are_answers_too() {
+    let gone = service_fn(|_: Request<Body>| {
+        std::future::ready(Err::<Response<Body>, _>(tower::load_shed::error::Overloaded::new()))
+    });
+    let answer = ServiceBuilder::new().layer(GrpcStatusLayer::new()).service(gone);
+    let answer = tower::ServiceExt::oneshot(answer, Request::new(Body::empty())).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "14");
+    assert!(http_body::Body::is_end_stream(answer.body()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_of_tonics_channel_is_deadline_exceeded_behind_our_layers() {
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
+    tokio::spawn(Server::builder().add_service(Analyst::default()).serve_with_incoming(incoming));
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let channel = channel.timeout(Duration::from_secs(2)).connect_lazy();
+    let status = ask(channel.clone(), "hang", None).await.unwrap_err();
+    assert_eq!(status.code(), Code::Cancelled, "tonic has changed its mind");
+    let (_, layer) = breaker();
+    let status = ask(layer.layer(channel), "hang", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "timeout"));
 }
 
 #[tokio::test]
@@ -233,13 +291,16 @@ fn a_budget_of_the_caller_is_bounded_by_its_deadline_and_never_widened() {
         let server =
             GrpcDeadlineLayer::new().layer(service_fn(|request: Request<()>| async move {
                 let budget = request.extensions().get::<CallBudget>().cloned();
-                Ok::<_, Infallible>(budget.unwrap().deadline_at().unwrap())
+                let mut answer = Response::new(String::new());
+                answer.extensions_mut().insert(budget.unwrap().deadline_at().unwrap());
+                Ok::<_, Infallible>(answer)
             }));
         let mut request = Request::builder().header("grpc-timeout", header).body(()).unwrap();
         if let Some(given) = given {
             request.extensions_mut().insert(CallBudget::new().deadline(given));
         }
-        let deadline = runtime.block_on(tower::ServiceExt::oneshot(server, request)).unwrap();
+        let answer = runtime.block_on(tower::ServiceExt::oneshot(server, request)).unwrap();
+        let deadline = answer.extensions().get::<tokio::time::Instant>().unwrap();
         deadline.saturating_duration_since(tokio::time::Instant::now()).as_secs()
     };
     assert_eq!(left(None, "100S"), 99);

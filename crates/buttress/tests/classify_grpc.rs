@@ -2,11 +2,11 @@
 #![cfg(all(feature = "full", feature = "test-util"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use buttress::{
-    AnyError, BudgetLimit, Classify, Error, ErrorKind, Failure, FailureKind, GrpcClassifier,
-    Outcome,
+    AnyError, BudgetLimit, Classify, Error, ErrorKind, Failure, FailureKind, FallbackService,
+    GrpcClassifier, Outcome, Swarm,
     classify::{ClassifyBody as _, ReadBody as _},
 };
 use http::{HeaderMap, Response, StatusCode};
@@ -97,6 +97,117 @@ fn a_pushback_is_a_wait_or_forbids_another_try() {
     }
 }
 
+/// `google.rpc.Status` with a `RetryInfo` of 1.25 s, by the wire format of protobuf.
+fn details() -> Vec<u8> {
+    let url = b"type.googleapis.com/google.rpc.RetryInfo";
+    let delay = [0x08, 1, 0x10, 0x80, 0xe5, 0x9a, 0x77];
+    let info = [&[0x0a, 7][..], &delay].concat();
+    let any = [&[0x0a, 40][..], url, &[0x12, 9], &info].concat();
+    [&[0x08, 8, 0x1a, 53][..], &any].concat()
+}
+
+#[test]
+fn a_retry_info_is_a_wait_unless_there_is_a_pushback() {
+    let wait = Some(Duration::from_millis(1_250));
+    let status = |metadata: &[(&'static str, &str)]| {
+        let mut status = Status::with_details(Code::ResourceExhausted, "", details().into());
+        for (name, value) in metadata {
+            status.metadata_mut().insert(*name, value.parse().unwrap());
+        }
+        status
+    };
+    let of_status = |status: &Status| failure(Classify::<(), _>::classify(&AnyError, Err(status)));
+    let of_headers = |status: &Status| {
+        let response: Response<()> = Status::with_details_and_metadata(
+            status.code(),
+            "",
+            status.details().to_vec().into(),
+            status.metadata().clone(),
+        )
+        .into_http();
+        failure(GrpcClassifier::new().classify_head(StatusCode::OK, response.headers()))
+    };
+    let plain = status(&[]);
+    assert_eq!((of_status(&plain).retry_after(), of_headers(&plain).retry_after()), (wait, wait));
+    assert!(of_status(&plain).is_retryable());
+    let pushed = status(&[("grpc-retry-pushback-ms", "40")]);
+    let wait = Some(Duration::from_millis(40));
+    assert_eq!((of_status(&pushed).retry_after(), of_headers(&pushed).retry_after()), (wait, wait));
+    let never = status(&[("grpc-retry-pushback-ms", "-1")]);
+    assert!(!of_status(&never).is_retryable() && !of_headers(&never).is_retryable());
+    assert_eq!(of_status(&never).retry_after(), None);
+}
+
+#[test]
+fn a_time_limit_of_tonics_is_a_timeout_and_deadline_exceeded() {
+    // Of a channel, before there is a status; as the status that tonic makes of it; and from a server.
+    let expired: tower::BoxError = Box::new(tonic::TimeoutExpired(()));
+    let kind = |outcome| failure(outcome).kind();
+    assert_eq!(kind(Classify::<(), _>::classify(&AnyError, Err(&expired))), FailureKind::Timeout);
+    let error = Error::from_service(expired, |error| {
+        failure(Classify::<(), tower::BoxError>::classify(&AnyError, Err(error)))
+    });
+    assert_eq!(error.to_grpc_status().code(), Code::DeadlineExceeded);
+    assert!(error.downcast_ref::<tonic::TimeoutExpired>().is_some());
+    // Who knows nothing of us gets the code from the chain.
+    assert_eq!(Status::from_error(Box::new(error)).code(), Code::DeadlineExceeded);
+
+    let made = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+    assert_eq!(made.code(), Code::Cancelled, "tonic has changed its mind: the special case may go");
+    assert_eq!(kind(Classify::<(), _>::classify(&AnyError, Err(&made))), FailureKind::Timeout);
+    let sent: Response<()> = Status::from_error(Box::new(tonic::TimeoutExpired(()))).into_http();
+    let sent = GrpcClassifier::new().classify_head(StatusCode::OK, sent.headers());
+    assert_eq!(kind(sent), FailureKind::Timeout);
+    let passed_on = Error::from_service(made, |status| {
+        failure(Classify::<(), _>::classify(&AnyError, Err(status)))
+    });
+    assert_eq!(passed_on.to_grpc_status().code(), Code::DeadlineExceeded);
+
+    // What has a status already keeps it, whatever caused it.
+    let mut caused = Status::unavailable("the proxy");
+    caused.set_source(Arc::new(tonic::TimeoutExpired(())));
+    let error = Error::from_service(caused, |_| Failure::new(FailureKind::Transient));
+    assert_eq!(error.to_grpc_status().message(), "the proxy");
+    // A caller that went away is one still.
+    let gone = Error::from_service(Status::cancelled("the caller went away"), |status| {
+        failure(Classify::<(), _>::classify(&AnyError, Err(status)))
+    });
+    assert_eq!(gone.failure().kind(), FailureKind::Cancelled);
+    assert_eq!(gone.to_grpc_status().message(), "the caller went away");
+}
+
+#[tokio::test]
+async fn the_status_of_several_agents_is_that_of_the_one_that_stands_for_all() {
+    let fails = |code: Code, text: &'static str| {
+        tower::service_fn(move |_: &'static str| {
+            std::future::ready(Err::<(), _>(Error::from_service(
+                Status::new(code, text),
+                |status| failure(Classify::<(), _>::classify(&AnyError, Err(status))),
+            )))
+        })
+    };
+    let told = |error: Error, kind: FailureKind| {
+        assert_eq!(error.failure().kind(), kind);
+        let status = error.to_grpc_status();
+        let by_chain = Status::from_error(Box::new(error));
+        assert_eq!((by_chain.code(), by_chain.message()), (status.code(), status.message()));
+        (status.code(), status.message().to_owned())
+    };
+    let chain = FallbackService::new(fails(Code::Unavailable, "busy"))
+        .or("medium", fails(Code::Internal, "broken"))
+        .or("small", fails(Code::NotFound, "no such model"));
+    let error = tower::ServiceExt::oneshot(chain, "AAPL").await.unwrap_err();
+    assert_eq!(told(error, FailureKind::Transient), (Code::Internal, "broken".into()));
+
+    let swarm = Swarm::builder("research_swarm")
+        .required("technical", fails(Code::DeadlineExceeded, "late"))
+        .required("news", fails(Code::NotFound, "no such model"))
+        .optional("sentiment", fails(Code::Unavailable, "busy"));
+    let error = swarm.critical_failure_rate(0.9).build().unwrap().invoke("AAPL").await.unwrap_err();
+    assert!(error.is_critical_degradation());
+    assert_eq!(told(error, FailureKind::Timeout), (Code::DeadlineExceeded, "late".into()));
+}
+
 #[test]
 fn trailers_end_a_body_and_their_absence_is_a_failure() {
     let reader = |pairs| GrpcClassifier::new().reader(StatusCode::OK, &headers(pairs));
@@ -133,6 +244,21 @@ fn an_error_is_the_status_that_caused_it_or_one_of_its_own() {
         assert_ne!(code(&error), Code::Ok);
         assert_ne!(code(&error), Code::Unknown);
     }
+    // What another try does not help says so, and what has its time says when.
+    let pushback = |error: &Error| {
+        let status = error.to_grpc_status();
+        status
+            .metadata()
+            .get("grpc-retry-pushback-ms")
+            .map(|wait| wait.to_str().unwrap().to_owned())
+    };
+    let of = |failure| Error::new(ErrorKind::Panicked).with_failure(failure);
+    assert_eq!(pushback(&of(Failure::new(FailureKind::Transient))), None);
+    assert_eq!(pushback(&of(Failure::new(FailureKind::InvalidRequest))), Some("-1".into()));
+    assert_eq!(pushback(&of(Failure::new(FailureKind::CircuitOpen))), Some("-1".into()));
+    let wait = Duration::from_micros(1_500);
+    let open = Failure::new(FailureKind::CircuitOpen).with_retry_after(wait);
+    assert_eq!(pushback(&of(open)), Some("2".into()));
     let budget = buttress::CallBudget::new().deadline(Duration::ZERO);
     assert_eq!(budget.check(), Err(BudgetLimit::Deadline));
     // Words of the agent stay inside.

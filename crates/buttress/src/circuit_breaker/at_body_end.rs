@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     BoxError, Classify, Error,
-    classify::{ClassifyBody, ReadBody},
-    stream::{Course, error_of_body, read_frame},
+    classify::{ClassifyBody, ReadBody, error_of},
+    stream::{Course, read_frame},
 };
 
 /// The circuit learns how a call went at the end of its HTTP body; made by
@@ -108,7 +108,7 @@ where
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                let error = error_of_body(error);
+                let error = error_of(error);
                 let agent_id = this.course.watcher().agent_id();
                 let error = this.course.cut(error.in_agent(agent_id.as_ref()));
                 this.inner.set(None);

@@ -4,13 +4,15 @@ use http::{HeaderMap, Response, StatusCode};
 
 #[cfg(feature = "stream")]
 use super::{ClassifyBody, ReadBody};
-use super::{HttpClassifier, read_failure};
+use super::{HttpClassifier, read_failure, retry_info::retry_delay_in};
 use crate::{Classify, Failure, FailureKind, Outcome};
 
 /// The name of the header or trailer that says how a call ended.
 const STATUS: &str = "grpc-status";
+/// The name of that which says why, percent-encoded.
+const MESSAGE: &str = "grpc-message";
 /// The name of that which says when to try again.
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
+pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Classifies gRPC answers by their status: in the headers, and in trailers where a layer reads bodies.
 ///
@@ -28,10 +30,11 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// | `NOT_FOUND` | `NotFound` |
 /// | `INVALID_ARGUMENT`, `FAILED_PRECONDITION`, `OUT_OF_RANGE`, `ALREADY_EXISTS` | `InvalidRequest` |
 /// | `UNIMPLEMENTED`, `DATA_LOSS` | `Permanent` |
-/// | `CANCELLED` | `Cancelled` |
+/// | `CANCELLED` | `Cancelled`; `Timeout` where a time limit of tonic's ran out, which has that code too |
 ///
 /// `grpc-retry-pushback-ms` is the wait before the next try, and a value that is no such number says
-/// that there shall be none (gRFC A6). An answer with another HTTP status than 200 and without a gRPC
+/// that there shall be none (gRFC A6); without it, the `google.rpc.RetryInfo` among the details of a
+/// status is that wait (AIP-193). An answer with another HTTP status than 200 and without a gRPC
 /// status comes from something in between, and is classified as by [`HttpClassifier`]. Messages hold
 /// the code alone, since what the server wrote may repeat the request.
 ///
@@ -124,19 +127,17 @@ impl ClassifyBody for GrpcClassifier {
 fn outcome_in(headers: &HeaderMap) -> Option<Outcome> {
     let code = headers.get(STATUS)?;
     let code = code.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN);
-    let Some(failure) = failure_of_code(code) else { return Some(Outcome::Success) };
-    let pushback = headers.get(PUSHBACK).map(|wait| wait.to_str().ok()?.parse::<u32>().ok());
-    Some(match pushback {
-        None => failure.into(),
-        Some(Some(wait)) => failure.with_retry_after(Duration::from_millis(wait.into())).into(),
-        Some(None) => failure.with_retryable(false).into(),
-    })
+    let message = headers.get(MESSAGE).map_or(&b""[..], |message| message.as_bytes());
+    let Some(failure) = failure_of_code(code, message) else { return Some(Outcome::Success) };
+    Some(pushed_back(failure, headers, || retry_delay_in(headers)).into())
 }
 
-/// Returns what a code says; nothing for `OK`.
-pub(crate) fn failure_of_code(code: usize) -> Option<Failure> {
+/// Returns what a code says, of tonic's with its message; nothing for `OK`.
+pub(crate) fn failure_of_code(code: usize, message: &[u8]) -> Option<Failure> {
     let kind = match code {
         0 => return None,
+        // The words of `tonic::TimeoutExpired`: its servers and channels know no other code for it.
+        1 if matches!(message, b"Timeout expired" | b"Timeout%20expired") => FailureKind::Timeout,
         1 => FailureKind::Cancelled,
         3 | 6 | 9 | 11 => FailureKind::InvalidRequest,
         4 => FailureKind::Timeout,
@@ -149,6 +150,22 @@ pub(crate) fn failure_of_code(code: usize) -> Option<Failure> {
     let name = NAMES.get(code).copied().unwrap_or(NAMES[UNKNOWN]);
     let failure = Failure::new(kind).with_message(format!("gRPC {name}"));
     Some(if code == 10 { failure.with_trips(false) } else { failure })
+}
+
+/// Adds what the metadata of a status say of the next try, or else its details.
+pub(crate) fn pushed_back(
+    failure: Failure,
+    metadata: &HeaderMap,
+    delay: impl FnOnce() -> Option<Duration>,
+) -> Failure {
+    let wait = match metadata.get(PUSHBACK) {
+        None => delay(),
+        Some(text) => match text.to_str().ok().and_then(|text| text.parse::<u32>().ok()) {
+            Some(millis) => Some(Duration::from_millis(millis.into())),
+            None => return failure.with_retryable(false),
+        },
+    };
+    failure.waiting(wait)
 }
 
 // ===== impl GrpcBody =====

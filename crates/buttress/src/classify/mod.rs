@@ -21,6 +21,8 @@ mod llm;
 mod provider_error;
 #[cfg(feature = "http")]
 mod retry_after;
+#[cfg(feature = "grpc")]
+mod retry_info;
 
 use std::{any::Any, error::Error as StdError};
 
@@ -32,12 +34,15 @@ pub use self::events::LlmBody;
 pub use self::grpc::GrpcBody;
 #[cfg(feature = "grpc")]
 pub use self::grpc::GrpcClassifier;
-#[cfg(feature = "tonic")]
-pub(crate) use self::grpc::failure_of_code;
 #[cfg(feature = "http")]
 pub use self::http::HttpClassifier;
 #[cfg(feature = "llm")]
 pub use self::llm::LlmClassifier;
+#[cfg(feature = "tonic")]
+pub(crate) use self::{
+    grpc::{PUSHBACK, failure_of_code, pushed_back},
+    retry_info::retry_delay,
+};
 
 use crate::{BoxError, Error, Failure, FailureKind, Outcome};
 
@@ -138,6 +143,12 @@ where
     })
 }
 
+/// Makes an `Error` of one that nobody classifies, as that of a body: what it says about itself counts.
+#[cfg(feature = "http")]
+pub(crate) fn error_of<E: Into<BoxError> + 'static>(error: E) -> Error {
+    Error::from_service(error, |error| read_failure(error))
+}
+
 /// Reads the failure of the first error in a chain that says what it is.
 pub(crate) fn failure_in_chain(error: &(dyn StdError + 'static)) -> Failure {
     let mut next = Some(error);
@@ -151,6 +162,10 @@ pub(crate) fn failure_in_chain(error: &(dyn StdError + 'static)) -> Failure {
         #[cfg(feature = "tonic")]
         if let Some(status) = error.downcast_ref::<tonic::Status>() {
             return crate::grpc::failure_of_status(status);
+        }
+        #[cfg(feature = "tonic")]
+        if error.is::<tonic::TimeoutExpired>() {
+            return Failure::new(FailureKind::Timeout);
         }
         next = error.source();
     }

@@ -5,20 +5,26 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Response;
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::Error;
+use crate::{BoxError, Error, classify::error_of};
 
 /// Answers an error with its status, so that nothing but answers leaves a gRPC server.
 ///
-/// For a guarded service that is added to a `tonic` server, which takes services that cannot fail. See
-/// [`Error::to_grpc_status`] for the codes.
+/// For a guarded service that is added to a `tonic` server, which takes services that cannot fail. A
+/// call that fails is answered with headers alone, and a body that fails ends with trailers, whatever
+/// layers around it made of it. See [`Error::to_grpc_status`] for the codes.
 ///
 /// # Errors
 ///
 /// None; an error of readiness is answered by the next call.
+///
+/// # Cancellation
+///
+/// A body that has failed is dropped before its trailers are returned.
 ///
 /// # Examples
 ///
@@ -49,6 +55,15 @@ pub struct GrpcStatus<S> {
     inner: S,
     /// Of a service that could not be made ready.
     unready: Option<Error>,
+}
+
+pin_project! {
+    /// A body that fails with trailers only; that of a call that failed is empty.
+    pub struct StatusBody<B> {
+        // None once it has failed.
+        #[pin]
+        inner: Option<B>,
+    }
 }
 
 pin_project! {
@@ -105,16 +120,18 @@ impl<S: Clone> Clone for GrpcStatus<S> {
 
 impl<S, Req, B> Service<Req> for GrpcStatus<S>
 where
-    S: Service<Req, Response = Response<B>, Error = Error>,
-    B: Default,
+    S: Service<Req, Response = Response<B>>,
+    S::Error: Into<BoxError> + 'static,
+    B: Body,
+    B::Error: Into<BoxError> + 'static,
 {
-    type Response = Response<B>;
+    type Response = Response<StatusBody<B>>;
     type Error = Infallible;
     type Future = GrpcStatusFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if self.unready.is_none() {
-            self.unready = ready!(self.inner.poll_ready(cx)).err();
+            self.unready = ready!(self.inner.poll_ready(cx)).err().map(error_of);
         }
         Poll::Ready(Ok(()))
     }
@@ -129,20 +146,23 @@ where
 
 // ===== impl GrpcStatusFuture =====
 
-impl<F, B> Future for GrpcStatusFuture<F>
+impl<F, B, E> Future for GrpcStatusFuture<F>
 where
-    F: Future<Output = Result<Response<B>, Error>>,
-    B: Default,
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError> + 'static,
 {
-    type Output = Result<Response<B>, Infallible>;
+    type Output = Result<Response<StatusBody<B>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = match this.inner.as_pin_mut() {
-            Some(inner) => ready!(inner.poll(cx)),
+            Some(inner) => ready!(inner.poll(cx)).map_err(error_of),
             None => Err(this.unready.take().expect("polled after completion")),
         };
-        Poll::Ready(Ok(result.unwrap_or_else(|error| error.to_grpc_status().into_http())))
+        Poll::Ready(Ok(match result {
+            Ok(response) => response.map(|body| StatusBody { inner: Some(body) }),
+            Err(error) => error.to_grpc_status().into_http(),
+        }))
     }
 }
 
@@ -150,4 +170,57 @@ impl<F: fmt::Debug> fmt::Debug for GrpcStatusFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrpcStatusFuture").field("inner", &self.inner).finish_non_exhaustive()
     }
+}
+
+// ===== impl StatusBody =====
+
+impl<B> Body for StatusBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Data = B::Data;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Infallible>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        Poll::Ready(match ready!(inner.poll_frame(cx)) {
+            Some(Ok(frame)) => Some(Ok(frame)),
+            Some(Err(error)) => {
+                this.inner.set(None);
+                Some(Ok(Frame::trailers(trailers_of(&error_of(error)))))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    // No `size_hint`: a server would make a length of an exact one, which a body that fails does not keep.
+}
+
+/// An empty body.
+impl<B> Default for StatusBody<B> {
+    fn default() -> Self {
+        Self { inner: None }
+    }
+}
+
+impl<B> fmt::Debug for StatusBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatusBody").finish_non_exhaustive()
+    }
+}
+
+fn trailers_of(error: &Error) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // What no header can hold is left out; the code comes first.
+    drop(error.to_grpc_status().add_header(&mut trailers));
+    trailers
 }

@@ -5,19 +5,21 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
-use crate::{AnyError, BoxError, BudgetLimit, CallBudget, Error, ErrorKind, classify::into_error};
+use crate::{BoxError, BudgetLimit, CallBudget, Error, ErrorKind, classify::error_of};
 
-/// Keeps a call within the deadline of its caller, the header `grpc-timeout`.
+/// Keeps a call within the deadline of its caller, the header `grpc-timeout`, to the end of its body.
 ///
 /// The deadline is put into the request's extensions as a [`CallBudget`], one that is there already
 /// is bounded by it, and [`InExtensions`](crate::InExtensions) finds it for retries and fallbacks. When
-/// it is over, the call is dropped. A request without the header has no deadline, and a header that is
-/// none by the specification (1 to 8 digits and one of `H`, `M`, `S`, `m`, `u`, `n`) is left alone.
+/// it is over, the call is dropped, and so is a body that has not come to its end. A request without
+/// the header has no deadline, and a header that is none by the specification (1 to 8 digits and one
+/// of `H`, `M`, `S`, `m`, `u`, `n`) is left alone.
 ///
 /// # Defaults
 ///
@@ -26,28 +28,32 @@ use crate::{AnyError, BoxError, BudgetLimit, CallBudget, Error, ErrorKind, class
 ///
 /// # Cancellation
 ///
-/// A call whose deadline is over is dropped before the error is returned.
+/// A call, or a body, whose deadline is over is dropped before the error is returned. A body that
+/// nobody polls is not watched: who waits for it has a deadline too.
 ///
 /// # Errors
 ///
-/// [`BudgetExhausted`](ErrorKind::BudgetExhausted), which is `DEADLINE_EXCEEDED` to the caller; the
-/// service's own error is the source of an [`Error`].
+/// [`BudgetExhausted`](ErrorKind::BudgetExhausted), which is `DEADLINE_EXCEEDED` to the caller, and in
+/// a body after its first frame the source of [`Interrupted`](ErrorKind::Interrupted); the errors of
+/// the service and of its body as an [`Error`]. [`GrpcStatusLayer`](super::GrpcStatusLayer), around it,
+/// makes trailers of those of a body.
 ///
 /// # Examples
 ///
 /// ```
 /// use buttress::{FindCallBudget, InExtensions, grpc::GrpcDeadlineLayer};
+/// use http::{Request, Response};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
 /// let server = ServiceBuilder::new().layer(GrpcDeadlineLayer::new()).service_fn(
-///     |request: http::Request<()>| async move {
+///     |request: Request<()>| async move {
 ///         assert!(InExtensions.call_budget(&request).unwrap().deadline_at().is_some());
-///         std::future::pending::<Result<(), std::io::Error>>().await
+///         std::future::pending::<Result<Response<String>, std::io::Error>>().await
 ///     },
 /// );
-/// let request = http::Request::builder().header("grpc-timeout", "100m").body(()).unwrap();
+/// let request = Request::builder().header("grpc-timeout", "100m").body(()).unwrap();
 /// let error = server.oneshot(request).await.unwrap_err();
 /// assert_eq!(error.to_string(), "the call's deadline ran out");
 /// # }
@@ -71,6 +77,26 @@ pin_project! {
         // None once the time is over.
         #[pin]
         inner: Option<F>,
+        #[pin]
+        until: Until,
+    }
+}
+
+pin_project! {
+    /// A body that is cut when its caller's deadline is over.
+    pub struct DeadlineBody<B> {
+        // None once it has been cut.
+        #[pin]
+        inner: Option<B>,
+        #[pin]
+        until: Until,
+        frames: u64,
+    }
+}
+
+pin_project! {
+    /// A deadline, where there is one.
+    struct Until {
         deadline: Option<Instant>,
         // Made at the first pending poll.
         #[pin]
@@ -126,22 +152,24 @@ impl<S> GrpcDeadline<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for GrpcDeadline<S>
+impl<S, Req, B> Service<Request<Req>> for GrpcDeadline<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<Req>, Response = Response<B>>,
     S::Error: Into<BoxError> + 'static,
+    B: Body,
+    B::Error: Into<BoxError> + 'static,
 {
-    type Response = S::Response;
+    type Response = Response<DeadlineBody<B>>;
     type Error = Error;
     type Future = ResponseFuture<S::Future>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx).map_err(into_ours::<S::Response, _>)
+        self.inner.poll_ready(cx).map_err(error_of)
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let within = time_of(request.headers()).map(|time| {
             // As much as half of a short time is left to the call.
             time.saturating_sub(self.margin.min(time / 2))
@@ -154,33 +182,34 @@ where
                 None => *known = known.clone().deadline(within),
             }
         }
-        ResponseFuture { inner: Some(self.inner.call(request)), deadline, sleep: None }
+        let until = Until { deadline, sleep: None };
+        ResponseFuture { inner: Some(self.inner.call(request)), until }
     }
 }
 
 // ===== impl ResponseFuture =====
 
-impl<F, Res, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Res, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError> + 'static,
 {
-    type Output = Result<Res, Error>;
+    type Output = Result<Response<DeadlineBody<B>>, Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let inner = this.inner.as_mut().as_pin_mut().expect("polled after completion");
         if let Poll::Ready(result) = inner.poll(cx) {
-            return Poll::Ready(result.map_err(into_ours::<Res, _>));
+            let deadline = this.until.deadline;
+            let until = Until { deadline, sleep: None };
+            return Poll::Ready(result.map_err(error_of).map(|response| {
+                response.map(|body| DeadlineBody { inner: Some(body), until, frames: 0 })
+            }));
         }
-        let Some(deadline) = *this.deadline else { return Poll::Pending };
-        if this.sleep.is_none() {
-            this.sleep.set(Some(sleep_until(deadline)));
-        }
-        ready!(this.sleep.as_pin_mut().expect("the timer was made above").poll(cx));
+        let error = ready!(this.until.poll_over(cx));
         this.inner.set(None);
-        Poll::Ready(Err(Error::new(ErrorKind::BudgetExhausted { limit: BudgetLimit::Deadline })))
+        Poll::Ready(Err(error))
     }
 }
 
@@ -188,13 +217,83 @@ impl<F: fmt::Debug> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
             .field("inner", &self.inner)
-            .field("deadline", &self.deadline)
+            .field("deadline", &self.until.deadline)
             .finish_non_exhaustive()
     }
 }
 
-fn into_ours<Res, E: Into<BoxError> + 'static>(error: E) -> Error {
-    into_error::<Res, E, AnyError>(&AnyError, error)
+// ===== impl DeadlineBody =====
+
+impl<B> Body for DeadlineBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Data = B::Data;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Error>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let error = match inner.poll_frame(cx) {
+            // A body that always has more would never come to its timer; one that ends is let end.
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && this.until.is_over() => {
+                deadline_over()
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                *this.frames = this.frames.saturating_add(1);
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(Some(Err(error))) => error_of(error),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => ready!(this.until.poll_over(cx)),
+        };
+        this.inner.set(None);
+        Poll::Ready(Some(Err(error.interrupting(*this.frames))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl<B> fmt::Debug for DeadlineBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadlineBody")
+            .field("frames", &self.frames)
+            .field("deadline", &self.until.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Until =====
+
+impl Until {
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Waits for the deadline, without end where there is none.
+    fn poll_over(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Error> {
+        let mut this = self.project();
+        let Some(deadline) = *this.deadline else { return Poll::Pending };
+        if this.sleep.is_none() {
+            this.sleep.set(Some(sleep_until(deadline)));
+        }
+        ready!(this.sleep.as_pin_mut().expect("the timer was made above").poll(cx));
+        Poll::Ready(deadline_over())
+    }
+}
+
+fn deadline_over() -> Error {
+    Error::new(ErrorKind::BudgetExhausted { limit: BudgetLimit::Deadline })
 }
 
 /// Reads `grpc-timeout` as

@@ -15,7 +15,7 @@ mod deadline;
 mod status;
 
 #[cfg(feature = "tonic")]
-pub use self::answer::{GrpcStatus, GrpcStatusFuture, GrpcStatusLayer};
-pub use self::deadline::{GrpcDeadline, GrpcDeadlineLayer, ResponseFuture};
+pub use self::answer::{GrpcStatus, GrpcStatusFuture, GrpcStatusLayer, StatusBody};
+pub use self::deadline::{DeadlineBody, GrpcDeadline, GrpcDeadlineLayer, ResponseFuture};
 #[cfg(feature = "tonic")]
-pub(crate) use self::status::failure_of_status;
+pub(crate) use self::status::{failure_of_status, with_code};

@@ -1,19 +1,22 @@
 //! An error as a status of tonic, and the names of services.
 
-use tonic::{Code, Status, server::NamedService};
+use std::{error::Error as StdError, sync::Arc};
+
+use tonic::{Code, Status, TimeoutExpired, metadata::MetadataValue, server::NamedService};
 
 use crate::{
-    BudgetLimit, CallBudget, Error, ErrorKind, Failure, FailureKind, FindCallBudget, InExtensions,
-    classify::failure_of_code, error::find,
+    BoxError, BudgetLimit, CallBudget, Error, ErrorKind, Failure, FailureKind, FindCallBudget,
+    InExtensions,
+    classify::{PUSHBACK, failure_of_code, pushed_back, retry_delay},
+    error::find,
 };
-
-/// The name of the metadata that says when to try again.
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Error {
     /// Returns the status that a gRPC service answers its own caller with.
     ///
-    /// A `tonic::Status` that caused the error is passed on as it is. Any other failure becomes
+    /// A `tonic::Status` that caused the error is passed on as it is, but for the `CANCELLED` of a time
+    /// limit of tonic's; that of several agents is of the one whose failure stands for all. Any other
+    /// failure becomes
     ///
     /// | failure | code |
     /// |---|---|
@@ -25,18 +28,19 @@ impl Error {
     /// | dropped by the caller | `CANCELLED` |
     /// | panic, a wrong key of ours, everything else | `INTERNAL` |
     ///
-    /// with the wait before the next try as `grpc-retry-pushback-ms`, where it is known. The message is
-    /// the kind of failure: neither the agent's own error nor the request leaves the service.
+    /// with the wait before the next try as `grpc-retry-pushback-ms`, where it is known, and -1, which
+    /// is none, where another try does not help (gRFC A6). The message is the kind of failure: neither
+    /// the agent's own error nor the request leaves the service.
     #[must_use]
     pub fn to_grpc_status(&self) -> Status {
-        let cause = self.cause().and_then(find::<Status>);
-        match cause {
-            Some(status) => {
+        let is_timeout = self.failure().kind() == FailureKind::Timeout;
+        match self.cause().and_then(status_of) {
+            Some(status) if !(is_timeout && status.code() == Code::Cancelled) => {
                 let (code, metadata) = (status.code(), status.metadata().clone());
                 let details = bytes::Bytes::copy_from_slice(status.details());
                 Status::with_details_and_metadata(code, status.message(), details, metadata)
             }
-            None => self.own_status(),
+            _ => self.own_status(),
         }
     }
 
@@ -64,10 +68,14 @@ impl Error {
             },
         };
         let mut status = Status::new(code, kind.as_str());
-        if let Some(wait) = self.retry_after() {
-            let millis = u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
-            status.metadata_mut().insert(PUSHBACK, millis.into());
-        }
+        let wait = match self.retry_after() {
+            Some(wait) => {
+                u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).into()
+            }
+            None if self.failure().is_retryable() => return status,
+            None => MetadataValue::from_static("-1"),
+        };
+        status.metadata_mut().insert(PUSHBACK, wait);
         status
     }
 }
@@ -78,18 +86,40 @@ impl From<Error> for Status {
     }
 }
 
+/// Finds the status that somebody answered, and not the one that the chain of an error of ours ends in.
+fn status_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Status> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(status) = error.downcast_ref() {
+            return Some(status);
+        }
+        next = match error.downcast_ref::<Error>() {
+            Some(ours) => ours.cause(),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 /// Returns what a status says of the call that it ended.
 pub(crate) fn failure_of_status(status: &Status) -> Failure {
     let code = usize::try_from(i32::from(status.code())).unwrap_or(usize::MAX);
-    let failure = failure_of_code(code).unwrap_or_else(|| {
+    let failure = failure_of_code(code, status.message().as_bytes()).unwrap_or_else(|| {
         // An error with the code `OK` is none that a server sent.
         Failure::new(FailureKind::Transient)
     });
-    match status.metadata().get(PUSHBACK).map(|wait| wait.to_str().ok()?.parse::<u32>().ok()) {
-        None => failure,
-        Some(Some(wait)) => failure.with_retry_after(std::time::Duration::from_millis(wait.into())),
-        Some(None) => failure.with_retryable(false),
+    pushed_back(failure, status.metadata().as_ref(), || retry_delay(status.details()))
+}
+
+/// Gives a time limit of tonic's that ran out its code: who takes it for a status by itself takes it for
+/// `CANCELLED`.
+pub(crate) fn with_code(error: BoxError) -> BoxError {
+    if find::<TimeoutExpired>(&*error).is_none() || find::<Status>(&*error).is_some() {
+        return error;
     }
+    let mut status = Status::deadline_exceeded(FailureKind::Timeout.as_str());
+    status.set_source(Arc::from(error));
+    Box::new(status)
 }
 
 impl<T> FindCallBudget<tonic::Request<T>> for InExtensions {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     AnyError, BoxError, Classify, Error, TimeLimit,
-    classify::{into_error, read_failure},
+    classify::{error_of, into_error},
     telemetry::Labels,
 };
 
@@ -274,7 +274,7 @@ where
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
-            Poll::Ready(Some(Err(error))) => error_of_body(error),
+            Poll::Ready(Some(Err(error))) => error_of(error),
             Poll::Ready(None) => {
                 this.way.course.end();
                 return Poll::Ready(None);
@@ -307,9 +307,4 @@ impl<B> fmt::Debug for TimedBody<B> {
             .field("frames", &self.way.course.items())
             .finish_non_exhaustive()
     }
-}
-
-/// Makes our error of a body's: what it says about itself counts.
-pub(crate) fn error_of_body<E: Into<BoxError> + 'static>(error: E) -> Error {
-    Error::from_service(error, |error| read_failure(error))
 }

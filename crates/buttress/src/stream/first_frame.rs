@@ -14,14 +14,13 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::{
-    body_timeout::error_of_body,
     course::Course,
     first_item::{of_an_item, open_span},
     told::{self, Told},
 };
 use crate::{
     AnyError, BoxError, Classify, Error, Failure, Outcome,
-    classify::{ClassifyBody, ReadBody, into_error},
+    classify::{ClassifyBody, ReadBody, error_of, into_error},
     telemetry::Labels,
 };
 
@@ -436,7 +435,7 @@ where
                     Some(Ok(frame.map_data(|data| data.slice(..good.min(data.len())))))
                 }
             },
-            Some(Err(error)) => Some(Err(error_of_body(error))),
+            Some(Err(error)) => Some(Err(error_of(error))),
             None => self.reader.end().map(|failure| Err(of_an_item(failure))),
         };
         self.body = None;

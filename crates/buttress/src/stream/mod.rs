@@ -71,7 +71,7 @@ pub use self::config::StreamTimeoutConfig;
 #[cfg(feature = "circuit-breaker")]
 pub(crate) use self::course::{Course, Watcher};
 #[cfg(all(feature = "circuit-breaker", feature = "http"))]
-pub(crate) use self::{body_timeout::error_of_body, first_frame::read_frame};
+pub(crate) use self::first_frame::read_frame;
 #[cfg(feature = "http")]
 pub use self::{
     body_timeout::{BodyTimeout, BodyTimeoutFuture, BodyTimeoutLayer, TimedBody},
