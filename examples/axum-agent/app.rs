@@ -4,8 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     BoxError, Json, Router,
+    body::{Body, to_bytes},
     error_handling::HandleErrorLayer,
-    extract::{DefaultBodyLimit, State},
+    extract::{Request, State},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -14,6 +16,7 @@ use buttress::{
 };
 use buttress_langfuse::Langfuse;
 use http::StatusCode;
+use http_body_util::LengthLimitError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use tower::{
@@ -26,6 +29,8 @@ use buttress_examples::agent::{Agent, Answer, Prompt};
 
 /// How large a request may be.
 const BODY_BYTES: usize = 64 * 1024;
+/// How long its body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(2);
 /// How many calls are under way at a time; further ones are turned away at once.
 pub(crate) const CALLS: usize = 64;
 /// How long a call may take, its retries and fallbacks included.
@@ -56,7 +61,8 @@ pub(crate) fn router(app: App) -> Router {
         .route("/agent", post(ask))
         .route("/agent/guarded", post(ask).layer(guarded))
         .layer(limits)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        // Around the limits: who sends slowly takes no place of a call.
+        .layer(from_fn(whole_request))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
@@ -66,6 +72,21 @@ pub(crate) fn router(app: App) -> Router {
 /// Asks the agent; its error is an answer by itself.
 async fn ask(State(app): State<App>, Json(prompt): Json<Prompt>) -> Result<Json<Answer>, Error> {
     app.agent.oneshot(prompt).await.map(Json)
+}
+
+/// Waits for the whole request, as long and as large as it may be.
+async fn whole_request(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_BYTES)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Ok(Err(error)) if is_too_large(&error) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Ok(Err(_)) => StatusCode::BAD_REQUEST.into_response(),
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<LengthLimitError>())
 }
 
 /// Answers a call that there is no room for.

@@ -9,22 +9,20 @@
 //! the route by a `HandleErrorLayer`; `GET /health`, `/ready`, `/metrics` and the page `/dashboard` tell how it
 //! is, and `DASHBOARD_TOKEN` lets who knows it steer the circuits there. It asks an embedded model, which
 //! fails as the prompt says (see `embedded.rs`). With SIGTERM or ctrl-c it takes no further connection, ends
-//! the calls that are under way, and delivers its traces.
+//! the calls that are under way (for 10 s at most: a caller may never send the rest of its request), and
+//! delivers its traces, which wait on disk while Langfuse is away.
 
 mod app;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use buttress::{BoxError, Circuit, observe::MetricsLayer};
 use buttress_dashboard::Dashboard;
-use buttress_examples::{EmbeddedModel, agent};
+use buttress_examples::{EmbeddedModel, Ending, agent, deliver};
 use buttress_langfuse::Langfuse;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tracing_subscriber::layer::SubscriberExt as _;
-
-/// How long the last traces are waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The buckets of latencies, in seconds: a model takes from a tenth of one to a minute.
 const SECONDS: [f64; 10] = [0.005, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
@@ -42,6 +40,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(address: &str) -> Result<(), BoxError> {
+    let ending = Ending::listen()?;
     // The recorder first: the layer describes its instruments to it.
     let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
     let metrics = recorder.handle();
@@ -61,15 +60,19 @@ async fn serve(address: &str) -> Result<(), BoxError> {
     let router = app::router(app).nest_service("/dashboard", dashboard.router());
     let listener = TcpListener::bind(address).await?;
     say(&format!("listening on {}", listener.local_addr()?));
+    let begun = ending.clone().begun();
     let ended = async move {
-        asked_to_end().await;
+        begun.await;
         // Its pages are answers that go on for ever.
         dashboard.close();
     };
-    axum::serve(listener, router).with_graceful_shutdown(ended).await?;
-    say("every call has ended");
-    tokio::task::spawn_blocking(move || langfuse.shutdown(PATIENCE)).await??;
-    Ok(())
+    let server = axum::serve(listener, router).with_graceful_shutdown(ended);
+    say(if ending.drain(server.into_future()).await? {
+        "every call has ended"
+    } else {
+        "calls that did not end were given up"
+    });
+    deliver(langfuse).await
 }
 
 /// The live page; who knows the token in `DASHBOARD_TOKEN` may open and reset circuits.
@@ -80,24 +83,6 @@ fn dashboard(circuits: &[Circuit], langfuse: Langfuse) -> Result<Dashboard, BoxE
     match std::env::var("DASHBOARD_TOKEN") {
         Ok(token) => Ok(dashboard.allow_control(&token)?),
         Err(_) => Ok(dashboard),
-    }
-}
-
-/// Waits for ctrl-c, or for SIGTERM where there is one.
-async fn asked_to_end() {
-    #[cfg(unix)]
-    let terminated = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
     }
 }
 

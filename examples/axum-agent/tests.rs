@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     process::{Child, Command, Stdio},
 };
 
@@ -50,6 +51,14 @@ impl Service {
 
     async fn get(&self, path: &str) -> Response {
         self.client.get(format!("{}{path}", self.base_url)).send().await.unwrap()
+    }
+
+    /// Sends the beginning of a request, and no more of it.
+    fn begin(&self, text: &str) -> TcpStream {
+        let address = self.base_url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
     }
 
     fn terminate(&self) {
@@ -187,6 +196,53 @@ async fn more_calls_than_there_is_room_for_are_turned_away() {
     }
     assert!(turned_away >= 80 - 64, "{turned_away}");
     assert_eq!(service.get("/health").await.status(), 200);
+}
+
+const SLOW: &str = "POST /agent HTTP/1.1\r\nhost: agent\r\ncontent-type: application/json\r\n\
+    content-length: 100\r\n\r\n{\"prompt\":";
+
+#[tokio::test]
+async fn who_sends_slowly_takes_no_place_of_a_call_and_is_told_to_be_quick() {
+    let service = Service::start();
+    let mut slow: Vec<_> = (0..70).map(|_| service.begin(SLOW)).collect();
+    let (status, answer) = service.ask("AAPL").await;
+    assert_eq!((status, &answer["model"]), (200, &json!("large")));
+    for stream in &mut slow {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_never_sends_the_rest_holds_up_the_end_for_a_while_only() {
+    let mut service = Service::start();
+    let _half_a_head = service.begin("POST /agent HTTP/1.1\r\nhost: ag");
+    let half_a_body = service.begin(SLOW);
+    // Both are with the service by the time that it has answered this.
+    assert_eq!(service.ask("AAPL").await.0, 200);
+    service.terminate();
+    let said = service.lines.next();
+    assert_eq!(said.as_deref(), Some("calls that did not end were given up"));
+    assert!(service.child.wait().unwrap().success());
+    drop(half_a_body);
+}
+
+#[tokio::test]
+async fn while_langfuse_is_away_the_service_ends_well() {
+    let spool = tempfile::TempDir::new().unwrap();
+    let mut service = Service::start_with(|command| {
+        command
+            .env("LANGFUSE_PUBLIC_KEY", "pk-lf-1")
+            .env("LANGFUSE_SECRET_KEY", "sk-lf-1")
+            .env("LANGFUSE_BASE_URL", "http://127.0.0.1:1")
+            .env("BUTTRESS_SPOOL_DIR", spool.path())
+            .stderr(Stdio::null())
+    });
+    assert_ne!(service.ask("A [all:500]").await.0, 200);
+    service.terminate();
+    assert_eq!(service.lines.next().as_deref(), Some("every call has ended"));
+    assert!(service.child.wait().unwrap().success());
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ mod transport;
 use std::{error::Error as StdError, io::Write as _, process::ExitCode, time::Duration};
 
 use buttress::{BoxError, Error, FailureKind, FallbackService};
-use buttress_examples::{EmbeddedModel, LARGE, LONG, SMALL};
+use buttress_examples::{EmbeddedModel, LARGE, LONG, SMALL, deliver};
 use buttress_langfuse::{Langfuse, TerminalTree};
 use tower::{ServiceExt as _, service_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -70,7 +70,7 @@ async fn run(prompts: Vec<String>) -> Result<bool, BoxError> {
         say(&format!("circuit {}: {}\n", provider.circuit().name(), circuit.state));
     }
     say(&tree.trees().join("\n"));
-    tokio::task::spawn_blocking(move || langfuse.shutdown(Duration::from_secs(5))).await??;
+    deliver(langfuse).await?;
     Ok(all_answered)
 }
 

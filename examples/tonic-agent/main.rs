@@ -3,31 +3,31 @@
 //! ```text
 //! cargo run --release --bin tonic-agent               # a server, and calls that meet each kind of fault
 //! cargo run --release --bin tonic-agent -- --serve 127.0.0.1:50051
+//! cargo run --release --bin tonic-agent -- --ask http://127.0.0.1:50051 "AAPL [503x2]"
 //! ```
 //!
-//! The server keeps its callers' deadlines (`grpc-timeout`): a retry that would end later does not start.
-//! What fails has the code that gRPC has for it, and says when to try again. The client's breaker and
-//! retry see statuses as failures, in headers and in trailers. The agent asks an embedded model, which
-//! fails as the prompt says (see `embedded.rs`).
+//! The server (`server.rs`) keeps its callers' deadlines (`grpc-timeout`): a retry that would end later
+//! does not start. What fails has the code that gRPC has for it, and says when to try again. With SIGTERM or
+//! ctrl-c it ends the calls that are under way (for 10 s at most) and delivers its traces, which wait on disk
+//! while Langfuse is away. The client's breaker and retry (`client.rs`) see statuses as failures, in headers
+//! and in trailers. The agent asks an embedded model, which fails as the prompt says (see `embedded.rs`).
 
+mod client;
+mod server;
 mod service;
 
 use std::{process::ExitCode, time::Duration};
 
-use buttress::{
-    BoxError, Circuit, CircuitBreakerLayer, Error, GrpcClassifier, TimeoutLayer,
-    grpc::{GrpcDeadlineLayer, GrpcStatusLayer},
-};
-use buttress_examples::{EmbeddedModel, agent};
-use buttress_langfuse::{ExtractLayer, InjectLayer, Langfuse};
+use buttress::BoxError;
+use buttress_examples::{EmbeddedModel, Ending, deliver};
+use buttress_langfuse::Langfuse;
 use tonic::{
-    Request, Status,
-    transport::{Channel, Server, server::TcpIncoming},
+    Status,
+    transport::{Channel, server::TcpIncoming},
 };
-use tower::ServiceBuilder;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use self::service::{Analyst, ask};
+use self::client::{Client, Question};
 
 /// What the calls are about: the prompt, and how long the caller waits.
 const CALLS: [(&str, Option<Duration>); 6] = [
@@ -46,10 +46,12 @@ async fn main() -> ExitCode {
     let result = match arguments[..] {
         [] => demonstrate().await,
         ["--serve", address] => serve(address).await,
-        _ => Err("usage: tonic-agent [--serve ADDRESS]".into()),
+        ["--ask", address, prompt] => ask(address, prompt).await,
+        _ => Err("usage: tonic-agent [--serve ADDRESS | --ask URL PROMPT]".into()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say(&format!("tonic-agent: {error}"));
             ExitCode::from(2)
@@ -57,39 +59,50 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Serves until ctrl-c, and ends the calls that are under way.
-async fn serve(address: &str) -> Result<(), BoxError> {
+/// Serves until the program is asked to end, and ends the calls that are under way.
+async fn serve(address: &str) -> Result<bool, BoxError> {
+    let ending = Ending::listen()?;
     let langfuse = observe()?;
     let model = EmbeddedModel::start().await?;
     let incoming = TcpIncoming::bind(address.parse()?)?;
     say(&format!("listening on {}", incoming.local_addr()?));
-    let over = async { drop(tokio::signal::ctrl_c().await) };
-    let server = Server::builder().layer(ExtractLayer::new()).add_service(guarded(&model));
-    server.serve_with_incoming_shutdown(incoming, over).await?;
-    tokio::task::spawn_blocking(move || langfuse.shutdown(Duration::from_secs(5))).await??;
-    Ok(())
+    let begun = ending.clone().begun();
+    let server = server::router(&model).serve_with_incoming_shutdown(incoming, begun);
+    say(if ending.drain(server).await? {
+        "every call has ended"
+    } else {
+        "calls that did not end were given up"
+    });
+    deliver(langfuse).await?;
+    Ok(true)
+}
+
+/// Asks a server one thing; returns whether it answered.
+async fn ask(address: &str, prompt: &str) -> Result<bool, BoxError> {
+    let langfuse = observe()?;
+    let client = Client::new(Channel::from_shared(address.to_owned())?.connect_lazy());
+    let result = client.ask(Question::new(prompt)).await;
+    let is_answered = result.is_ok();
+    tell(prompt, result);
+    deliver(langfuse).await?;
+    Ok(is_answered)
 }
 
 /// Starts a server and makes calls.
-async fn demonstrate() -> Result<(), BoxError> {
+async fn demonstrate() -> Result<bool, BoxError> {
     let langfuse = observe()?;
     let model = EmbeddedModel::start().await?;
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?;
     let address = format!("http://{}", incoming.local_addr()?);
-    let server = Server::builder().layer(ExtractLayer::new()).add_service(guarded(&model));
-    let server = tokio::spawn(server.serve_with_incoming(incoming));
-    let (circuit, client) = client(Channel::from_shared(address)?.connect_lazy());
+    let server = tokio::spawn(server::router(&model).serve_with_incoming(incoming));
+    let client = Client::new(Channel::from_shared(address)?.connect_lazy());
     for (prompt, patience) in CALLS {
-        let mut request = Request::new(prompt.to_owned());
-        if let Some(patience) = patience {
-            request.set_timeout(patience);
-        }
-        tell(prompt, ask(client.clone(), request).await);
+        tell(prompt, client.ask(Question::new(prompt).within(patience)).await);
     }
-    say(&format!("the client's circuit is {}", circuit.state()));
+    say(&format!("the client's circuit is {}", client.circuit().state()));
     server.abort();
-    tokio::task::spawn_blocking(move || langfuse.shutdown(Duration::from_secs(5))).await??;
-    Ok(())
+    deliver(langfuse).await?;
+    Ok(true)
 }
 
 fn observe() -> Result<Langfuse, BoxError> {
@@ -99,60 +112,16 @@ fn observe() -> Result<Langfuse, BoxError> {
     Ok(langfuse)
 }
 
-/// The server: in the caller's trace, within its deadline, and with an answer to everything.
-fn guarded(
-    model: &EmbeddedModel,
-) -> impl tower::Service<
-    http::Request<tonic::body::Body>,
-    Response = http::Response<tonic::body::Body>,
-    Error = std::convert::Infallible,
-    Future: Send,
->
-+ tonic::server::NamedService
-+ Clone
-+ Send
-+ Sync
-+ 'static
-+ use<> {
-    let (agent, _) = agent::agent(&model.base_url());
-    ServiceBuilder::new()
-        .layer(GrpcStatusLayer::new())
-        .layer(GrpcDeadlineLayer::new())
-        .service(Analyst { agent })
-}
-
-/// The client: its circuit opens on statuses of the server, and its own limit is the last resort.
-fn client(
-    channel: Channel,
-) -> (
-    Circuit,
-    impl tower::Service<
-        http::Request<tonic::body::Body>,
-        Response = http::Response<
-            impl http_body::Body<Data = bytes::Bytes, Error = Error> + Send + use<>,
-        >,
-        Error = Error,
-        Future: Send,
-    > + Clone
-    + use<>,
-) {
-    let breaker = CircuitBreakerLayer::new("analyst").classify(GrpcClassifier::new());
-    let circuit = breaker.circuit();
-    let client = ServiceBuilder::new()
-        .layer(breaker.settle_at_body_end())
-        .layer(TimeoutLayer::new(Duration::from_secs(10)))
-        .layer(InjectLayer::new())
-        .service(channel);
-    (circuit, client)
-}
-
 fn tell(prompt: &str, result: Result<String, Status>) {
     match result {
         Ok(text) => say(&format!("{prompt:<18} {text}")),
         Err(status) => {
             let wait = status.metadata().get("grpc-retry-pushback-ms");
-            let wait = wait.and_then(|wait| wait.to_str().ok());
-            let wait = wait.map_or_else(String::new, |wait| format!(", again in {wait} ms"));
+            let wait = match wait.and_then(|wait| wait.to_str().ok()) {
+                None => String::new(),
+                Some("-1") => ", not again".to_owned(),
+                Some(wait) => format!(", again in {wait} ms"),
+            };
             say(&format!("{prompt:<18} {:?}: {}{wait}", status.code(), status.message()));
         }
     }

@@ -1,20 +1,79 @@
-//! The command as people run it: each fault has its code.
+//! The command as people run it: each fault has its code, and a server that is told to end does so.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::process::Command;
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use buttress_tests::langfuse_server::LangfuseServer;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tonic-agent"));
+    command.args(arguments).stdin(Stdio::null());
+    command.env_remove("LANGFUSE_PUBLIC_KEY").env_remove("LANGFUSE_SECRET_KEY");
+    command
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A server in a process of its own.
+struct Service {
+    child: Child,
+    lines: Box<dyn Iterator<Item = String>>,
+    url: String,
+}
+
+impl Service {
+    fn start(set: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let mut command = command(&["--serve", "127.0.0.1:0"]);
+        let mut child = set(&mut command).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let address = lines.find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()));
+        Self { child, lines: Box::new(lines), url: format!("http://{}", address.unwrap()) }
+    }
+
+    fn terminate(&self) {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Returns whether some file below a folder holds a text.
+fn holds(folder: &Path, text: &str) -> bool {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
+        if path.is_dir() {
+            return holds(&path, text);
+        }
+        let bytes = std::fs::read(path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
 
 #[test]
 fn each_fault_has_its_code_and_the_command_ends_well() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tonic-agent"));
-    command.env_remove("LANGFUSE_PUBLIC_KEY").env_remove("LANGFUSE_SECRET_KEY");
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let output = command(&[]).output().unwrap();
+    let text = text(&output);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let lines: Vec<_> = text.lines().collect();
     let expected = [
         "AAPL               AAPL looks fine today, says large.",
         "AAPL [503x2]       AAPL looks fine today, says large.",
         "MSFT [context]     MSFT looks fine today, says small.",
-        "AAPL [all:hang]    DeadlineExceeded: timeout",
+        "AAPL [all:hang]    DeadlineExceeded: timeout, not again",
         "AAPL [all:429]     ResourceExhausted: rate_limited, again in 1000 ms",
         "AAPL [all:500]     Unavailable: transient",
         "the client's circuit is closed",
@@ -23,8 +82,67 @@ fn each_fault_has_its_code_and_the_command_ends_well() {
 }
 
 #[test]
+fn a_call_that_is_under_way_is_ended_before_the_server_and_its_trace_delivered() {
+    let langfuse = LangfuseServer::start_blocking();
+    let spool = tempfile::TempDir::new().unwrap();
+    let mut service = Service::start(|command| {
+        command
+            .env("LANGFUSE_PUBLIC_KEY", langfuse.public_key())
+            .env("LANGFUSE_SECRET_KEY", langfuse.secret_key())
+            .env("LANGFUSE_BASE_URL", langfuse.base_url())
+            .env("BUTTRESS_SPOOL_DIR", spool.path())
+    });
+    let call = command(&["--ask", &service.url, "AAPL [hang]"]).stdout(Stdio::piped()).spawn();
+    // Its first attempt was given up, the next one hangs.
+    while !holds(spool.path(), "timeout_protected_call") {
+        std::thread::yield_now();
+    }
+    service.terminate();
+    let output = call.unwrap().wait_with_output().unwrap();
+    assert_eq!(text(&output), "AAPL [hang]        AAPL looks fine today, says small.\n");
+    assert!(output.status.success());
+    assert_eq!(service.lines.next().as_deref(), Some("every call has ended"));
+    assert!(service.child.wait().unwrap().success());
+    assert_eq!(langfuse.named("agent_research").len(), 1);
+    // Nobody is served any more, which the caller hears after its retries.
+    let late = command(&["--ask", &service.url, "AAPL"]).output().unwrap();
+    assert_eq!(late.status.code(), Some(1));
+    assert!(text(&late).starts_with("AAPL               Unavailable: "), "{}", text(&late));
+}
+
+#[test]
+fn while_langfuse_is_away_a_server_ends_well_and_the_next_one_delivers_its_trace() {
+    let langfuse = LangfuseServer::start_blocking();
+    let spool = tempfile::TempDir::new().unwrap();
+    let start = || {
+        Service::start(|command| {
+            command
+                .env("LANGFUSE_PUBLIC_KEY", langfuse.public_key())
+                .env("LANGFUSE_SECRET_KEY", langfuse.secret_key())
+                .env("LANGFUSE_BASE_URL", langfuse.base_url())
+                .env("BUTTRESS_SPOOL_DIR", spool.path())
+                .stderr(Stdio::null())
+        })
+    };
+    langfuse.stop_blocking();
+    let mut service = start();
+    let asked = command(&["--ask", &service.url, "AAPL [all:500]"]).output().unwrap();
+    assert_eq!(asked.status.code(), Some(1));
+    service.terminate();
+    assert_eq!(service.lines.next().as_deref(), Some("every call has ended"));
+    assert!(service.child.wait().unwrap().success());
+    langfuse.restart_blocking();
+    assert!(langfuse.named("agent_research").is_empty());
+    let _next = start();
+    langfuse
+        .wait_until_blocking(PATIENCE, |received| received.named("agent_research").count() == 1);
+}
+
+#[test]
 fn what_it_does_not_know_is_told() {
-    let output = Command::new(env!("CARGO_BIN_EXE_tonic-agent")).arg("--sever").output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("usage: tonic-agent"));
+    for arguments in [&["--sever"][..], &["--ask", "http://127.0.0.1:1"], &["--ask", " ", "AAPL"]] {
+        let output = command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output).starts_with("tonic-agent: "), "{arguments:?}");
+    }
 }

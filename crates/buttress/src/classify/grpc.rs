@@ -38,7 +38,8 @@ pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// status comes from something in between, and is classified as by [`HttpClassifier`]. Messages hold
 /// the code alone, since what the server wrote may repeat the request.
 ///
-/// With the feature `tonic`, every classifier finds a `tonic::Status` in the chain of an error.
+/// With the feature `tonic`, every classifier finds a `tonic::Status` in the chain of an error, and knows
+/// that a call without a connection is `unprocessed`: it may be repeated though it is not idempotent.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GrpcClassifier {
     http: HttpClassifier,

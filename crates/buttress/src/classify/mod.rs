@@ -160,12 +160,8 @@ pub(crate) fn failure_in_chain(error: &(dyn StdError + 'static)) -> Failure {
             return failure.clone();
         }
         #[cfg(feature = "tonic")]
-        if let Some(status) = error.downcast_ref::<tonic::Status>() {
-            return crate::grpc::failure_of_status(status);
-        }
-        #[cfg(feature = "tonic")]
-        if error.is::<tonic::TimeoutExpired>() {
-            return Failure::new(FailureKind::Timeout);
+        if let Some(failure) = crate::grpc::failure_of(error) {
+            return failure;
         }
         next = error.source();
     }

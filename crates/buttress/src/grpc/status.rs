@@ -2,7 +2,9 @@
 
 use std::{error::Error as StdError, sync::Arc};
 
-use tonic::{Code, Status, TimeoutExpired, metadata::MetadataValue, server::NamedService};
+use tonic::{
+    Code, ConnectError, Status, TimeoutExpired, metadata::MetadataValue, server::NamedService,
+};
 
 use crate::{
     BoxError, BudgetLimit, CallBudget, Error, ErrorKind, Failure, FailureKind, FindCallBudget,
@@ -101,6 +103,19 @@ fn status_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Status> {
     None
 }
 
+/// Returns what an error of tonic's says; none for the errors of others.
+pub(crate) fn failure_of(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    if let Some(status) = error.downcast_ref() {
+        Some(failure_of_status(status))
+    } else if error.is::<TimeoutExpired>() {
+        Some(Failure::new(FailureKind::Timeout))
+    } else if error.is::<ConnectError>() {
+        Some(Failure::new(FailureKind::Transient).with_unprocessed(true))
+    } else {
+        None
+    }
+}
+
 /// Returns what a status says of the call that it ended.
 pub(crate) fn failure_of_status(status: &Status) -> Failure {
     let code = usize::try_from(i32::from(status.code())).unwrap_or(usize::MAX);
@@ -108,6 +123,8 @@ pub(crate) fn failure_of_status(status: &Status) -> Failure {
         // An error with the code `OK` is none that a server sent.
         Failure::new(FailureKind::Transient)
     });
+    let is_unsent = status.source().and_then(find::<ConnectError>).is_some();
+    let failure = failure.with_unprocessed(is_unsent);
     pushed_back(failure, status.metadata().as_ref(), || retry_delay(status.details()))
 }
 
