@@ -5,11 +5,11 @@
 //! spans is open, and written on each span that ends afterwards.
 
 mod hashes;
+mod trace;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     fmt,
-    hash::BuildHasherDefault,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +18,10 @@ use std::{
 
 use opentelemetry::{KeyValue, SpanId, TraceId};
 
-use self::hashes::{SpanHasher, TraceHashes};
+use self::{
+    hashes::TraceHashes,
+    trace::{Began, Spans, Trace, nearest_sent},
+};
 use crate::{encode::Encoded, propagation::Scope, trace::TraceContext};
 
 const SHARDS: usize = 16;
@@ -125,55 +128,6 @@ struct Shard {
     spare: Vec<Spans>,
     /// Names of spans, which few are: each is kept once.
     names: HashSet<Arc<str>>,
-}
-
-type Spans = HashMap<SpanId, Note, BuildHasherDefault<SpanHasher>>;
-
-#[derive(Default)]
-struct Trace {
-    /// Tells a trace from an earlier one of the same id.
-    serial: u64,
-    open: usize,
-    /// Whether another process began the trace, which then names it.
-    joined: bool,
-    is_unwanted: bool,
-    eventful: bool,
-    /// Whether its spans are sent as they come, though nothing has gone wrong.
-    is_sent: bool,
-    held: Vec<Held>,
-    context: Arc<TraceContext>,
-    spans: Spans,
-}
-
-#[derive(Default)]
-struct Note {
-    open: bool,
-    sent: bool,
-    /// The span right above, in this process.
-    parent: Option<SpanId>,
-    /// The nearest span above that is sent.
-    above: Option<SpanId>,
-    /// The span that called this process, where the outermost span above is its child.
-    beyond: Option<SpanId>,
-    is_claimed: bool,
-    went_out: bool,
-    /// Whether a span that is sent began below while this one was not one of them.
-    passed_over: bool,
-    is_agent: bool,
-    updates: Vec<KeyValue>,
-    /// What is known around the span, and so around those below it.
-    scope: Option<Arc<Scope>>,
-    /// What a scope that began within the span says of it alone.
-    stands_in: Option<Arc<Scope>>,
-    /// What is written of it before it ends, until it is.
-    began: Option<Began>,
-}
-
-/// When and as what a span began.
-struct Began {
-    /// In nanoseconds since 1970.
-    at: u64,
-    name: Arc<str>,
 }
 
 /// What others are told of a span whose context goes out of the process.
@@ -403,18 +357,6 @@ impl Traces {
     }
 }
 
-fn nearest_sent(spans: &Spans, span: SpanId) -> Option<SpanId> {
-    let mut candidate = Some(span);
-    while let Some(span) = candidate {
-        let note = spans.get(&span)?;
-        if note.sent && note.open {
-            return Some(span);
-        }
-        candidate = note.above;
-    }
-    None
-}
-
 // ===== impl Shard =====
 
 impl Shard {
@@ -517,121 +459,6 @@ impl Shard {
         if self.spare.len() < SPARE && spans.capacity() <= SPARE_SPANS {
             spans.clear();
             self.spare.push(spans);
-        }
-    }
-}
-
-// ===== impl Trace =====
-
-impl Trace {
-    fn start(&mut self, started: Started<'_>, began: Option<Began>) {
-        // A process may call itself.
-        let parent_note = self.spans.get(&started.parent);
-        let is_remote = started.parent_is_remote && parent_note.is_none();
-        let above = parent_note
-            .and_then(|parent| if parent.sent { Some(started.parent) } else { parent.above });
-        let beyond =
-            if is_remote { Some(started.parent) } else { parent_note.and_then(|note| note.beyond) };
-        let scope =
-            Scope::deeper(started.scope, parent_note.and_then(|parent| parent.scope.clone()));
-        let is_claimed = scope.as_ref().is_some_and(|scope| scope.has_claimed(started.trace));
-        self.joined |= is_remote;
-        self.is_unwanted |= started.is_unwanted;
-        self.learn(started.says.as_deref());
-        let parent = (!is_remote).then_some(started.parent);
-        if started.sent {
-            if above.is_none() {
-                self.name_after(started.name);
-            }
-            self.pass_over(parent);
-        }
-        if self.spans.len() >= SPANS_PER_TRACE.max(2 * self.open) {
-            self.spans.retain(|_, note| note.open);
-        }
-        let note = Note {
-            open: true,
-            sent: started.sent,
-            parent,
-            above,
-            beyond,
-            is_claimed,
-            went_out: false,
-            passed_over: false,
-            is_agent: started.is_agent,
-            updates: Vec::new(),
-            scope,
-            stands_in: None,
-            began,
-        };
-        let replaced = self.spans.insert(started.span, note);
-        if replaced.is_none_or(|note| !note.open) {
-            self.open += 1;
-        }
-    }
-
-    fn learn(&mut self, says: Option<&TraceContext>) {
-        if let Some(says) = says
-            && !says.is_empty()
-        {
-            Arc::make_mut(&mut self.context).merge(says);
-        }
-    }
-
-    /// Names the trace after its outermost span, where this process began it and nobody else did.
-    fn name_after(&mut self, root: &str) {
-        if !self.joined && self.context.name.is_none() {
-            Arc::make_mut(&mut self.context).name = Some(root.to_owned());
-        }
-    }
-
-    /// Notes that a span which is sent has begun below spans which are not.
-    fn pass_over(&mut self, mut parent: Option<SpanId>) {
-        while let Some(note) = parent.and_then(|parent| self.spans.get_mut(&parent))
-            && !note.sent
-            && !note.passed_over
-        {
-            note.passed_over = true;
-            parent = note.parent;
-        }
-    }
-
-    fn end(&mut self, span: SpanId, name: Option<&str>) -> Ended {
-        let Some(note) = self.spans.get_mut(&span).filter(|note| note.open) else {
-            return Ended { trace: Some(self.context.clone()), ..Ended::default() };
-        };
-        // The note stays as long as the trace, for children that start after their parent's end.
-        note.open = false;
-        note.began = None;
-        self.open -= 1;
-        let passed_over = !note.sent && note.passed_over;
-        let late = name.filter(|_| !note.sent && !passed_over);
-        note.sent |= late.is_some();
-        let (above, beyond, parent) = (note.above, note.beyond, note.parent);
-        let (is_claimed, went_out) = (note.is_claimed, note.went_out);
-        let updates = std::mem::take(&mut note.updates);
-        let scope = note.stands_in.take().or_else(|| note.scope.clone());
-        if let Some(name) = late {
-            if above.is_none() {
-                self.name_after(name);
-            }
-            self.pass_over(parent);
-        }
-        let trace = Some(self.context.clone());
-        let (eventful, is_sent) = (self.eventful, self.is_sent);
-        Ended {
-            known: true,
-            above,
-            parent: above.or(beyond).or(parent),
-            is_claimed,
-            went_out,
-            updates,
-            trace,
-            scope,
-            eventful,
-            passed_over,
-            is_sent,
-            is_unwanted: self.is_unwanted,
-            held: None,
         }
     }
 }

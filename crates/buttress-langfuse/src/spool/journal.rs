@@ -10,21 +10,22 @@
 //! A segment goes when all of it is settled. Where there is no room whole segments go, uneventful
 //! ones first, the oldest first.
 
+mod reading;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fs::{self, File, Metadata},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    fs::{self, File},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
 
-use bytes::Bytes;
-
+pub(super) use self::reading::{Content, Read, Reading};
 use super::{
     folder,
     lock::{self, LOCK},
-    record::{self, Found, Kind, Reader},
+    record::{self, Kind},
 };
 use crate::{encode, notice::notice};
 
@@ -44,39 +45,6 @@ pub(crate) enum Class {
 pub(super) struct Place {
     pub(super) class: Class,
     pub(super) number: u64,
-}
-
-/// A record that was read.
-#[derive(Debug)]
-pub(super) struct Read {
-    pub(super) kind: Kind,
-    pub(super) place: Place,
-    pub(super) payload: Bytes,
-}
-
-/// A part of a segment that is to be read, which takes no lock.
-pub(super) struct Reading {
-    class: Class,
-    path: PathBuf,
-    settled: PathBuf,
-    first: u64,
-    from: u64,
-    to: u64,
-    /// How many bytes of payloads, about.
-    most: u64,
-    /// How many records of the segment are nowhere else.
-    unread: u32,
-}
-
-/// What a part of a segment holds.
-#[derive(Debug, Default)]
-pub(super) struct Content {
-    pub(super) records: Vec<Read>,
-    pub(super) damaged: u64,
-    /// Whether the last of these places is its end, as while something is being written.
-    pub(super) is_torn: bool,
-    /// Where the next part begins.
-    end: u64,
 }
 
 /// What was written.
@@ -560,73 +528,5 @@ impl Stream {
         let path = self.path(folder, segment.first);
         drop(fs::remove_file(&path));
         drop(fs::remove_file(path.with_extension(&SETTLED[1..])));
-    }
-}
-
-// ===== impl Reading =====
-
-impl Reading {
-    /// Makes a reading of a whole segment, and tells of its file.
-    pub(super) fn whole(folder: &Path, class: Class, first: u64) -> io::Result<(Self, Metadata)> {
-        let path = class.path(folder, first);
-        let status = fs::metadata(&path)?;
-        let settled = path.with_extension(&SETTLED[1..]);
-        let to = status.len();
-        let reading = Self { class, path, settled, first, from: 0, to, most: u64::MAX, unread: 0 };
-        Ok((reading, status))
-    }
-
-    #[cfg(feature = "client")]
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Reads the records that are not settled.
-    pub(super) fn read(&self) -> io::Result<Content> {
-        let mut file = File::open(&self.path)?;
-        file.seek(SeekFrom::Start(self.from))?;
-        let mut bytes = Vec::new();
-        file.take(self.to.saturating_sub(self.from)).read_to_end(&mut bytes)?;
-        let bytes = Bytes::from(bytes);
-        let settled = self.settled();
-        let mut content = Content::default();
-        let mut payloads = 0;
-        let mut reader = Reader::new(&bytes);
-        while payloads < self.most
-            && let Some(found) = reader.next()
-        {
-            content.is_torn = matches!(found, Found::Damaged(_));
-            match found {
-                Found::Damaged(_) => content.damaged += 1,
-                Found::Record(record) => {
-                    if settled.iter().any(|(from, to)| (*from..=*to).contains(&record.number)) {
-                        continue;
-                    }
-                    payloads += record.payload.len() as u64;
-                    content.records.push(Read {
-                        kind: record.kind,
-                        place: Place { class: self.class, number: record.number },
-                        payload: bytes.slice(record.payload),
-                    });
-                }
-            }
-        }
-        content.end = self.from + reader.at() as u64;
-        Ok(content)
-    }
-
-    /// Reads what need not be delivered; where it cannot be read all is delivered again.
-    fn settled(&self) -> Vec<(u64, u64)> {
-        let Ok(bytes) = fs::read(&self.settled) else { return Vec::new() };
-        let mut ranges = Vec::new();
-        for found in Reader::new(&bytes) {
-            let Found::Record(record) = found else { continue };
-            for pair in bytes[record.payload].chunks_exact(16) {
-                let number = |half: &[u8]| half.try_into().map(u64::from_le_bytes).unwrap_or(0);
-                ranges.push((number(&pair[..8]), number(&pair[8..])));
-            }
-        }
-        ranges.sort_unstable();
-        ranges
     }
 }

@@ -10,11 +10,11 @@ pub mod backlog;
 mod folder;
 mod journal;
 mod lock;
+mod peer;
 mod record;
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -27,11 +27,14 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use self::journal::{Appended, Journal, Place, Reading};
-pub(crate) use self::{journal::Class, record::Kind};
+pub(crate) use self::{
+    journal::Class,
+    peer::{Peer, default_folder},
+    record::Kind,
+};
 use crate::{
     clock,
     encode::{self, Encoded},
@@ -47,8 +50,6 @@ const REFUSED: usize = 1_000;
 /// Which part of the spool's bytes they take beside it.
 const REFUSED_PART: u64 = 8;
 const REFUSED_FOLDER: &str = "refused";
-/// The file that says whose spool it is.
-const PEER: &str = "peer.json";
 
 /// What outlives what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,13 +123,6 @@ pub(crate) struct Counts {
     pub(crate) dropped_uneventful: u64,
     /// Places that are damaged.
     pub(crate) damaged: u64,
-}
-
-/// Where spans go: a spool for one is none for another.
-#[derive(Debug, Clone)]
-pub(crate) struct Peer {
-    pub(crate) base_url: String,
-    pub(crate) public_key: Option<String>,
 }
 
 /// What is not delivered yet, on disk.
@@ -461,52 +455,6 @@ impl Spool {
             own.remove();
         }
     }
-}
-
-// ===== impl Peer =====
-
-impl Peer {
-    /// Returns a name for the folder: the host for people, and a hash of all that counts.
-    pub(crate) fn name(&self) -> String {
-        let host = self.base_url.split_once("://").map_or(&*self.base_url, |(_, rest)| rest);
-        let host = host.split(['/', '?', '#']).next().unwrap_or_default();
-        let is_plain = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.');
-        let host: String =
-            host.chars().take(64).map(|char| if is_plain(&char) { char } else { '_' }).collect();
-        let whole =
-            format!("{}\n{}", self.base_url, self.public_key.as_deref().unwrap_or_default());
-        let hash = Sha256::digest(whole.as_bytes());
-        let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{hash}", host.trim_start_matches('.'))
-    }
-
-    /// Says in the folder whose it is.
-    fn write(&self, folder: &Path) -> io::Result<()> {
-        let path = folder.join(PEER);
-        if path.exists() {
-            return Ok(());
-        }
-        let text = json!({ "base_url": self.base_url, "public_key": self.public_key });
-        let temporary = folder.join(format!(".{PEER}-{:016x}", fastrand::u64(..)));
-        folder::append_to(&temporary)?.write_all(text.to_string().as_bytes())?;
-        fs::rename(temporary, path)
-    }
-}
-
-/// Returns where programs keep what is the user's own and not worth a backup.
-pub(crate) fn default_folder() -> Option<PathBuf> {
-    folder_on(std::env::consts::OS, |name| std::env::var_os(name))
-}
-
-fn folder_on(os: &str, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    // As the XDG specification has it: relative ones are ignored.
-    let folder = |name| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
-    let state = match os {
-        "windows" => folder("LOCALAPPDATA"),
-        "macos" => folder("HOME").map(|home| home.join("Library/Application Support")),
-        _ => folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state"))),
-    };
-    state.map(|state| state.join("buttress").join("langfuse"))
 }
 
 // ===== impl Inner =====

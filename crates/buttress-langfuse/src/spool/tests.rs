@@ -526,7 +526,7 @@ fn what_is_refused_is_kept_with_the_words_and_the_oldest_go() {
 fn the_default_is_where_the_system_keeps_state() {
     let on = |os: &str, set: &[(&str, &str)]| {
         let value = |name: &str| set.iter().find(|(known, _)| *known == name);
-        folder_on(os, |name| value(name).map(|(_, value)| value.into()))
+        peer::folder_on(os, |name| value(name).map(|(_, value)| value.into()))
     };
     let home = ("HOME", "/home/me");
     assert_eq!(on("linux", &[home]), Some("/home/me/.local/state/buttress/langfuse".into()));

@@ -45,7 +45,7 @@ pub use self::{
     error::BacklogError,
     writer::{Waiting, Writer},
 };
-use super::{PEER, REFUSED_FOLDER, default_folder, folder};
+use super::{REFUSED_FOLDER, default_folder, folder, peer::PEER};
 use crate::{LangfuseBuilder, Observation, client::lenient};
 
 /// What waits in a spool; made by [`read`](Self::read).
