@@ -308,7 +308,7 @@ where
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        if !span.extensions().get::<Open<O>>().is_some_and(|open| open.0.is_some()) {
+        if span.extensions().get::<Open<O>>().is_none_or(|open| open.0.is_none()) {
             return;
         }
         // Outside the lock: values are the program's own, and may use tracing while they are written.
