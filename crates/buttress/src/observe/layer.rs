@@ -122,9 +122,11 @@ impl Observed {
         self.str(key::AGENT_ID).or(self.agent.as_deref())
     }
 
-    /// Returns its place among all that its layer has seen begin.
-    #[cfg(feature = "metrics")]
-    pub(super) const fn place(&self) -> u64 {
+    /// Returns its place among all spans that its layer has seen begin.
+    ///
+    /// Spans are told in the order in which they end, and those of several threads in any.
+    #[must_use]
+    pub const fn place(&self) -> u64 {
         self.place
     }
 
