@@ -123,10 +123,11 @@ dependencies() {
     cargo deny --all-features check bans licenses sources
 }
 
-# Packs every published crate, and builds each from what was packed alone: in a folder of its own, since
-# cargo takes a package of a version that it has seen for the same one.
+# Looks at what would be packed, then packs every published crate and builds each from what was packed
+# alone: in a folder of its own, since cargo takes a package of a version that it has seen for the same one.
 packages() {
     local folder status=0
+    python3 tests/packages.py || status=1
     folder=$(mktemp -d) || return 1
     CARGO_TARGET_DIR=$folder cargo package --quiet --allow-dirty \
         $(for crate in crates/*; do echo "-p ${crate#crates/}"; done) || status=1

@@ -1,6 +1,10 @@
 //! The numbers of the guide: what each order of layers does, measured, and compared with the page.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use buttress::{
     BoxError, Circuit, CircuitBreakerLayer, FallbackLayer, RetryLayer, TimeoutLayer,
@@ -191,21 +195,82 @@ fn every_page_is_in_the_summary_and_every_link_leads_somewhere() {
     assert_eq!(listed, pages.len(), "{pages:?}");
 }
 
-/// A table that lacks a feature hides it from who reads the documentation.
+/// The features of a crate, by what each turns on.
+type Features = BTreeMap<String, Vec<String>>;
+
+/// Adds what a feature brings: the optional crates of its own and of the features it turns on.
+fn crates_of(feature: &str, features: &Features, found: &mut BTreeSet<String>) {
+    for on in features.get(feature).into_iter().flatten() {
+        match on.strip_prefix("dep:") {
+            Some(name) => _ = found.insert(name.to_owned()),
+            None => crates_of(on, features, found),
+        }
+    }
+}
+
+/// The cells of each feature's row in the table of a crate's documentation, by its headings.
+fn rows_of(docs: &str) -> BTreeMap<String, BTreeMap<String, String>> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_end_matches('|').split('|').skip(1).map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut lines = docs.lines().skip_while(|line| !line.starts_with("//! | feature |"));
+    let headings = lines.next().map(cells).unwrap_or_default();
+    let rows = lines.skip(1).map_while(|line| line.starts_with("//! |").then(|| cells(line)));
+    rows.map(|row| {
+        let feature = row[0].trim_matches('`').to_owned();
+        (feature, headings.iter().cloned().zip(row).collect())
+    })
+    .collect()
+}
+
+/// A table that lacks a feature, or a crate that it brings, hides it from who reads the documentation.
 #[test]
-fn every_feature_is_in_the_table_of_its_crate() {
+fn every_feature_is_in_the_table_of_its_crate_with_the_crates_it_brings() {
     let crates = buttress_tests::package().join("../crates");
+    let mut wrong = Vec::new();
     for entry in std::fs::read_dir(crates).expect("the folder is there") {
         let folder = entry.expect("it can be read").path();
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        let manifest = read("Cargo.toml");
-        let Some((_, features)) = manifest.split_once("[features]\n") else { continue };
-        let features = features.split("\n[").next().unwrap_or_default();
-        let docs = read("src/lib.rs") + &read("src/main.rs");
-        for line in features.lines().filter(|line| !line.starts_with(['#', ' ', ']'])) {
-            let Some((feature, _)) = line.split_once(" = ") else { continue };
-            let is_told = docs.contains(&format!("//! | `{feature}` |"));
-            assert!(is_told || feature == "default", "{}: {feature}", folder.display());
+        let manifest: toml::Table = read("Cargo.toml").parse().expect("cargo reads it too");
+        let Some(features) = manifest.get("features").cloned() else { continue };
+        let features: Features = features.try_into().expect("lists of texts");
+        let all: BTreeSet<_> =
+            features.values().flatten().filter_map(|on| on.strip_prefix("dep:")).collect();
+        let rows = rows_of(&(read("src/lib.rs") + &read("src/main.rs")));
+        // What a cell names; "as `http`" is what that one names.
+        let told_of = |feature: &str| {
+            let mut told = BTreeSet::new();
+            let (mut waiting, mut read) = (vec![feature.to_owned()], BTreeSet::new());
+            while let Some(feature) = waiting.pop() {
+                if !read.insert(feature.clone()) {
+                    continue;
+                }
+                let cell = rows.get(&feature).and_then(|row| row.get("further crates"));
+                for word in cell.into_iter().flat_map(|cell| cell.split([' ', ','])) {
+                    if word.starts_with('`') {
+                        waiting.push(word.trim_matches('`').to_owned());
+                    } else if all.contains(word) {
+                        told.insert(word.to_owned());
+                    }
+                }
+            }
+            told
+        };
+        // The sum of all, and what is on anyway.
+        for feature in features.keys().filter(|name| !["default", "full"].contains(&name.as_str()))
+        {
+            let mut brought = BTreeSet::new();
+            crates_of(feature, &features, &mut brought);
+            if !rows.contains_key(feature) || told_of(feature) != brought {
+                let told = told_of(feature);
+                let name = folder.file_name().expect("a folder has a name");
+                wrong.push(format!(
+                    "{} {feature}: told {told:?}, brings {brought:?}",
+                    name.display()
+                ));
+            }
         }
+        assert!(!features.contains_key("full") || rows.contains_key("full"), "{rows:?}");
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

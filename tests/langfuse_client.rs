@@ -7,7 +7,9 @@ use std::{
 };
 
 use buttress::{
-    CircuitBreakerLayer, FaultTolerantAgent, RetryLayer,
+    CatchPanicLayer, CircuitBreakerLayer, Failure, FailureKind, FallbackLayer, FaultTolerantAgent,
+    RetryBudget, RetryLayer, TimeoutLayer,
+    observe::MetricsLayer,
     test_util::{Answer, Scripted},
 };
 use buttress_langfuse::{
@@ -17,6 +19,7 @@ use buttress_langfuse::{
 use buttress_tests::langfuse_server::{Fault, LangfuseServer, Line, RetryAfter};
 use serde_json::json;
 use tokio::time::Instant;
+use tower::{Layer as _, ServiceExt as _};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 const LINES: [Line; 2] = [Line::V4, Line::V3];
@@ -114,6 +117,91 @@ async fn both_lines_answer_the_same_observations() {
     assert_eq!((total.calls.all, total.calls.answered, total.retry.rescued), (2.0, 1.0, 1.0));
     assert_eq!((total.retry.success_rate(), total.circuits["gpt"].opened()), (Some(0.5), 1.0));
     assert_eq!(total.failures["transient"].attempts, 3.0);
+}
+
+/// One call of each kind that a series of attempts, a chain, a limit and a circuit can end with.
+async fn call_in_every_way() {
+    const MOMENT: Duration = Duration::from_millis(1);
+    let reset = || Answer::error("reset");
+    let retry = RetryLayer::new(3).backoff([Duration::ZERO; 2]);
+    let refused = Answer::failure(Failure::new(FailureKind::InvalidRequest));
+    for answers in [
+        vec![Answer::ok("fine")],
+        vec![reset(), Answer::ok("fine")],
+        vec![reset(), reset(), Answer::ok("fine")],
+        vec![reset(), reset(), reset()],
+        vec![refused.clone()],
+        vec![reset(), refused],
+        vec![Answer::panic_in_poll()],
+        // Given up by its caller, in the first attempt and in the second.
+        vec![Answer::hang()],
+        vec![reset(), Answer::hang()],
+    ] {
+        let agent = CatchPanicLayer::new().layer(retry.clone().layer(Scripted::new(answers)));
+        drop(tokio::time::timeout(20 * MOMENT, agent.oneshot("AAPL")).await);
+    }
+    let spent = retry.clone().budget(RetryBudget::tokens(1).starting_at(0));
+    drop(spent.layer(Scripted::new([reset()])).oneshot("AAPL").await);
+    // A limit in a limit, of which the inner one runs out.
+    let slow = TimeoutLayer::new(MOMENT).layer(Scripted::<&str>::new([Answer::hang()]));
+    let slow = TimeoutLayer::new(Duration::from_secs(60)).layer(slow);
+    drop(slow.oneshot("AAPL").await);
+    let chain = FallbackLayer::new().or("small", Scripted::new([Answer::ok("backup")]));
+    drop(chain.layer(Scripted::new([reset()])).oneshot("AAPL").await);
+    let layer = CircuitBreakerLayer::new("gpt").consecutive_failures(1);
+    let agent = layer.layer(Scripted::new([reset()]));
+    for _ in 0..3 {
+        drop(agent.clone().oneshot("AAPL").await);
+    }
+}
+
+/// What `buttress stats` counts and what a page of metrics shows are the same.
+#[tokio::test]
+async fn metrics_and_statistics_of_the_same_calls_agree() {
+    let server = LangfuseServer::start_blocking();
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    std::thread::scope(|threads| {
+        let (server, recorder) = (&server, &recorder);
+        let calls = || {
+            let langfuse = builder(server).start().unwrap();
+            let subscriber =
+                tracing_subscriber::registry().with(langfuse.layer()).with(MetricsLayer::new());
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().build().unwrap();
+            tracing::subscriber::with_default(subscriber, || runtime.block_on(call_in_every_way()));
+            langfuse.shutdown(Duration::from_secs(20)).unwrap();
+        };
+        threads.spawn(move || metrics::with_local_recorder(recorder, calls)).join().unwrap();
+    });
+    let text = recorder.handle().render();
+    let sum = |name: &str, labels: &[&str]| -> f64 {
+        let of_name = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let matching = of_name.filter(|line| labels.iter().all(|label| line.contains(label)));
+        matching.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let series = |labels: &[&str]| sum("buttress_retry_series", labels);
+    let total = Statistics::of(read(&server).await).total;
+    assert_eq!(total.retry.series, 10.0, "{text}");
+    assert_eq!(series(&[]), total.retry.series, "{text}");
+    assert_eq!(series(&[r#"result="first""#]), total.retry.first_try, "{text}");
+    let (rescued, failed) = (series(&[r#"result="rescued""#]), series(&[r#"result="failed""#]));
+    assert_eq!((rescued, rescued + failed), (total.retry.rescued, total.retry.retried), "{text}");
+    assert_eq!(Some(rescued / (rescued + failed)), total.retry.success_rate(), "{text}");
+    for (stop, times) in &total.retry.stops {
+        if stop != "success" {
+            assert_eq!(series(&[&format!(r#"stop="{stop}""#)]), *times, "{stop}\n{text}");
+        }
+    }
+    assert!(total.retry.stops.len() >= 4, "{total:?}");
+    let attempts = sum("buttress_retry_attempts", &[]);
+    assert_eq!(attempts, total.retry.attempts, "{text}");
+    let timed_out = sum("buttress_timeout_calls", &[r#"outcome="timeout""#]);
+    assert_eq!((timed_out, total.timeout.timed_out), (1.0, 1.0), "{text}");
+    assert_eq!(sum("buttress_timeout_calls", &[]), total.timeout.calls, "{text}");
+    let rescued = sum("buttress_fallback_calls", &[r#"level="1""#]);
+    assert_eq!((rescued, total.fallback.rescued), (1.0, 1.0), "{text}");
+    let rejected = sum("buttress_circuit_breaker_calls", &[r#"outcome="rejected""#]);
+    assert_eq!((rejected, total.circuits["gpt"].rejected), (2.0, 2.0), "{text}");
 }
 
 #[tokio::test]

@@ -232,6 +232,9 @@ fn an_outage_of_any_length_loses_nothing_and_bounds_memory() {
     let text = published();
     let delivered = format!("spans{{outcome=\"delivered\"}} {}\n", stats.delivered);
     assert!(text.contains(&delivered) && text.contains("spool_depth 0\n"), "{text}");
+    for none in ["dropped_eventful", "spool_damaged", "scores_pending"] {
+        assert!(text.contains(&format!("buttress_langfuse_{none} 0\n")), "{none}: {text}");
+    }
     assert_eq!(server.observations().len() as u64, stats.accepted);
     assert!(segments(spool.path()).is_empty());
     langfuse.shutdown(PATIENCE).unwrap();

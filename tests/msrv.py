@@ -48,4 +48,11 @@ newer = [
 ]
 if newer:
     sys.exit("\n".join(newer) + f"\nbut the workspace states {stated}")
-print(f"{len(seen)} crates need Rust {stated} or less, as far as they say")
+# Our own state what the workspace does.
+asked = [packages[crate] for crate in seen if packages[crate] not in published]
+highest = max((one["rust_version"] for one in asked if one["rust_version"]), key=version)
+who = sorted(one["name"] for one in asked if one["rust_version"] == highest)
+print(
+    f"{len(seen)} crates need Rust {stated} or less, as far as they say; "
+    f"the highest that a dependency asks for is {highest} ({', '.join(who)})"
+)

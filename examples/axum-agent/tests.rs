@@ -142,7 +142,8 @@ async fn open_circuits_reject_at_once_and_health_and_numbers_say_so() {
         r#"buttress_fallback_calls{agent="research",outcome="failure",level="none"} 5"#,
         "# TYPE buttress_agent_duration histogram",
         r#"buttress_agent_duration_bucket{agent="research",outcome="failure",le="+Inf"} 5"#,
-        r#"buttress_retry_series{agent="research",result="failed"} 12"#,
+        r#"buttress_retry_series{agent="research",result="failed",stop="attempts"} 1"#,
+        r#"buttress_retry_series{agent="research",result="not_retried",stop="not_retryable"} 5"#,
         "buttress_langfuse_spool_depth 0",
     ] {
         assert!(numbers.lines().any(|known| known == line), "no {line} in\n{numbers}");

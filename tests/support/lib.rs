@@ -30,6 +30,23 @@ pub fn package() -> std::path::PathBuf {
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
+/// The examples of the published crates' own READMEs.
+#[cfg(doctest)]
+pub mod readmes {
+    #[doc = include_str!("../../crates/buttress/README.md")]
+    pub struct Buttress;
+    #[doc = include_str!("../../crates/buttress-cli/README.md")]
+    pub struct Cli;
+    #[doc = include_str!("../../crates/buttress-dashboard/README.md")]
+    pub struct Dashboard;
+    #[doc = include_str!("../../crates/buttress-graph/README.md")]
+    pub struct Graph;
+    #[doc = include_str!("../../crates/buttress-langfuse/README.md")]
+    pub struct Langfuse;
+    #[doc = include_str!("../../crates/buttress-stores/README.md")]
+    pub struct Stores;
+}
+
 /// The examples of the guide, page by page.
 #[cfg(doctest)]
 pub mod guide {

@@ -1,13 +1,13 @@
 //! The `buttress` command: what the layers did, one trace, what waits for Langfuse on disk, and the
 //! checkpoints of workflows.
 //!
-//! | feature | checkpoints in | default |
-//! |---|---|---|
-//! | `file` | files | yes |
-//! | `sqlite` | SQLite | yes |
-//! | `postgres` | Postgres | |
-//! | `redis` | Redis | |
-//! | `full` | all of them | |
+//! | feature | checkpoints in | further crates | default |
+//! |---|---|---|---|
+//! | `file` | files | | yes |
+//! | `sqlite` | SQLite | buttress-stores with its `sqlite` | yes |
+//! | `postgres` | Postgres | buttress-stores with its `postgres-rustls` | |
+//! | `redis` | Redis | buttress-stores with its `redis-rustls` | |
+//! | `full` | all of them | | |
 
 mod args;
 mod checkpoints;

@@ -178,7 +178,9 @@ impl Langfuse {
     /// Tells the recorder of the `metrics` facade the counts since the start; call it when it is asked.
     ///
     /// `buttress.langfuse.spans` and `.scores` by `outcome` (delivered, dropped, refused),
-    /// `buttress.langfuse.pending`, and `buttress.langfuse.spool.depth`: what waits on disk only.
+    /// `buttress.langfuse.pending` and `.scores.pending`, `buttress.langfuse.spool.depth`: what waits on disk
+    /// only; and what to be called for: `buttress.langfuse.dropped_eventful`, spans of traces in which
+    /// something had gone wrong, and `buttress.langfuse.spool.damaged`.
     #[cfg(feature = "metrics")]
     pub fn publish_metrics(&self) {
         crate::metrics::publish(&self.stats());

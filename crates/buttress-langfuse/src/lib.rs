@@ -11,12 +11,11 @@
 //! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
 //!
 //! What is of a trace in which something went wrong is written to a spool on disk before the call
-//! returns, and a process that is killed leaves it to the next ([`Durability`]).
+//! returns, and a process that is killed leaves it to the next ([`Durability`]); [`Langfuse::recover`]
+//! waits for what was left.
 //!
 //! [`Propagate`] says for whom and what a trace runs, [`spawn`] keeps it in other tasks, and
 //! [`InjectLayer`] and [`ExtractLayer`] in other processes.
-//! returns, and a process that is killed leaves it to the next ([`Durability`]); [`Langfuse::recover`]
-//! waits for what was left.
 
 mod attribute;
 mod capture;

@@ -8,6 +8,17 @@ use crate::Stats;
 pub(crate) fn publish(stats: &Stats) {
     describe_counter!("buttress.langfuse.spans", Unit::Count, "Spans by what became of them.");
     describe_counter!("buttress.langfuse.scores", Unit::Count, "Scores by what became of them.");
+    describe_counter!(
+        "buttress.langfuse.dropped_eventful",
+        Unit::Count,
+        "Of the spans that were dropped, those of traces in which something had gone wrong."
+    );
+    describe_counter!(
+        "buttress.langfuse.spool.damaged",
+        Unit::Count,
+        "Places of the spool that are damaged, and were passed over."
+    );
+    describe_gauge!("buttress.langfuse.scores.pending", Unit::Count, "Scores that wait.");
     describe_gauge!("buttress.langfuse.pending", Unit::Count, "Spans that wait for delivery.");
     describe_gauge!(
         "buttress.langfuse.spool.depth",
@@ -28,6 +39,9 @@ pub(crate) fn publish(stats: &Stats) {
     ] {
         counter!("buttress.langfuse.scores", "outcome" => outcome).absolute(scores);
     }
+    counter!("buttress.langfuse.dropped_eventful").absolute(stats.dropped_eventful);
+    counter!("buttress.langfuse.spool.damaged").absolute(stats.damaged);
+    gauge!("buttress.langfuse.scores.pending").set(number(stats.scores_pending));
     gauge!("buttress.langfuse.pending").set(number(stats.pending));
     gauge!("buttress.langfuse.spool.depth").set(number(stats.spooled + stats.to_recover));
 }

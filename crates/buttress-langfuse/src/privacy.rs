@@ -1,13 +1,9 @@
 //! What leaves the process of what spans say: masked by the user, cut where it is long, and without
 //! secrets.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{borrow::Cow, fmt, sync::Arc};
 
+use buttress::catch_panic::Panic;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
 use prost::Message as _;
 
@@ -105,7 +101,7 @@ impl Privacy {
     fn masked_text<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
         let Some(mask) = &self.mask else { return text };
         // Whatever the user's function does, what it was given stays here.
-        let masked = catch_unwind(AssertUnwindSafe(|| mask(&text)));
+        let masked = Panic::catch(|| mask(&text));
         masked.map_or(Cow::Borrowed(UNMASKED), Cow::Owned)
     }
 
@@ -360,6 +356,24 @@ mod tests {
         privacy.metadata("final_error", &mut value);
         assert_eq!(value, Sent::Text(message));
         assert_eq!(privacy.message("longer than five".into()), "longer than five");
+    }
+
+    /// Panics when it is dropped, and so does what it panics with.
+    struct Bomb(u8);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 > 0 {
+                std::panic::panic_any(Self(self.0 - 1));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_mask_panics_with_goes_no_further() {
+        let mask: Mask = Arc::new(|_| std::panic::panic_any(Bomb(3)));
+        let privacy = Privacy { mask: Some(mask), ..Privacy::default() };
+        assert_eq!(privacy.message("AAPL".into()), UNMASKED);
     }
 
     #[test]

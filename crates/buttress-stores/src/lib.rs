@@ -2,13 +2,13 @@
 //!
 //! | feature | adds | further crates | default |
 //! |---|---|---|---|
-//! | `sqlite` | `SqliteStore` | rusqlite with SQLite in it | |
-//! | `postgres` | `PostgresStore` | tokio-postgres, deadpool-postgres | |
-//! | `postgres-rustls` | TLS for it | tokio-rustls, rustls-native-certs | |
-//! | `redis` | `RedisStore` | redis | |
-//! | `redis-rustls` | TLS for it | tokio-rustls | |
-//! | `object-store` | `ObjectStore` | object_store | |
-//! | `conformance` | the suite for a store of one's own | fastrand | |
+//! | `sqlite` | `SqliteStore` | rusqlite with SQLite in it, serde_json, tracing, twox-hash | |
+//! | `postgres` | `PostgresStore` | tokio-postgres, deadpool-postgres, serde, serde_json, tracing, twox-hash | |
+//! | `postgres-rustls` | TLS for it | as `postgres`, tokio-rustls, rustls-native-certs | |
+//! | `redis` | `RedisStore` | redis, futures-util, serde, serde_json, tracing, twox-hash | |
+//! | `redis-rustls` | TLS for it | as `redis`, tokio-rustls | |
+//! | `object-store` | `ObjectStore` | object_store, futures-util, serde, serde_json, tracing, twox-hash | |
+//! | `conformance` | the suite for a store of one's own | fastrand, serde_json | |
 //! | `full` | all of them | | |
 //!
 //! `MemoryStore` and `FileStore` are in `buttress` itself. Which store keeps which promise is listed

@@ -26,6 +26,7 @@
 use std::{
     any::Any,
     fmt,
+    mem::ManuallyDrop,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
@@ -132,20 +133,18 @@ where
 
     #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        match catch_unwind(AssertUnwindSafe(|| self.inner.poll_ready(cx))) {
+        match Panic::catch(|| self.inner.poll_ready(cx)) {
             Ok(poll) => poll.map_err(|error| into_error(&self.classify, error)),
-            Err(payload) => Poll::Ready(Err(panicked(payload))),
+            Err(panic) => Poll::Ready(Err(panicked(panic))),
         }
     }
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let classify = self.classify.clone();
-        match catch_unwind(AssertUnwindSafe(|| self.inner.call(request))) {
+        match Panic::catch(|| self.inner.call(request)) {
             Ok(inner) => ResponseFuture { inner: Some(inner), panic: None, classify },
-            Err(payload) => {
-                ResponseFuture { inner: None, panic: Some(panicked(payload)), classify }
-            }
+            Err(panic) => ResponseFuture { inner: None, panic: Some(panicked(panic)), classify },
         }
     }
 }
@@ -167,17 +166,17 @@ where
             let error = this.panic.take().expect("polled after completion");
             return Poll::Ready(Err(error));
         };
-        match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+        match Panic::catch(|| inner.poll(cx)) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(result)) => {
                 // The answer stands, whatever the call's own end does.
-                drop(catch_unwind(AssertUnwindSafe(|| this.inner.set(None))));
+                drop(Panic::catch(|| this.inner.set(None)));
                 Poll::Ready(result.map_err(|error| into_error(this.classify, error)))
             }
-            Err(payload) => {
+            Err(panic) => {
                 // The first panic is the one to report.
-                drop(catch_unwind(AssertUnwindSafe(|| this.inner.set(None))));
-                Poll::Ready(Err(panicked(payload)))
+                drop(Panic::catch(|| this.inner.set(None)));
+                Poll::Ready(Err(panicked(panic)))
             }
         }
     }
@@ -192,10 +191,51 @@ impl<F: fmt::Debug, C> fmt::Debug for ResponseFuture<F, C> {
 // ===== impl Panic =====
 
 impl Panic {
+    /// Runs a function that may panic, and keeps what it panics with from doing so again.
+    ///
+    /// What the function had in its hands is as the panic left it.
+    ///
+    /// # Errors
+    ///
+    /// The panic, with its text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # std::panic::set_hook(Box::new(|_| ()));
+    /// use buttress::catch_panic::Panic;
+    ///
+    /// let panic = Panic::catch(|| "no number".parse::<u8>().unwrap()).unwrap_err();
+    /// assert!(panic.message().contains("InvalidDigit"));
+    /// assert_eq!(Panic::catch(|| 7).unwrap(), 7);
+    /// ```
+    #[inline(always)]
+    pub fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Self> {
+        catch_unwind(AssertUnwindSafe(function)).map_err(Self::from)
+    }
+
     /// Returns the text that the agent panicked with, which may hold its data.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0
+    }
+}
+
+/// Takes the text of what was caught by other means, and drops the rest.
+impl From<Box<dyn Any + Send>> for Panic {
+    #[cold]
+    fn from(payload: Box<dyn Any + Send>) -> Self {
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        // The payload may be anything, so its drop may panic as well, and so may the drop of what that
+        // panics with, for ever: it is kept and never dropped.
+        if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+            _ = ManuallyDrop::new(another);
+        }
+        Self(text.into())
     }
 }
 
@@ -214,15 +254,8 @@ impl fmt::Debug for Panic {
 
 impl std::error::Error for Panic {}
 
-/// Makes an error of what somebody panicked with.
+/// Makes an error of a panic.
 #[cold]
-pub(crate) fn panicked(payload: Box<dyn Any + Send>) -> Error {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    // The payload may be anything, so its drop may panic as well.
-    drop(catch_unwind(AssertUnwindSafe(move || drop(payload))));
-    Error::new(ErrorKind::Panicked).with_source(Panic(text.into()))
+pub(crate) fn panicked(panic: Panic) -> Error {
+    Error::new(ErrorKind::Panicked).with_source(panic)
 }

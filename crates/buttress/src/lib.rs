@@ -15,15 +15,15 @@
 //! | `chaos` | [`ChaosLayer`] | | |
 //! | `stream` | [`stream`]: [`FirstItemLayer`], [`StreamTimeoutLayer`]; with `http` `FirstFrameLayer`, `BodyTimeoutLayer` | futures-core | |
 //! | `swarm` | [`Swarm`] | futures-util, which tower brings | |
-//! | `checkpoint` | [`checkpoint`] | serde, serde_json | |
+//! | `checkpoint` | [`checkpoint`] | serde, serde_json, serde_path_to_error, base64, jiff, sha2, twox-hash, rustix on Linux | |
 //! | `config` | settings from files and variables | serde, humantime | |
 //! | `http` | [`HttpClassifier`], [`ErrorBodyLayer`], [`Error::status`] | http, http-body, http-body-util, bytes, httpdate | |
-//! | `llm` | [`LlmClassifier`] | serde, serde_json | |
+//! | `llm` | [`LlmClassifier`] | as `http`, serde, serde_json | |
 //! | `grpc` | [`GrpcClassifier`], [`GrpcDeadlineLayer`](grpc::GrpcDeadlineLayer) | as `http` | |
-//! | `tonic` | [`Error`] as a `tonic::Status`, `NamedService` | tonic without its transport | |
-//! | `axum` | [`Error`] as an axum response | axum-core | |
+//! | `tonic` | [`Error`] as a `tonic::Status`, `NamedService` | as `grpc`, tonic without its transport | |
+//! | `axum` | [`Error`] as an axum response | as `http`, axum-core | |
 //! | `observe` | [`observe`]: every span as it ends | tracing-subscriber | |
-//! | `metrics` | [`MetricsLayer`](observe::MetricsLayer) | metrics | |
+//! | `metrics` | [`MetricsLayer`](observe::MetricsLayer) | as `observe`, metrics | |
 //! | `test-util` | [`test_util`] | | |
 //! | `full` | all but `test-util` | | |
 //!

@@ -3,14 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
-    io,
+    fmt, io,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use buttress::{
-    AgentLayer, CatchPanicLayer, CircuitBreakerLayer, FallbackLayer, FaultTolerantAgent,
-    FirstItemLayer, HalfOpen, RetryLayer, Swarm, TimeoutLayer,
+    AgentLayer, CatchPanicLayer, CircuitBreakerLayer, Failure, FailureKind, FallbackLayer,
+    FaultTolerantAgent, FirstItemLayer, HalfOpen, RetryBudget, RetryLayer, Swarm, TimeoutLayer,
     observe::{MetricsLayer, ObserveLayer, Observed},
     test_util::{Answer, Scripted},
 };
@@ -112,18 +112,127 @@ fn what_was_dropped_or_panicked_is_heard_of_and_what_is_of_others_is_not() {
     assert_eq!(said, expected.map(|(name, outcome)| (name.to_owned(), outcome.to_owned())));
 }
 
+/// Panics when it is dropped, and so does what it panics with.
+struct Bomb(u8);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            std::panic::panic_any(Self(self.0 - 1));
+        }
+    }
+}
+
 #[test]
 fn a_panic_of_the_observer_is_no_failure_of_the_agent() {
     let heard = observed(
         |span| {
-            assert_eq!(span.name(), "nothing");
+            // Of an agent that answers, one that panics, and a call that is dropped.
+            if span.name() != "nothing" {
+                std::panic::panic_any(Bomb(3));
+            }
         },
         async || {
-            let agent = AgentLayer::new("research").layer(script([Answer::ok("fine")]));
-            assert_eq!(agent.oneshot("AAPL").await.unwrap(), "fine");
+            let agent = AgentLayer::new("research").layer(script([
+                Answer::ok("fine"),
+                Answer::panic_in_poll(),
+                Answer::hang(),
+            ]));
+            let agent = CatchPanicLayer::new().layer(agent);
+            assert_eq!(agent.clone().oneshot("AAPL").await.unwrap(), "fine");
+            assert!(agent.clone().oneshot("AAPL").await.is_err());
+            assert!(agent.oneshot("AAPL").now_or_never().is_none());
         },
     );
     assert!(heard.is_empty());
+}
+
+/// A text without an end, as a chain of causes that is a circle may be.
+struct Endless;
+
+impl fmt::Display for Endless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for written in 0..1_000_000 {
+            assert!(written < 10_000, "nobody stops it");
+            f.write_str("and so on, ")?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_text_without_an_end_is_written_no_further_than_it_is_kept() {
+    let said = observed(
+        |span| (span.str("error").map(str::len), span.str("model").map(str::to_owned)),
+        async || {
+            let span = tracing::info_span!(target: "buttress", "llm_call", error = tracing::field::Empty, model = %"fine");
+            span.record("error", tracing::field::display(Endless));
+        },
+    );
+    assert_eq!(said, [(Some(4_096), Some("fine".to_owned()))]);
+}
+
+/// The program's own texts: one panics, and one uses tracing while it is written.
+struct Panics;
+struct Traces;
+
+impl fmt::Display for Panics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("as far as ")?;
+        std::panic::panic_any(Bomb(3));
+    }
+}
+
+impl fmt::Display for Traces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever writes the same span must not wait for itself.
+        tracing::Span::current().record("model", "told while it was written");
+        f.write_str("told")
+    }
+}
+
+#[test]
+fn what_the_program_does_while_a_text_is_written_is_its_own_business() {
+    let said = observed(
+        |span| ["error", "status_message", "model"].map(|key| span.str(key).map(str::to_owned)),
+        async || {
+            let span = tracing::info_span!(
+                target: "buttress",
+                "llm_call",
+                error = tracing::field::display(Panics),
+                status_message = tracing::field::Empty,
+                model = tracing::field::Empty,
+            );
+            let _inside = span.enter();
+            span.record("status_message", tracing::field::display(Traces));
+            span.record("error", tracing::field::display(Panics));
+        },
+    );
+    let texts = ["as far as ", "told", "told while it was written"];
+    assert_eq!(said, [texts.map(|text| Some(text.to_owned()))]);
+}
+
+#[test]
+fn a_field_that_is_recorded_again_replaces_what_it_was() {
+    let said = observed(
+        |span| {
+            (
+                format!("{span:?}").matches("items").count(),
+                span.i64("items"),
+                span.str("model").is_some(),
+            )
+        },
+        async || {
+            let span =
+                tracing::info_span!(target: "buttress", "llm_call", items = 0, model = "large");
+            for items in 1..=1_000 {
+                span.record("items", items);
+            }
+            // Of another kind, too.
+            span.record("model", 7);
+        },
+    );
+    assert_eq!(said, [(1, Some(1_000), false)]);
 }
 
 #[test]
@@ -161,10 +270,10 @@ fn calls_attempts_and_fallbacks_are_counted_by_outcome() {
         &[
             "# HELP buttress_agent_calls Calls of agents.",
             "# TYPE buttress_agent_calls counter",
-            r#"buttress_agent_calls{agent="research",outcome="success",error_type=""} 3"#,
+            r#"buttress_agent_calls{agent="research",outcome="success"} 3"#,
             r#"buttress_retry_series{agent="research",result="first"} 2"#,
             r#"buttress_retry_series{agent="research",result="rescued"} 1"#,
-            r#"buttress_retry_series{agent="research",result="failed"} 1"#,
+            r#"buttress_retry_series{agent="research",result="failed",stop="attempts"} 1"#,
             r#"buttress_retry_attempts{agent="research",outcome="failure",error_type="transient"} 3"#,
             r#"buttress_fallback_calls{agent="research",outcome="success",level="0"} 2"#,
             r#"buttress_fallback_calls{agent="research",outcome="success",level="1"} 1"#,
@@ -172,6 +281,35 @@ fn calls_attempts_and_fallbacks_are_counted_by_outcome() {
             r#"buttress_agent_duration_count{agent="research",outcome="success"} 3"#,
             // One second of backoff in each of two calls.
             r#"buttress_agent_duration_sum{agent="research",outcome="success"} 2"#,
+        ],
+    );
+}
+
+#[test]
+fn what_a_series_came_to_says_whether_it_was_retried() {
+    let text = counted(MetricsLayer::new, async || {
+        let layer = RetryLayer::new(3).backoff([SECOND; 2]).agent_id("research");
+        let agent = layer
+            .clone()
+            .layer(script([Answer::failure(Failure::new(FailureKind::InvalidRequest))]));
+        agent.oneshot("AAPL").await.unwrap_err();
+        // Given up in the first attempt, and in the pause before the second.
+        let agent = layer.clone().layer(script([Answer::hang()]));
+        assert!(agent.oneshot("AAPL").now_or_never().is_none());
+        let agent = layer.clone().layer(script([Answer::error("reset"), Answer::hang()]));
+        tokio::time::timeout(2 * SECOND, agent.oneshot("AAPL")).await.unwrap_err();
+        let budget = RetryBudget::tokens(1).starting_at(0);
+        let agent = layer.budget(budget).layer(script([Answer::error("reset")]));
+        agent.oneshot("AAPL").await.unwrap_err();
+    });
+    let series = r#"buttress_retry_series{agent="research",result="#;
+    has(
+        &text,
+        &[
+            &format!(r#"{series}"not_retried",stop="not_retryable"}} 1"#),
+            &format!(r#"{series}"not_retried"}} 1"#),
+            &format!(r#"{series}"failed"}} 1"#),
+            &format!(r#"{series}"not_retried",stop="budget"}} 1"#),
         ],
     );
 }
@@ -225,6 +363,94 @@ fn a_circuit_is_seen_to_open_half_open_and_close() {
     );
 }
 
+/// What a call through a circuit tells, in its own time.
+fn call_of(state: &'static str) -> (tracing::Span, impl FnOnce()) {
+    let span = tracing::info_span!(
+        target: "buttress",
+        "circuit_breaker_call",
+        circuit_key = "model",
+        circuit_state_at_start = state,
+        circuit_state = tracing::field::Empty,
+        outcome = tracing::field::Empty,
+    );
+    let ended = span.clone();
+    (span, move || {
+        ended.record("circuit_state", state);
+        ended.record("outcome", "success");
+    })
+}
+
+fn opened() {
+    drop(tracing::info_span!(
+        target: "buttress",
+        "circuit_breaker.opened",
+        circuit_key = "model",
+        state_transition = "CLOSED -> OPEN",
+        outcome = "success",
+    ));
+}
+
+#[test]
+fn a_late_call_does_not_take_back_a_change_of_its_circuit() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let is = |number: u8| {
+        let line = format!(r#"buttress_circuit_breaker_state{{circuit="model"}} {number}"#);
+        has(&recorder.handle().render(), &[&line]);
+    };
+    metrics::with_local_recorder(&recorder, || {
+        paused(tracing_subscriber::registry().with(MetricsLayer::new()), async || {
+            // Two calls look at the circuit, and then it opens before they have told what they saw.
+            let (first, first_ends) = call_of("closed");
+            let (cancelled, _) = call_of("closed");
+            opened();
+            is(2);
+            first_ends();
+            is(2);
+            // Dropped without a word about the circuit's end.
+            cancelled.record("outcome", "cancelled");
+            is(2);
+            drop((first, cancelled));
+            // One that began after the change knows better: changes are told outside every lock, so
+            // that a newer one may have come first, and disabling a circuit is told by calls alone.
+            let (span, ends) = call_of("half_open");
+            ends();
+            is(1);
+            drop(span);
+        });
+    });
+}
+
+#[test]
+fn a_circuit_that_is_disabled_while_open_rejects_nobody() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let is = |number: u8| {
+        let line = format!(r#"buttress_circuit_breaker_state{{circuit="other"}} {number}"#);
+        has(&recorder.handle().render(), &[&line]);
+    };
+    metrics::with_local_recorder(&recorder, || {
+        paused(tracing_subscriber::registry().with(MetricsLayer::new()), async || {
+            // The name that stands for all that are too many may be that of a circuit, too.
+            let layer = CircuitBreakerLayer::new("other").consecutive_failures(1);
+            let circuit = layer.circuit();
+            let agent = layer.layer(script([Answer::error("reset")]));
+            agent.clone().oneshot("AAPL").await.unwrap_err();
+            is(2);
+            circuit.disable();
+            agent.clone().oneshot("AAPL").await.unwrap_err();
+            is(0);
+            circuit.force_open();
+            is(2);
+            circuit.metrics_only();
+            agent.clone().oneshot("AAPL").await.unwrap_err();
+            is(0);
+            circuit.force_half_open();
+            is(1);
+            circuit.reset();
+            is(0);
+        });
+    });
+}
+
 #[test]
 fn swarms_and_streams_are_counted() {
     let text = counted(MetricsLayer::new, async || {
@@ -234,19 +460,38 @@ fn swarms_and_streams_are_counted() {
             .build()
             .unwrap();
         swarm.oneshot("AAPL").await.unwrap();
-        let streamed = FirstItemLayer::new().agent_id("writer").layer(service_fn(async |()| {
+        let cut = |items: usize| {
+            let broken = std::iter::once_with(|| Err(io::Error::other("reset")));
+            stream::iter(std::iter::repeat_with(|| Ok("a")).take(items).chain(broken))
+        };
+        let streamed = FirstItemLayer::new().agent_id("writer");
+        let fine = streamed.clone().layer(service_fn(async |()| {
             tokio::time::sleep(SECOND).await;
             Ok::<_, io::Error>(stream::iter([Ok::<_, io::Error>("a"), Ok("b")]))
         }));
-        streamed.oneshot(()).await.unwrap().collect::<Vec<_>>().await;
+        fine.oneshot(()).await.unwrap().collect::<Vec<_>>().await;
+        for items in [0, 1, 2] {
+            let broken = service_fn(async |()| Ok::<_, io::Error>(cut(items)));
+            match streamed.clone().layer(broken).oneshot(()).await {
+                Ok(stream) => assert_eq!(stream.collect::<Vec<_>>().await.len(), items + 1),
+                Err(_) => assert_eq!(items, 0),
+            }
+        }
     });
     has(
         &text,
         &[
             r#"buttress_swarm_calls{swarm="research_swarm",outcome="success",level="1"} 1"#,
             r#"buttress_swarm_degradation_level{swarm="research_swarm"} 1"#,
-            r#"buttress_stream_items{agent="writer"} 2"#,
+            r#"buttress_swarm_agent_calls{agent="trend",outcome="success"} 1"#,
+            r#"buttress_swarm_agent_calls{agent="mood",outcome="failure",error_type="transient"} 1"#,
+            r#"buttress_stream_items{agent="writer"} 5"#,
             r#"buttress_stream_first_item_duration_sum{agent="writer"} 1"#,
+            r#"buttress_stream_calls{agent="writer",outcome="success"} 1"#,
+            r#"buttress_stream_calls{agent="writer",outcome="failure",error_type="transient"} 1"#,
+            // After an item, so that nobody could try again.
+            r#"buttress_stream_calls{agent="writer",outcome="interrupted",error_type="transient"} 2"#,
+            r#"buttress_stream_duration_sum{agent="writer",outcome="success"} 1"#,
         ],
     );
 }
@@ -303,7 +548,7 @@ fn several_observers_of_one_subscriber_hear_of_every_span() {
     });
     assert_eq!(*one.lock().unwrap(), ["fault_tolerant_agent_invoke"]);
     assert_eq!(*two.lock().unwrap(), ["fault_tolerant_agent_invoke"]);
-    has(&text, &[r#"buttress_agent_calls{agent="research",outcome="success",error_type=""} 1"#]);
+    has(&text, &[r#"buttress_agent_calls{agent="research",outcome="success"} 1"#]);
 }
 
 #[test]
@@ -320,4 +565,28 @@ fn the_span_above_is_one_of_the_contract_whatever_stands_between() {
     );
     let [(_, _, above), (_, agent, none)] = said[..] else { panic!("{said:?}") };
     assert_eq!((above, none), (Some(agent), None), "{said:?}");
+}
+
+/// What an exporter makes of the names, as the documentation of [`MetricsLayer`] says.
+#[test]
+fn counters_end_in_total_only_where_the_exporter_is_asked_for_it() {
+    for (recommended, name) in
+        [(false, "buttress_agent_calls"), (true, "buttress_agent_calls_total")]
+    {
+        let builder = PrometheusBuilder::new().with_recommended_naming(recommended);
+        let recorder = builder.build_recorder();
+        let text = metrics::with_local_recorder(&recorder, || {
+            paused(tracing_subscriber::registry().with(MetricsLayer::new()), async || {
+                let agent = AgentLayer::new("research").layer(script([Answer::ok("fine")]));
+                agent.oneshot("AAPL").await.unwrap();
+            });
+            recorder.handle().render()
+        });
+        has(&text, &[&format!(r#"{name}{{agent="research",outcome="success"}} 1"#)]);
+        let seconds = if recommended { "_seconds" } else { "" };
+        let time = format!(
+            r#"buttress_agent_duration{seconds}_count{{agent="research",outcome="success"}} 1"#
+        );
+        has(&text, &[&time]);
+    }
 }

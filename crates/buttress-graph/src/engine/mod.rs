@@ -5,13 +5,13 @@ mod saving;
 
 use std::{
     collections::BTreeMap,
-    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, atomic::AtomicU32},
 };
 
 use buttress::{
     Error, ErrorKind, Failure, WorkflowId,
+    catch_panic::Panic,
     checkpoint::{Payload, TaskWrite, Workflow, WriteKind},
 };
 use serde_json::Value;
@@ -289,11 +289,10 @@ impl<'a, S: State> Run<'a, S> {
             Some((&*task.node, update))
         });
         let state = &mut self.record.state;
-        std::panic::catch_unwind(AssertUnwindSafe(|| crate::state::merge(state, updates)))
-            .unwrap_or_else(|_| {
-                let nodes: Vec<_> = tasks.iter().map(|task| &*task.node).collect();
-                Err(GraphError::routing(&nodes.join(", "), "what applies the updates panicked"))
-            })?;
+        Panic::catch(|| crate::state::merge(state, updates)).unwrap_or_else(|_| {
+            let nodes: Vec<_> = tasks.iter().map(|task| &*task.node).collect();
+            Err(GraphError::routing(&nodes.join(", "), "what applies the updates panicked"))
+        })?;
         let mut led = Led::default();
         // Whoever runs and is not run again, is not so in a row.
         if !self.record.retries.is_empty() {
@@ -542,8 +541,7 @@ impl<S: State> Branch<S> {
         state: &S,
         result: Result<(), &Failure>,
     ) -> Result<Vec<&(String, usize)>, GraphError> {
-        let ask = AssertUnwindSafe(|| (self.router)(state, result));
-        let route = std::panic::catch_unwind(ask)
+        let route = Panic::catch(|| (self.router)(state, result))
             .map_err(|_| GraphError::routing(node, "the router panicked"))?;
         let chosen = route.0.iter().map(|label| {
             let found = self.routes.iter().find(|(known, _)| known == label);

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use buttress::{Error, ErrorKind, Failure};
+use buttress::{Error, ErrorKind, Failure, catch_panic::Panic};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tracing::{Instrument as _, instrument::Instrumented};
 
@@ -158,9 +158,11 @@ impl<S: State> Future for Calling<'_, S> {
                 // What it does is none of what the node has done.
                 request.idempotency_key.push_str(":on_error");
                 let answer = AssertUnwindSafe(async move { handler(request, of_handler).await });
-                let answer = answer
-                    .catch_unwind()
-                    .map(|answer| answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Panicked))));
+                let answer = answer.catch_unwind().map(|answer| {
+                    answer.unwrap_or_else(|payload| {
+                        Err(Error::new(ErrorKind::Panicked).with_source(Panic::from(payload)))
+                    })
+                });
                 self.future = answer.boxed().instrument(span.span());
                 self.handled = Some(failure);
                 self.span = Some(span);

@@ -341,6 +341,40 @@ async fn a_panic_is_the_nodes_failure_and_a_handler_deals_with_it() {
     assert_eq!(visits[1], "after");
 }
 
+/// Panics when it is dropped, and so does what it panics with.
+struct Bomb(u8);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            std::panic::panic_any(Self(self.0 - 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_or_a_router_panics_with_goes_no_further() {
+    let handler = NodeOptions::none()
+        .on_error(|_, _| async { std::panic::panic_any(Bomb(3)) as Result<Visit, Error> });
+    let fails = |_: Log| async { Err::<Visit, _>(io::Error::other("reset")) };
+    let handled = StateGraph::new("handled")
+        .add_node_with("fails", fails, handler)
+        .add_edge(START, "fails")
+        .add_edge("fails", END)
+        .compile()
+        .unwrap();
+    let error = run(&handled).await.unwrap_err();
+    assert!(matches!(error.kind(), GraphErrorKind::NodeFailed { .. }), "{error:?}");
+    let lost = StateGraph::new("lost")
+        .add_node("node", node("node"))
+        .add_edge(START, "node")
+        .add_conditional_edges("node", |_, _| std::panic::panic_any(Bomb(3)), [("on", END)])
+        .compile()
+        .unwrap();
+    let error = run(&lost).await.unwrap_err();
+    assert_eq!(error.to_string(), r#"behind node "node": the router panicked"#);
+}
+
 #[tokio::test]
 async fn a_route_that_is_none_is_an_error_that_names_those_that_are() {
     let graph = |router: fn() -> Route| {

@@ -1,12 +1,8 @@
 //! The thread that writes: one for each store, so that nobody waits in SQLite's unfair way.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
-    sync::Arc,
-    thread,
-};
+use std::{path::PathBuf, sync::Arc, thread};
 
+use buttress::catch_panic::Panic;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
@@ -154,7 +150,7 @@ where
         };
         // A clock is the user's, and may panic: what it has written is rolled back, and the thread
         // is there for the next.
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(connection)))
+        let outcome = Panic::catch(|| work(connection))
             .unwrap_or_else(|_| Err(Problem::unavailable("what was to be written has panicked")));
         let failed = outcome.as_ref().err().map(Problem::share);
         self.outcome = Some(outcome);

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +19,7 @@ use super::{
 };
 use crate::{
     AnyError, BoxError, ConfigError, Error, OpenReason,
+    catch_panic::Panic,
     once::Once,
     telemetry::{self, Labels},
 };
@@ -566,9 +566,7 @@ impl Shared {
                 (transition, all)
             };
             for listener in listeners {
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| listener(&transition))) {
-                    // What it panicked with may panic again when it is dropped.
-                    drop(catch_unwind(AssertUnwindSafe(|| drop(payload))));
+                if Panic::catch(|| listener(&transition)).is_err() {
                     tracing::error!(
                         target: telemetry::LOG_TARGET,
                         "A listener of circuit {} panicked",

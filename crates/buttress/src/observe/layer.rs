@@ -1,8 +1,10 @@
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     marker::PhantomData,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +19,10 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::telemetry::{TARGET, key};
+use crate::{
+    catch_panic::Panic,
+    telemetry::{TARGET, key},
+};
 
 /// Longer texts are cut.
 const LONGEST_TEXT: usize = 4096;
@@ -27,12 +32,15 @@ const LONGEST_TEXT: usize = 4096;
 /// That is when it records its outcome, whoever still holds the span, or when it closes without one.
 /// Each span is handed over once; spans of other targets are none of its business.
 ///
-/// The observer is called on the thread of the call, so it must be quick. Its panics are caught.
-/// Texts are cut at 4 KiB. A subscriber may have several such layers; of those with an observer of the
-/// same type, one hears.
+/// The observer is called on the thread of the call, so it must be quick. Its panics are caught, and so
+/// are those of the values that are written. Texts are cut at 4 KiB, and not written any further; a
+/// field that is recorded again has its last value. A subscriber may have several such layers; of those
+/// with an observer of the same type, one hears.
 #[derive(Debug)]
 pub struct ObserveLayer<O> {
     pub(super) observer: O,
+    /// How many spans have begun.
+    begun: AtomicU64,
 }
 
 /// Who observes; implemented for functions of one [`Observed`].
@@ -49,10 +57,16 @@ pub struct Observed {
     parent: Option<u64>,
     /// Its own, or that of the nearest span above it.
     agent: Option<Arc<str>>,
+    /// Its place among all that its layer has seen begin.
+    place: u64,
     started: Instant,
     took: Duration,
-    fields: Vec<(&'static str, Value)>,
+    fields: Fields,
 }
+
+/// What was recorded, each field once.
+#[derive(Debug, Default)]
+struct Fields(Vec<(&'static str, Value)>);
 
 #[derive(Debug)]
 enum Value {
@@ -67,6 +81,13 @@ struct Open<O>(Option<Observed>, PhantomData<fn() -> O>);
 
 /// The agent of a span, for those below it.
 struct Agent(Option<Arc<str>>);
+
+/// A text that takes no more than is kept of it.
+#[derive(Default)]
+struct Cut {
+    text: String,
+    is_full: bool,
+}
 
 // ===== impl Observed =====
 
@@ -98,7 +119,15 @@ impl Observed {
     /// Returns the agent that it names, else that of the nearest span above it.
     #[must_use]
     pub fn agent_id(&self) -> Option<&str> {
-        self.agent.as_deref()
+        self.str(key::AGENT_ID).or(self.agent.as_deref())
+    }
+
+    /// Returns its place among all spans that its layer has seen begin.
+    ///
+    /// Spans are told in the order in which they end, and those of several threads in any.
+    #[must_use]
+    pub const fn place(&self) -> u64 {
+        self.place
     }
 
     /// Returns how long it took.
@@ -144,39 +173,72 @@ impl Observed {
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
-        self.fields.iter().rev().find(|(known, _)| *known == key).map(|(_, value)| value)
+        self.fields.get(key)
+    }
+}
+
+// ===== impl Fields =====
+
+impl Fields {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    fn set(&mut self, key: &'static str, value: Value) {
+        match self.0.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((key, value)),
+        }
     }
 }
 
 /// Takes up what a span records.
-impl Visit for Observed {
+impl Visit for Fields {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.fields.push((field.name(), Value::Number(value)));
+        self.set(field.name(), Value::Number(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.fields.push((field.name(), Value::Integer(value)));
+        self.set(field.name(), Value::Integer(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
-        self.fields.push((field.name(), Value::Integer(value)));
+        self.set(field.name(), Value::Integer(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.fields.push((field.name(), Value::Truth(value)));
+        self.set(field.name(), Value::Truth(value));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let mut end = value.len().min(LONGEST_TEXT);
-        while !value.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.fields.push((field.name(), Value::Text(value[..end].to_owned())));
+        let mut cut = Cut::default();
+        // Full is as good as written.
+        _ = cut.write_str(value);
+        self.set(field.name(), Value::Text(cut.text));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        let mut cut = Cut::default();
+        // It is the program's own and may panic, with half of it written.
+        drop(Panic::catch(|| write!(cut, "{value:?}")));
+        self.set(field.name(), Value::Text(cut.text));
+    }
+}
+
+// ===== impl Cut =====
+
+impl fmt::Write for Cut {
+    /// Fails once it is full, so that who writes for ever may stop.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = if self.is_full { 0 } else { LONGEST_TEXT - self.text.len() };
+        self.is_full |= text.len() > room;
+        let mut end = text.len().min(room);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.text.push_str(&text[..end]);
+        if self.is_full { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -193,13 +255,13 @@ impl<F: Fn(&Observed)> Observe for F {
 impl<O: Observe> ObserveLayer<O> {
     /// Creates the layer.
     pub const fn new(observer: O) -> Self {
-        Self { observer }
+        Self { observer, begun: AtomicU64::new(0) }
     }
 
     fn hand_over(&self, mut span: Observed) {
         span.took = span.started.elapsed();
         // What goes wrong here is no failure of the agent.
-        drop(catch_unwind(AssertUnwindSafe(|| self.observer.observe(&span))));
+        drop(Panic::catch(|| self.observer.observe(&span)));
     }
 }
 
@@ -222,11 +284,13 @@ where
             id: id.into_u64(),
             parent: above.map(|above| above.id().into_u64()),
             agent: None,
+            // What was done before a span began is seen by who comes behind it in this order.
+            place: self.begun.fetch_add(1, Ordering::AcqRel),
             started: Instant::now(),
             took: Duration::ZERO,
-            fields: Vec::new(),
+            fields: Fields::default(),
         };
-        attributes.record(&mut observed);
+        attributes.record(&mut observed.fields);
         observed.agent = match observed.str(key::AGENT_ID) {
             Some(agent) => Some(agent.into()),
             None => span.scope().skip(1).find_map(|above| {
@@ -246,11 +310,19 @@ where
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
+        if span.extensions().get::<Open<O>>().is_none_or(|open| open.0.is_none()) {
+            return;
+        }
+        // Outside the lock: values are the program's own, and may use tracing while they are written.
+        let mut fields = Fields::default();
+        values.record(&mut fields);
         let ended = {
             let mut extensions = span.extensions_mut();
             let Some(Open(open, _)) = extensions.get_mut::<Open<O>>() else { return };
             let Some(observed) = open else { return };
-            values.record(observed);
+            for (key, value) in fields.0 {
+                observed.fields.set(key, value);
+            }
             if observed.get(key::OUTCOME).is_none() {
                 return;
             }

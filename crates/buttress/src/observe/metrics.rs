@@ -7,7 +7,7 @@ use std::{
 };
 
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use tracing::{
     Subscriber,
@@ -18,13 +18,18 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::{Observe, ObserveLayer, Observed};
-use crate::telemetry::{key, outcome, span};
+use super::{
+    Observe, ObserveLayer, Observed,
+    circuits::{Circuits, Sign},
+};
+use crate::telemetry::{self, key, outcome, span};
 
 /// Counts what the layers do, for the recorder of the `metrics` facade.
 ///
-/// Names and attributes are those of OpenTelemetry's conventions: a word for each level, seconds,
-/// `error.type`. An exporter for Prometheus makes `buttress_agent_calls_total` of `buttress.agent.calls`.
+/// Names and attributes are those of OpenTelemetry's conventions: a word for each level, seconds, and
+/// `error.type` where there is an error, the kind of failure in snake case. What an exporter makes of the
+/// names is its own: metrics-exporter-prometheus writes `buttress_agent_calls`, and
+/// `buttress_agent_calls_total` only after `with_recommended_naming(true)`, which adds units as well.
 ///
 /// | name | kind | attributes |
 /// |---|---|---|
@@ -32,20 +37,32 @@ use crate::telemetry::{key, outcome, span};
 /// | `buttress.agent.duration` | histogram, s | `agent`, `outcome` |
 /// | `buttress.retry.attempts` | counter | `agent`, `outcome`, `error.type` |
 /// | `buttress.retry.attempt.duration` | histogram, s | `agent`, `outcome` |
-/// | `buttress.retry.series` | counter | `agent`, `result`: `first`, `rescued`, `failed` |
+/// | `buttress.retry.series` | counter | `agent`, `result`, `stop` where it ended without success |
 /// | `buttress.circuit_breaker.calls` | counter | `circuit`, `outcome` |
 /// | `buttress.circuit_breaker.state` | gauge | `circuit`; 0 closed, 1 half-open, 2 open |
 /// | `buttress.circuit_breaker.transitions` | counter | `circuit`, `transition` |
-/// | `buttress.timeout.calls` | counter | `agent`, `outcome` |
+/// | `buttress.timeout.calls` | counter | `agent`, `outcome`: `timeout` where its own limit ran out |
 /// | `buttress.fallback.calls` | counter | `agent`, `outcome`, `level` |
 /// | `buttress.swarm.calls` | counter | `swarm`, `outcome`, `level` |
 /// | `buttress.swarm.degradation_level` | gauge, of the last call | `swarm` |
+/// | `buttress.swarm.agent.calls` | counter | `agent`, `outcome`, `error.type` |
+/// | `buttress.stream.calls` | counter | `agent`, `outcome`: `interrupted` after an item; `error.type` |
+/// | `buttress.stream.duration` | histogram, s | `agent`, `outcome` |
 /// | `buttress.stream.items` | counter | `agent` |
 /// | `buttress.stream.first_item.duration` | histogram, s | `agent` |
 /// | `buttress.graph.runs` | counter | `graph`, `outcome` |
 /// | `buttress.graph.node.duration` | histogram, s | `node`, `outcome` |
 /// | `buttress.checkpoint.calls` | counter | `operation`, `outcome` |
 /// | `buttress.checkpoint.duration` | histogram, s | `operation` |
+///
+/// The `result` of a series is `first` (its first attempt succeeded), `rescued` (a later one did),
+/// `failed` (none of several did, or its caller gave up meanwhile) or `not_retried` (only one was made, in
+/// vain). So retry success, as `buttress stats` counts it, is `rescued` by `rescued` and `failed`. `stop`
+/// is the reason of the last: `attempts`, `not_retryable`, `deadline`, `budget`, `retry_after_over_cap`.
+///
+/// The state of a circuit is the newest that was told. Changes are told as they happen, but for
+/// `disable()` and `metrics_only()`: those, which count as closed, are known from the next call on. A
+/// call that began before a change says nothing any more.
 ///
 /// Install the recorder before the layer is made, which describes the instruments. The layer is one of
 /// a `tracing` subscriber that enables the target `buttress` at level INFO; the layers of services
@@ -74,7 +91,7 @@ pub struct MetricsLayer {
 struct Meter {
     most_values: usize,
     agents: Known,
-    circuits: Known,
+    circuits: Circuits,
     swarms: Known,
     graphs: Known,
     nodes: Known,
@@ -89,6 +106,11 @@ const OTHER: &str = "other";
 /// The agent of a span that has none.
 const NOBODY: &str = "unknown";
 
+/// The states of a circuit, as numbers.
+const CLOSED: f64 = 0.0;
+const HALF_OPEN: f64 = 1.0;
+const OPEN: f64 = 2.0;
+
 // ===== impl MetricsLayer =====
 
 impl MetricsLayer {
@@ -99,7 +121,7 @@ impl MetricsLayer {
         let meter = Meter {
             most_values: 1_000,
             agents: Known::default(),
-            circuits: Known::default(),
+            circuits: Circuits::default(),
             swarms: Known::default(),
             graphs: Known::default(),
             nodes: Known::default(),
@@ -165,6 +187,13 @@ fn describe() {
     describe_counter!("buttress.fallback.calls", Unit::Count, "Calls through a fallback chain.");
     describe_counter!("buttress.swarm.calls", Unit::Count, "Calls of swarms.");
     describe_gauge!("buttress.swarm.degradation_level", "Degradation of a swarm's last call.");
+    describe_counter!("buttress.swarm.agent.calls", Unit::Count, "Calls of agents in swarms.");
+    describe_counter!("buttress.stream.calls", Unit::Count, "Streamed answers.");
+    describe_histogram!(
+        "buttress.stream.duration",
+        Unit::Seconds,
+        "Time from a call to the end of its streamed answer."
+    );
     describe_counter!("buttress.stream.items", Unit::Count, "Items of streamed answers.");
     describe_histogram!(
         "buttress.stream.first_item.duration",
@@ -201,36 +230,39 @@ impl Observe for Meter {
         let outcome = seen.str(key::OUTCOME).unwrap_or(outcome::CANCELLED).to_owned();
         match seen.name() {
             span::AGENT => {
-                let (agent, kind) = (self.agent(seen), kind_of(seen));
-                counter!("buttress.agent.calls", "agent" => agent.clone(), "outcome" => outcome.clone(), "error.type" => kind)
-                    .increment(1);
-                histogram!("buttress.agent.duration", "agent" => agent, "outcome" => outcome)
-                    .record(seen.took());
+                let labels = self.labels(seen, &outcome);
+                counter!("buttress.agent.calls", with_kind(&labels, seen)).increment(1);
+                histogram!("buttress.agent.duration", labels).record(seen.took());
             }
             span::RETRY_ATTEMPT => {
-                let (agent, kind) = (self.agent(seen), kind_of(seen));
-                counter!("buttress.retry.attempts", "agent" => agent.clone(), "outcome" => outcome.clone(), "error.type" => kind)
-                    .increment(1);
-                histogram!("buttress.retry.attempt.duration", "agent" => agent, "outcome" => outcome)
-                    .record(seen.took());
+                let labels = self.labels(seen, &outcome);
+                counter!("buttress.retry.attempts", with_kind(&labels, seen)).increment(1);
+                histogram!("buttress.retry.attempt.duration", labels).record(seen.took());
             }
             span::RETRY => {
-                let needed = seen.i64("attempts_needed").unwrap_or(0);
-                let result = match (&*outcome, needed) {
-                    (outcome::SUCCESS, ..=1) => "first",
-                    (outcome::SUCCESS, _) => "rescued",
-                    _ => "failed",
-                };
-                counter!("buttress.retry.series", "agent" => self.agent(seen), "result" => result)
+                let mut labels = vec![
+                    Label::new("agent", self.agent(seen)),
+                    Label::new("result", result_of(seen, &outcome)),
+                ];
+                if outcome != outcome::SUCCESS
+                    && let Some(stop) = seen.str("stop")
+                {
+                    labels.push(Label::new("stop", stop.to_owned()));
+                }
+                counter!("buttress.retry.series", labels).increment(1);
+            }
+            span::CIRCUIT_BREAKER => {
+                let sign = Sign::Call(seen.str("circuit_state").and_then(number_of));
+                let circuit = self.circuit(seen, sign);
+                counter!("buttress.circuit_breaker.calls", "circuit" => circuit, "outcome" => outcome)
                     .increment(1);
             }
-            span::CIRCUIT_BREAKER => self.breaker(seen, outcome),
-            span::CIRCUIT_OPENED => self.transition(seen, 2.0),
-            span::CIRCUIT_HALF_OPENED => self.transition(seen, 1.0),
-            span::CIRCUIT_CLOSED => self.transition(seen, 0.0),
+            span::CIRCUIT_OPENED => self.transition(seen, OPEN),
+            span::CIRCUIT_HALF_OPENED => self.transition(seen, HALF_OPEN),
+            span::CIRCUIT_CLOSED => self.transition(seen, CLOSED),
             span::TIMEOUT => {
-                counter!("buttress.timeout.calls", "agent" => self.agent(seen), "outcome" => timed(seen, outcome))
-                    .increment(1);
+                let outcome = if ran_out(seen) { "timeout" } else { &outcome };
+                counter!("buttress.timeout.calls", self.labels(seen, outcome)).increment(1);
             }
             span::FALLBACK => {
                 let level = level(seen.i64("fallback_level"));
@@ -238,15 +270,11 @@ impl Observe for Meter {
                     .increment(1);
             }
             span::SWARM => self.swarm(seen, outcome),
-            span::STREAM => {
-                let agent = self.agent(seen);
-                if let Some(time) = seen.f64("first_item_seconds") {
-                    histogram!("buttress.stream.first_item.duration", "agent" => agent.clone())
-                        .record(time);
-                }
-                let items = seen.i64("items").unwrap_or(0).unsigned_abs();
-                counter!("buttress.stream.items", "agent" => agent).increment(items);
+            span::SWARM_AGENT => {
+                let labels = self.labels(seen, &outcome);
+                counter!("buttress.swarm.agent.calls", with_kind(&labels, seen)).increment(1);
             }
+            span::STREAM => self.stream(seen, &outcome),
             span::GRAPH => {
                 let graph = self.graphs.value(seen.otel_name(), self.most_values);
                 counter!("buttress.graph.runs", "graph" => graph, "outcome" => outcome)
@@ -275,36 +303,25 @@ impl Meter {
         self.agents.value(seen.agent_id().unwrap_or(NOBODY), self.most_values)
     }
 
-    fn circuit(&self, seen: &Observed) -> Cow<'static, str> {
-        self.circuits.value(seen.str("circuit_key").unwrap_or(NOBODY), self.most_values)
+    /// Returns what most instruments count by.
+    fn labels(&self, seen: &Observed, outcome: &str) -> Vec<Label> {
+        let agent = Label::new("agent", self.agent(seen));
+        vec![agent, Label::new("outcome", outcome.to_owned())]
     }
 
-    fn breaker(&self, seen: &Observed, outcome: String) {
-        let circuit = self.circuit(seen);
-        counter!("buttress.circuit_breaker.calls", "circuit" => circuit.clone(), "outcome" => outcome)
-            .increment(1);
-        let state = match seen.str("circuit_state").or_else(|| seen.str("circuit_state_at_start")) {
-            Some("closed") => 0.0,
-            Some("half_open") => 1.0,
-            Some("open" | "forced_open") => 2.0,
-            // Neither of them lets a failure do anything.
-            Some("disabled" | "metrics_only") => 0.0,
-            _ => return,
-        };
+    /// Takes over what a span tells of a circuit; returns the name to count under.
+    fn circuit(&self, seen: &Observed, sign: Sign) -> Cow<'static, str> {
+        let name = seen.str("circuit_key").unwrap_or(NOBODY);
         // Of the many that share one name nobody could tell whose state it is.
-        if circuit != OTHER {
-            gauge!("buttress.circuit_breaker.state", "circuit" => circuit).set(state);
-        }
+        let is_known = self.circuits.take_over(name, self.most_values, seen.place(), sign);
+        if is_known { name.to_owned().into() } else { OTHER.into() }
     }
 
     fn transition(&self, seen: &Observed, state: f64) {
-        let circuit = self.circuit(seen);
+        let circuit = self.circuit(seen, Sign::Change(state));
         let transition = seen.str("state_transition").unwrap_or_default().to_owned();
-        counter!("buttress.circuit_breaker.transitions", "circuit" => circuit.clone(), "transition" => transition)
+        counter!("buttress.circuit_breaker.transitions", "circuit" => circuit, "transition" => transition)
             .increment(1);
-        if circuit != OTHER {
-            gauge!("buttress.circuit_breaker.state", "circuit" => circuit).set(state);
-        }
     }
 
     fn swarm(&self, seen: &Observed, outcome: String) {
@@ -320,17 +337,59 @@ impl Meter {
             gauge!("buttress.swarm.degradation_level", "swarm" => swarm).set(degradation as f64);
         }
     }
+
+    fn stream(&self, seen: &Observed, outcome: &str) {
+        let agent = self.agent(seen);
+        if let Some(time) = seen.f64("first_item_seconds") {
+            histogram!("buttress.stream.first_item.duration", "agent" => agent.clone())
+                .record(time);
+        }
+        let items = seen.i64("items").unwrap_or(0).unsigned_abs();
+        counter!("buttress.stream.items", "agent" => agent).increment(items);
+        // After an item nothing is tried again: what was handed on is all that its reader gets.
+        let is_interrupted = items > 0 && outcome == outcome::FAILURE;
+        let outcome = if is_interrupted { "interrupted" } else { outcome };
+        let labels = self.labels(seen, outcome);
+        counter!("buttress.stream.calls", with_kind(&labels, seen)).increment(1);
+        histogram!("buttress.stream.duration", labels).record(seen.took());
+    }
 }
 
-/// Returns `timeout` for a call whose own limit ran out, and not one further in.
-fn timed(seen: &Observed, outcome: String) -> String {
-    let is_own = seen.str(key::STATUS_MESSAGE).is_some_and(|text| text.contains("timed out"));
-    if is_own { "timeout".to_owned() } else { outcome }
+/// Returns the number of a circuit's state.
+fn number_of(state: &str) -> Option<f64> {
+    match state {
+        // Of the last two neither lets a failure do anything.
+        "closed" | "disabled" | "metrics_only" => Some(CLOSED),
+        "half_open" => Some(HALF_OPEN),
+        "open" | "forced_open" => Some(OPEN),
+        _ => None,
+    }
 }
 
-fn kind_of(seen: &Observed) -> Cow<'static, str> {
-    // Kinds are words of ours, and few.
-    seen.str(key::ERROR_TYPE).map_or("".into(), |kind| kind.to_owned().into())
+/// Returns what a series of attempts came to, as the statistics of Langfuse count it.
+fn result_of(seen: &Observed, outcome: &str) -> &'static str {
+    let is_retried = seen.i64("attempts_needed").unwrap_or(0) > 1;
+    match (outcome == outcome::SUCCESS, is_retried) {
+        (true, false) => "first",
+        (true, true) => "rescued",
+        (false, true) => "failed",
+        (false, false) => "not_retried",
+    }
+}
+
+/// Tells whether a call's own limit ran out, and not one further in, which is passed on without a level.
+fn ran_out(seen: &Observed) -> bool {
+    seen.str(key::LEVEL) == Some(telemetry::level::ERROR)
+        && seen.str(key::FAILURE_KIND) == Some("timeout")
+}
+
+/// Adds the kind of failure, where there is one; kinds are words of ours, and few.
+fn with_kind(labels: &[Label], seen: &Observed) -> Vec<Label> {
+    let mut labels = labels.to_vec();
+    if let Some(kind) = seen.str(key::ERROR_TYPE) {
+        labels.push(Label::new("error.type", kind.to_owned()));
+    }
+    labels
 }
 
 /// Returns a level; the few that are.

@@ -30,6 +30,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "metrics")]
+mod circuits;
 mod layer;
 #[cfg(feature = "metrics")]
 mod metrics;

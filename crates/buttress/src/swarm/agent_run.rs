@@ -1,7 +1,6 @@
 //! One agent's part of a swarm's call.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -12,7 +11,7 @@ use tower::{Service, util::BoxCloneSyncService};
 use super::{Member, spans};
 use crate::{
     Error,
-    catch_panic::panicked,
+    catch_panic::{Panic, panicked},
     telemetry::{Labels, Telemetry, outcome},
 };
 
@@ -50,9 +49,9 @@ impl<Req, T> AgentRun<Req, T> {
         labels: &Labels,
         swarm: &Telemetry,
     ) -> Self {
-        let state = match catch_unwind(AssertUnwindSafe(|| member.service.clone())) {
+        let state = match Panic::catch(|| member.service.clone()) {
             Ok(agent) => State::Readying { agent, request },
-            Err(payload) => State::Panicked(Some(panicked(payload))),
+            Err(panic) => State::Panicked(Some(panicked(panic))),
         };
         Self {
             place,
@@ -149,7 +148,5 @@ impl<Req, T> Unpin for AgentRun<Req, T> {}
 
 /// Drops what is an agent's: its panic must not reach the other agents.
 fn drop_caught<T>(value: T) {
-    let dropped = catch_unwind(AssertUnwindSafe(|| drop(value)));
-    // What it panicked with may be anything, so its drop may panic as well.
-    drop(catch_unwind(AssertUnwindSafe(|| drop(dropped))));
+    drop(Panic::catch(|| drop(value)));
 }
