@@ -280,6 +280,36 @@ async fn a_reader_that_takes_its_time_is_not_idle() {
     assert!(stream.next().await.is_none());
 }
 
+/// A model that talks faster than its reader reads is never waited for.
+#[tokio::test(start_paused = true)]
+async fn the_total_cuts_items_that_come_without_a_wait() {
+    let layer = StreamTimeoutLayer::new().total(seconds(60));
+    let agent = ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(async |()| Ok::<_, io::Error>(stream::repeat_with(|| Ok::<_, io::Error>(1))));
+    let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+    // The last second still counts.
+    for _ in 0..4 {
+        assert_eq!(stream.next().await.unwrap().unwrap(), 1);
+        tokio::time::advance(seconds(20)).await;
+    }
+    let error = stream.next().await.unwrap().unwrap_err();
+    assert_eq!((interrupted(&error), limit(&error)), (4, (TimeLimit::Total, seconds(60))));
+    assert!(stream.next().await.is_none());
+}
+
+/// The end that a reader comes to late is no failure.
+#[tokio::test(start_paused = true)]
+async fn the_total_does_not_cut_a_stream_that_has_said_everything() {
+    let layer = StreamTimeoutLayer::new().total(seconds(60));
+    let model = Model::new(&[&[Wait(1), Item(1)]]);
+    let agent = ServiceBuilder::new().layer(layer).service(model.service());
+    let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+    stream.next().await.unwrap().unwrap();
+    tokio::time::advance(seconds(100)).await;
+    assert!(stream.next().await.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_cut_is_dropped_before_its_reader_hears_of_it() {
     struct Dropped(Arc<AtomicUsize>);
@@ -500,4 +530,129 @@ async fn a_stream_from_before_the_circuit_opened_changes_nothing() {
     circuit.reset();
     old.next().await.unwrap().unwrap_err();
     assert_eq!((circuit.state(), circuit.snapshot().late), (State::Closed, 1));
+}
+
+/// A stream in each of its states, dropped there: the one permit comes back, and is taken for what the
+/// stream had come to.
+#[tokio::test(start_paused = true)]
+async fn a_stream_can_be_dropped_in_every_state() {
+    let steps = [Wait(1), Item(1), Wait(1), Item(2), Wait(1)];
+    // After so many half seconds the call and then its stream are dropped.
+    for halves in 0..8 {
+        let model = Model::new(&[&steps, &[Item(7)]]);
+        let layer = CircuitBreakerLayer::new("model")
+            .half_open(HalfOpen::consecutive(1, 1))
+            .open_for(seconds(10));
+        let circuit = layer.circuit();
+        let mut agent = ServiceBuilder::new()
+            .layer(RetryLayer::new(3))
+            .layer(layer.settle_at_stream_end())
+            .layer(StreamTimeoutLayer::new().total(seconds(60)))
+            .layer(FirstItemLayer::new())
+            .service(model.service());
+        half_open(&circuit).await;
+        let read = async {
+            let stream = agent.ready().await.unwrap().call(()).await.unwrap();
+            collect(stream).await
+        };
+        let patience = Duration::from_millis(500) * halves + Duration::from_millis(1);
+        let ended = tokio::time::timeout(patience, read).await;
+        // The first item comes after one second, the end after three.
+        assert_eq!(ended.is_ok(), halves >= 6, "{halves}");
+        let expected = if halves < 2 { State::HalfOpen } else { State::Closed };
+        assert_eq!(circuit.state(), expected, "{halves}");
+        let seen = circuit.snapshot();
+        assert_eq!((seen.cancelled, seen.late), (u64::from(halves < 2), 0), "{halves}");
+        let (items, errors) = collect(agent.ready().await.unwrap().call(()).await.unwrap()).await;
+        assert_eq!((items, errors.len(), circuit.state()), (vec![7], 0, State::Closed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drop_before_the_first_item_is_a_failure_where_the_circuit_says_so() {
+    for (steps, waits, expected) in [
+        (&[Hang][..], 4, State::Closed),
+        (&[Hang], 5, State::Open),
+        (&[Item(1), Hang], 9, State::Closed),
+    ] {
+        let layer = CircuitBreakerLayer::new("model").consecutive_failures(1);
+        let layer = layer.drop_is_failure_after(seconds(5));
+        let circuit = layer.circuit();
+        let model = Model::new(&[steps]);
+        let agent =
+            ServiceBuilder::new().layer(layer.settle_at_stream_end()).service(model.service());
+        let stream = agent.oneshot(()).await.unwrap();
+        tokio::time::timeout(seconds(waits), collect(stream)).await.unwrap_err();
+        assert_eq!(circuit.state(), expected, "{steps:?}, {waits} s");
+        assert_eq!(circuit.snapshot().cancelled, u64::from(waits == 4));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_outlives_its_lease_is_late_and_holds_nobody_up() {
+    let model = Model::new(&[&[Item(1), Wait(61), Item(2)], &[Item(3)]]);
+    let Guarded { circuit, mut agent } = guarded(&model);
+    half_open(&circuit).await;
+    let mut old = agent.ready().await.unwrap().call(()).await.unwrap();
+    old.next().await.unwrap().unwrap();
+    let old = tokio::spawn(collect(old));
+    tokio::time::sleep(seconds(60)).await;
+    let new = agent.ready().await.unwrap().call(()).await.unwrap();
+    assert_eq!(old.await.unwrap().0, [2]);
+    assert_eq!((circuit.state(), circuit.snapshot().late), (State::HalfOpen, 1));
+    collect(new).await;
+    assert_eq!((circuit.state(), circuit.snapshot().late), (State::Closed, 1));
+}
+
+/// An idle gap exactly as long as its limit is none where the item is there by then.
+#[tokio::test(start_paused = true)]
+async fn an_item_in_the_last_moment_is_in_time() {
+    let layer = StreamTimeoutLayer::new().first_item(seconds(2)).idle(seconds(3));
+    let model = Model::new(&[&[Wait(2), Item(1), Wait(3), Item(2), Wait(3), Item(3), Wait(4)]]);
+    let agent = ServiceBuilder::new().layer(layer).service(model.service());
+    let started = Instant::now();
+    let (items, errors) = collect(agent.oneshot(()).await.unwrap()).await;
+    assert_eq!(items, [1, 2, 3]);
+    assert_eq!((interrupted(&errors[0]), limit(&errors[0])), (3, (TimeLimit::Idle, seconds(3))));
+    assert_eq!(started.elapsed(), seconds(2 + 3 + 3 + 3));
+}
+
+/// A reader that looks for an item now and then, and has other things to do in between.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_comes_back_finds_the_item_that_came_meanwhile() {
+    let (items, stream) = tokio::sync::mpsc::unbounded_channel();
+    let stream = tokio::sync::Mutex::new(Some(stream));
+    let layer = StreamTimeoutLayer::new().idle(seconds(5));
+    let agent = ServiceBuilder::new().layer(layer).service(service_fn(|()| {
+        let mut queue = stream.try_lock().unwrap().take().unwrap();
+        async move { Ok::<_, io::Error>(stream::poll_fn(move |cx| queue.poll_recv(cx))) }
+    }));
+    let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+    for item in 0..3 {
+        assert!(stream.next().now_or_never().is_none());
+        tokio::time::advance(seconds(4)).await;
+        items.send(Ok::<_, io::Error>(item)).unwrap();
+        tokio::time::advance(seconds(100)).await;
+        assert_eq!(stream.next().await.unwrap().unwrap(), item);
+    }
+}
+
+/// What a layer of ours says of a stream counts once, however many layers it goes through.
+#[tokio::test(start_paused = true)]
+async fn stacked_layers_count_the_items_and_the_failure_once() {
+    let layer = CircuitBreakerLayer::new("model");
+    let circuit = layer.circuit();
+    let model = Model::new(&[&[Item(1), Item(2), Fail]]);
+    let agent = ServiceBuilder::new()
+        .layer(FirstItemLayer::new().agent_id("outer"))
+        .layer(RetryLayer::new(3))
+        .layer(layer.agent_id("model").settle_at_stream_end())
+        .layer(FirstItemLayer::new())
+        .service(model.service());
+    let (items, errors) = collect(agent.oneshot(()).await.unwrap()).await;
+    assert_eq!((items, errors.len(), model.calls()), (vec![1, 2], 1, 1));
+    assert_eq!((interrupted(&errors[0]), errors[0].agent()), (2, Some("model")));
+    assert_eq!(circuit.snapshot().consecutive_failures, 1);
+    let source = std::error::Error::source(&errors[0]).unwrap();
+    assert!(source.is::<io::Error>(), "one interruption with its cause: {source:?}");
 }

@@ -40,7 +40,8 @@ const LONGEST_PREAMBLE: usize = 64 * 1024;
 ///
 /// # Defaults
 ///
-/// - `classify`: [`AnyError`], which reads no bodies: the first frame is the beginning
+/// - `classify`: [`AnyError`], which reads no bodies: the first frame with data, or the trailers, is
+///   the beginning
 /// - a body without any frame is a success if it ends as its head says
 ///
 /// # Ordering
@@ -109,6 +110,8 @@ pub struct BegunBody<B, R> {
 struct Start {
     first: Option<Frame<Bytes>>,
     others: VecDeque<Frame<Bytes>>,
+    /// How many bytes of data they hold.
+    bytes: usize,
 }
 
 /// A body that ends where its reader finds a failure.
@@ -261,7 +264,9 @@ where
             *this.response = None;
             return Poll::Ready(Err(course.cut(error.in_agent(agent))));
         }
-        told::first_item(course.watcher());
+        if !this.start.is_empty() {
+            told::first_item(course.watcher());
+        }
         let (response, course) =
             this.response.take().zip(this.course.take()).expect("both are there");
         Poll::Ready(Ok(response.map(|rest| {
@@ -331,7 +336,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let start = self.start.bytes() as u64;
+        let start = self.start.bytes as u64;
         let rest = self.rest.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(start));
@@ -359,6 +364,7 @@ impl<B, R> fmt::Debug for BegunBody<B, R> {
 
 impl Start {
     fn push(&mut self, frame: Frame<Bytes>) {
+        self.bytes += bytes_of(&frame);
         if self.is_empty() {
             self.first = Some(frame);
         } else {
@@ -367,18 +373,18 @@ impl Start {
     }
 
     fn pop(&mut self) -> Option<Frame<Bytes>> {
-        self.first.take().or_else(|| self.others.pop_front())
+        let frame = self.first.take().or_else(|| self.others.pop_front())?;
+        self.bytes -= bytes_of(&frame);
+        Some(frame)
     }
 
     fn is_empty(&self) -> bool {
         self.first.is_none() && self.others.is_empty()
     }
+}
 
-    /// Returns how many bytes of data it holds.
-    fn bytes(&self) -> usize {
-        let frames = self.first.iter().chain(&self.others);
-        frames.filter_map(Frame::data_ref).map(Bytes::len).sum()
-    }
+fn bytes_of(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }
 
 // ===== impl ReadThrough =====
@@ -411,11 +417,13 @@ where
     fn poll_begin(&mut self, start: &mut Start, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             match ready!(self.poll_frame(cx)) {
+                // One without data says nothing, and there may be any number of them.
+                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
                 Some(Ok(frame)) => start.push(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => return Poll::Ready(Ok(())),
             }
-            if self.reader.has_begun() || start.bytes() >= LONGEST_PREAMBLE {
+            if self.reader.has_begun() || start.bytes >= LONGEST_PREAMBLE {
                 return Poll::Ready(Ok(()));
             }
         }

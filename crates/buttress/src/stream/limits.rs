@@ -22,7 +22,7 @@ pub(crate) struct Limits {
 /// How long a stream has taken so far.
 ///
 /// The clock is read when the stream is first pending, and at the first pending poll after an item:
-/// a reader that takes its time is not counted.
+/// a reader that takes its time is not counted. Only a limit of the whole has it read at each item.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watch {
     limits: Limits,
@@ -54,10 +54,16 @@ impl Watch {
         Self { limits, started: None, waits_since: None, has_items: false }
     }
 
-    /// Notes that an item came.
-    pub(crate) const fn item(&mut self) {
+    /// Notes that an item came; returns the limit of the whole where it came too late.
+    ///
+    /// A stream that is never waited for is never pending, and its timer never asked.
+    pub(crate) fn item(&mut self) -> Option<(TimeLimit, Duration)> {
         self.has_items = true;
         self.waits_since = None;
+        let total = self.limits.total?;
+        let now = Instant::now();
+        let started = *self.started.get_or_insert(now);
+        (now.saturating_duration_since(started) > total).then_some((TimeLimit::Total, total))
     }
 
     /// Returns the limit that ran out, while the stream is pending.
