@@ -337,6 +337,79 @@ async fn a_stream_that_is_cut_is_dropped_before_its_reader_hears_of_it() {
     assert!(stream.next().await.is_none());
 }
 
+/// The timer of the first item stands when the next one is waited for, for less long.
+#[tokio::test(start_paused = true)]
+async fn a_timer_that_is_set_for_later_is_set_for_the_nearer_limit() {
+    let layer = StreamTimeoutLayer::new().first_item(seconds(30)).idle(seconds(5));
+    let model = Model::new(&[&[Wait(1), Item(1), Hang]]);
+    let agent = ServiceBuilder::new().layer(layer).service(model.service());
+    let started = Instant::now();
+    let (_, errors) = collect(agent.oneshot(()).await.unwrap()).await;
+    assert_eq!(limit(&errors[0]), (TimeLimit::Idle, seconds(5)));
+    assert_eq!(started.elapsed(), seconds(1 + 5));
+}
+
+/// Counts how many of it are alive.
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whatever ends a call or a stream: what is behind it is gone when its caller hears of it, and not only
+/// when the caller lets go of it.
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_is_dropped_before_its_caller_hears_of_it() {
+    let alive = Arc::new(AtomicUsize::new(0));
+    let (one, other) = (Arc::clone(&alive), Arc::clone(&alive));
+    let streams = service_fn(move |steps: &'static [Step]| {
+        let held = Alive::new(&one);
+        let stream = items(steps.to_vec()).map(move |item| {
+            let _ = &held;
+            item
+        });
+        async move { Ok::<_, io::Error>(stream) }
+    });
+    // A call that never answers.
+    let calls = service_fn(move |()| {
+        let held = Alive::new(&other);
+        async move {
+            let _held = held;
+            std::future::pending::<Result<Items, io::Error>>().await
+        }
+    });
+    let alive = || alive.load(Ordering::Relaxed);
+    let mut call = std::pin::pin!(StreamTimeoutLayer::new().layer(calls).oneshot(()));
+    call.as_mut().await.unwrap_err();
+    assert_eq!(alive(), 0);
+
+    for steps in [&[Item(1)][..], &[Item(1), Fail]] {
+        let breaker = CircuitBreakerLayer::new("model").settle_at_stream_end();
+        let mut settling = breaker.layer(streams.clone()).oneshot(steps).await.unwrap();
+        let mut begun = FirstItemLayer::new().layer(streams.clone()).oneshot(steps).await.unwrap();
+        let timed = StreamTimeoutLayer::new().layer(streams.clone());
+        let mut timed = std::pin::pin!(timed.oneshot(steps).await.unwrap());
+        assert_eq!(alive(), 3);
+        while settling.next().await.is_some_and(|item| item.is_ok()) {}
+        assert_eq!(alive(), 2, "breaker, {steps:?}");
+        while begun.next().await.is_some_and(|item| item.is_ok()) {}
+        assert_eq!(alive(), 1, "first item, {steps:?}");
+        while timed.next().await.is_some_and(|item| item.is_ok()) {}
+        assert_eq!(alive(), 0, "limits, {steps:?}");
+        assert!(settling.next().await.is_none() && begun.next().await.is_none());
+        assert!(timed.next().await.is_none());
+    }
+}
+
 #[test]
 fn a_limit_of_zero_is_refused() {
     type Set = fn(StreamTimeoutLayer) -> StreamTimeoutLayer;
@@ -358,6 +431,31 @@ async fn a_limit_beyond_every_clock_is_none() {
     let model = Model::new(&[&[Wait(1_000_000), Item(1), Wait(1_000_000), Item(2)]]);
     let agent = ServiceBuilder::new().layer(layer.total(Duration::MAX)).service(model.service());
     assert_eq!(collect(agent.oneshot(()).await.unwrap()).await.0, [1, 2]);
+}
+
+/// Of the call and of the stream.
+#[tokio::test(start_paused = true)]
+async fn each_layer_names_its_agent_in_what_it_makes_of_a_failure() {
+    let steps: [(&[Step], bool); 4] =
+        [(&[Hang], false), (&[Item(1), Hang], true), (&[Fail], false), (&[Item(1), Fail], true)];
+    for (steps, is_interrupted) in steps {
+        let timed = StreamTimeoutLayer::new().agent_id("writer");
+        let timed = timed.layer(Model::new(&[steps]).service());
+        let errors = collect(timed.oneshot(()).await.unwrap()).await.1;
+        assert_eq!(errors[0].agent(), Some("writer"), "{steps:?}");
+        let kind = errors[0].kind();
+        assert_eq!(matches!(kind, ErrorKind::Interrupted { .. }), is_interrupted, "{kind:?}");
+
+        let begun = FirstItemLayer::new().agent_id("reader");
+        let begun = begun.layer(Model::new(&[steps]).service());
+        let layer = StreamTimeoutLayer::new().agent_id("writer");
+        let error = match layer.layer(begun).oneshot(()).await {
+            Ok(stream) => collect(stream).await.1.remove(0),
+            Err(error) => error,
+        };
+        let is_late = error.is_timeout();
+        assert_eq!(error.agent(), Some(if is_late { "writer" } else { "reader" }), "{steps:?}");
+    }
 }
 
 // ===== a circuit =====
@@ -494,12 +592,15 @@ async fn an_answer_that_is_a_failure_is_counted_once() {
         Ok(_) => Failure::new(FailureKind::Overloaded).into(),
         Err(_) => Outcome::Neutral,
     };
-    let model = Model::new(&[&[Item(1), Fail]]);
+    let model = Model::new(&[&[Item(1), Fail], &[Item(1)]]);
     let layer = layer.classify(failed).settle_at_stream_end();
     let agent = ServiceBuilder::new().layer(layer).service(model.service());
-    let (items, errors) = collect(agent.oneshot(()).await.unwrap()).await;
-    assert_eq!((items, errors.len()), (vec![1], 1));
-    assert_eq!(circuit.snapshot().consecutive_failures, 1);
+    // Whatever its stream comes to.
+    for (failures, errors) in [(1, 1), (2, 0)] {
+        let (items, found) = collect(agent.clone().oneshot(()).await.unwrap()).await;
+        assert_eq!((items, found.len()), (vec![1], errors));
+        assert_eq!(circuit.snapshot().consecutive_failures, failures);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -655,4 +756,63 @@ async fn stacked_layers_count_the_items_and_the_failure_once() {
     assert_eq!(circuit.snapshot().consecutive_failures, 1);
     let source = std::error::Error::source(&errors[0]).unwrap();
     assert!(source.is::<io::Error>(), "one interruption with its cause: {source:?}");
+}
+
+// ===== spans =====
+
+/// The outcome of each span of one run, as they end.
+fn outcomes(run: impl AsyncFnOnce(&Mutex<Vec<String>>)) -> Vec<String> {
+    use buttress::observe::{ObserveLayer, Observed};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let layer = ObserveLayer::new(move |span: &Observed| {
+        sink.lock().unwrap().push(span.str("outcome").unwrap_or("none").to_owned());
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let subscriber = tracing_subscriber::registry().with(layer);
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(run(&seen)));
+    std::mem::take(&mut seen.lock().unwrap())
+}
+
+/// The spans end when the stream does, and not when its reader lets go of it.
+#[test]
+fn the_end_of_a_stream_ends_its_spans() {
+    for steps in [&[Item(1), Item(2)][..], &[]] {
+        let ended = outcomes(async |seen| {
+            let agent = ServiceBuilder::new()
+                .layer(CircuitBreakerLayer::new("model").settle_at_stream_end())
+                .layer(StreamTimeoutLayer::new())
+                .layer(FirstItemLayer::new().allow_empty())
+                .service(Model::new(&[steps]).service());
+            let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+            while let Some(item) = stream.next().await {
+                item.unwrap();
+                assert_eq!(seen.lock().unwrap().len(), 0);
+            }
+            assert_eq!(*seen.lock().unwrap(), ["success"; 3], "{steps:?}");
+        });
+        assert_eq!(ended.len(), 3, "{steps:?}");
+    }
+}
+
+/// A failure that comes as an answer is told when it is there, whatever its stream comes to.
+#[test]
+fn an_answer_that_is_a_failure_is_told_as_one() {
+    let failed = |_: Result<&Items, &io::Error>| Failure::new(FailureKind::Overloaded).into();
+    let told = outcomes(async |seen| {
+        let agent = StreamTimeoutLayer::new().classify(failed);
+        let agent = agent.layer(Model::new(&[&[Item(1)]]).service());
+        let stream = agent.oneshot(()).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["failure"]);
+        assert_eq!(collect(stream).await.0, [1]);
+
+        let agent = FirstItemLayer::new().classify(failed);
+        let agent = agent.layer(Model::new(&[&[Item(1)]]).service());
+        let stream = agent.oneshot(()).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["failure"; 2]);
+        assert_eq!(collect(stream).await.0, [1]);
+    });
+    assert_eq!(told, ["failure"; 2]);
 }

@@ -6,7 +6,10 @@ use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,7 +25,7 @@ use http::{HeaderMap, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Registry, layer::SubscriberExt as _};
 
 /// What a body does next.
 #[derive(Debug, Clone)]
@@ -43,6 +46,8 @@ struct Script {
     /// Whether it says when its last frame was handed out.
     knows_its_end: bool,
     has_ended: bool,
+    /// Told by its count.
+    _alive: Option<Arc<()>>,
 }
 
 impl Body for Script {
@@ -153,6 +158,58 @@ async fn a_body_that_has_ended_stays_ended() {
     check("breaker", body.into_body()).await;
 }
 
+/// What failed is gone when its reader hears of it.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_has_failed_is_dropped_and_has_ended() {
+    async fn check<B: Body<Data = Bytes>>(layer: &str, body: B, alive: &Arc<()>) {
+        let mut body = std::pin::pin!(body);
+        assert_eq!(Arc::strong_count(alive), 3, "{layer}");
+        while body.frame().await.is_some_and(|frame| frame.is_ok()) {}
+        assert_eq!(Arc::strong_count(alive), 2, "{layer}");
+        assert!(body.frame().await.is_none() && body.is_end_stream(), "{layer}");
+    }
+    let alive = Arc::new(());
+    let held = Arc::clone(&alive);
+    let failing = model(&[Data(A), Fail, Data(A)]).map_response(move |answer| {
+        answer.map(|body: Script| Script { _alive: Some(Arc::clone(&held)), ..body })
+    });
+    let body = BodyTimeoutLayer::new().layer(failing.clone()).oneshot(()).await.unwrap();
+    check("limits", body.into_body(), &alive).await;
+    let body = FirstFrameLayer::new().layer(failing.clone()).oneshot(()).await.unwrap();
+    check("first frame", body.into_body(), &alive).await;
+    let layer = CircuitBreakerLayer::new("model").settle_at_body_end();
+    let body = layer.layer(failing.clone()).oneshot(()).await.unwrap();
+    check("breaker", body.into_body(), &alive).await;
+
+    // One that fails before it begins is gone with its call.
+    let held = Arc::clone(&alive);
+    let failing = model(&[Fail]).map_response(move |answer| {
+        answer.map(|body: Script| Script { _alive: Some(Arc::clone(&held)), ..body })
+    });
+    let mut call = std::pin::pin!(FirstFrameLayer::new().layer(failing).call(()));
+    call.as_mut().await.unwrap_err();
+    assert_eq!(Arc::strong_count(&alive), 2, "this one, and that of the first service");
+}
+
+/// A length that is known does not hide the failure behind the last byte.
+#[tokio::test(start_paused = true)]
+async fn a_body_of_known_length_without_its_mark_fails_at_its_end() {
+    let answers = model(&[Data(A)]).map_response(|answer: Response<Script>| {
+        answer.map(|body| Script { knows_its_end: true, ..body })
+    });
+    let layer = FirstFrameLayer::new().classify(LlmClassifier::new());
+    let mut body = layer.layer(answers.clone()).oneshot(()).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    assert!(!body.is_end_stream());
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(error.failure().message(), Some("the stream ends without its mark"));
+    assert!(body.is_end_stream());
+    // Where nobody reads events, there is nothing to tell.
+    let mut body = FirstFrameLayer::new().layer(answers).oneshot(()).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    assert!(body.is_end_stream());
+}
+
 /// HTTP/2 knows frames without data; they are no beginning, and are not kept.
 #[tokio::test(start_paused = true)]
 async fn frames_without_data_begin_nothing() {
@@ -203,6 +260,26 @@ async fn the_total_cuts_frames_that_come_without_a_wait() {
     let limit = error.downcast_ref::<Error>().map(Error::kind);
     assert!(matches!(limit, Some(ErrorKind::Timeout { limit: TimeLimit::Total, .. })), "{limit:?}");
     assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_layer_names_its_agent_in_what_it_makes_of_a_failure() {
+    for (steps, hangs) in [(&[Data(A), Hang], true), (&[Data(A), Fail], false)] {
+        let layer = BodyTimeoutLayer::new().agent_id("writer");
+        let body = layer.layer(model(steps)).oneshot(()).await.unwrap().into_body();
+        assert_eq!(read(body).await.1.unwrap().agent(), Some("writer"));
+        if hangs {
+            continue;
+        }
+        let layer = FirstFrameLayer::new().agent_id("reader");
+        let body = layer.layer(model(steps)).oneshot(()).await.unwrap().into_body();
+        assert_eq!(read(body).await.1.unwrap().agent(), Some("reader"));
+        let error = layer.layer(model(&[Fail])).oneshot(()).await.unwrap_err();
+        assert_eq!(error.agent(), Some("reader"));
+        let layer = CircuitBreakerLayer::new("model").agent_id("guarded").settle_at_body_end();
+        let body = layer.layer(model(steps)).oneshot(()).await.unwrap().into_body();
+        assert_eq!(read(body).await.1.unwrap().agent(), Some("guarded"));
+    }
 }
 
 // ===== circuits =====
@@ -275,16 +352,24 @@ fn spans(run: impl AsyncFnOnce()) -> Vec<(&'static str, String, Option<i64>, boo
         let timed = span.f64("first_item_seconds").is_some();
         sink.lock().unwrap().push((span.name(), outcome, span.i64("items"), timed));
     });
+    observed(layer, run);
+    std::mem::take(&mut seen.lock().unwrap())
+}
+
+fn observed(
+    layer: impl tracing_subscriber::Layer<Registry> + Send + Sync,
+    run: impl AsyncFnOnce(),
+) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let subscriber = tracing_subscriber::registry().with(layer);
     tracing::subscriber::with_default(subscriber, || runtime.unwrap().block_on(run()));
-    std::mem::take(&mut seen.lock().unwrap())
 }
 
 #[test]
 fn each_way_in_which_a_body_ends_is_told_once() {
-    let cases: [(&[Step], usize, &str, i64, bool); 6] = [
+    let cases: [(&[Step], usize, &str, i64, bool); 7] = [
+        (&[Data(PING), Data(ERROR)], 0, "failure", 0, false),
         (&[Data(A), Data(DONE)], 9, "success", 2, true),
         (&[Data(A), Hang], 1, "success", 1, true),
         (&[Data(A), Data(DONE)], 0, "cancelled", -1, true),
@@ -297,7 +382,8 @@ fn each_way_in_which_a_body_ends_is_told_once() {
             let layer = FirstFrameLayer::new().classify(LlmClassifier::new());
             let answers = model(steps);
             let read = async move {
-                let mut body = layer.layer(answers).oneshot(()).await.unwrap().into_body();
+                let Ok(answer) = layer.layer(answers).oneshot(()).await else { return };
+                let mut body = answer.into_body();
                 for _ in 0..most {
                     if body.frame().await.is_none_or(|frame| frame.is_err()) {
                         break;
@@ -309,6 +395,43 @@ fn each_way_in_which_a_body_ends_is_told_once() {
         let items = (items >= 0).then_some(items);
         let expected = ("streamed_call", outcome.to_owned(), items, is_timed);
         assert_eq!(told, [expected], "{steps:?}, {most} read");
+    }
+}
+
+/// The spans end when the body does, and not when its reader lets go of it.
+#[test]
+fn the_end_of_a_body_ends_its_spans() {
+    // A body that says what its last frame is ends with it.
+    let cases: [(&[Step], bool, usize); 4] = [
+        (&[Data(A), Data(A)], false, 3),
+        (&[Data(A), Data(A)], true, 2),
+        (&[], false, 0),
+        (&[], true, 0),
+    ];
+    for (steps, knows_its_end, reads) in cases {
+        let (ended, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (count, sink) = (Arc::clone(&ended), Arc::clone(&seen));
+        let layer = ObserveLayer::new(move |span: &Observed| {
+            count.fetch_add(1, Ordering::Relaxed);
+            sink.lock().unwrap().push(span.str("outcome").unwrap_or("none").to_owned());
+        });
+        observed(layer, async || {
+            let agent = ServiceBuilder::new()
+                .layer(CircuitBreakerLayer::new("model").settle_at_body_end())
+                .layer(BodyTimeoutLayer::new())
+                .layer(FirstFrameLayer::new())
+                .map_response(move |answer: Response<Script>| {
+                    answer.map(|body| Script { knows_its_end, ..body })
+                })
+                .service(model(steps));
+            let mut body = std::pin::pin!(agent.oneshot(()).await.unwrap().into_body());
+            for read in 0..reads {
+                assert_eq!(ended.load(Ordering::Relaxed), 0, "{steps:?}, {read} read");
+                body.frame().await.transpose().unwrap();
+            }
+            assert_eq!(ended.load(Ordering::Relaxed), 3, "{steps:?}, {knows_its_end}");
+        });
+        assert_eq!(*seen.lock().unwrap(), ["success"; 3], "{steps:?}, {knows_its_end}");
     }
 }
 

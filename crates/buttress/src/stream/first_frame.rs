@@ -322,7 +322,13 @@ where
             None => ready!(course.run(|| rest.poll_frame(cx))),
         };
         match &next {
-            Some(Ok(_)) => course.pass(),
+            Some(Ok(_)) => {
+                course.pass();
+                // Nobody may ask for more.
+                if start.is_empty() && rest.is_end_stream() {
+                    course.end();
+                }
+            }
             Some(Err(_)) => {}
             None => course.end(),
         }
