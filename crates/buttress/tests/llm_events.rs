@@ -74,6 +74,7 @@ fn a_good_stream_is_good_however_it_is_cut_and_written() {
         // What the standard says of comments, of fields of no interest, and of data in lines.
         format!(": OPENROUTER PROCESSING\n\nid: 7\nretry: 10\n{A}\nfoo\n: x\n\ndata: [DONE]\n\n"),
         "data: {\"choices\":\ndata: [{\"delta\":{\"content\":\"a\"}}]}\n\ndata: [DONE]\n\n".to_owned(),
+        format!("{A}\n\n\u{feff}data: of no field\n\ndata: [DONE]\n\n"),
         format!("event: error\nevent: message\n{A}\n\ndata: [DONE]\n\n"),
         // What comes after the mark is of no interest.
         format!("{A}\n\ndata: [DONE]\n\ndata: <html>\n\ndata: {{\"error\":\"late\"}}\n\ndata: x"),
@@ -130,6 +131,8 @@ fn a_failure_is_found_however_its_event_is_cut_and_written() {
         (format!("{A}\n\n"), "event: error\ndata: the model fell over\n\n".to_owned(), Transient),
         (format!("{A}\n\n"), "event: error\ndata:\n\n".to_owned(), Transient),
         (format!("{A}\n\n"), "data: <html>\n\n".to_owned(), Transient),
+        // Lines are lines of the data too.
+        (format!("{A}\n\n"), "data: {\"x\":1\ndata: 2}\n\n".to_owned(), Transient),
         // After the last word of one answer: Google's streams go on behind it.
         (google.to_owned(), "data: {\"error\":{\"code\":503}}\n\n".to_owned(), Overloaded),
         // A prompt that Google blocks.
@@ -162,6 +165,7 @@ fn a_stream_that_ends_too_early_is_a_failure() {
         ("data:\n\nevent: ping\ndata:\n\n".to_owned(), "the stream holds no event"),
         (format!("{A}\n\n"), no_mark),
         (A.to_owned(), no_mark),
+        (format!("{A}\n\ndata: {{\"choices\":[{{\"finish_reason\":\"stop\"}}]}}\n\n"), no_mark),
         (format!("{A}\n\ndata: [DO"), middle),
         (format!("{A}\n\ndata: {{\"choices\":"), middle),
         (format!("{A}\n\nda"), middle),
@@ -213,6 +217,7 @@ fn what_only_announces_an_answer_is_not_its_beginning() {
         r#"{"choices":[{"delta":{"content":"a"}}]}"#,
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
         r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
+        r#"{"choices":[{"delta":{"audio":{"data":"a"}}}]}"#,
         r#"{"choices":[{"text":"a"}]}"#,
         r#"{"choices":[{"message":{"role":"assistant","content":"a"}}]}"#,
         r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
@@ -301,6 +306,11 @@ fn what_is_not_plain_events_is_not_read() {
         assert_eq!(reader.data(b"data: <html>\n\n"), None, "{headers:?}");
         assert_eq!((reader.end(), reader.has_begun()), (None, true), "{headers:?}");
     }
+    // An answer whose status says that it failed.
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))];
+    let headers = HeaderMap::from_iter(headers);
+    let mut failed = LlmClassifier::new().reader(StatusCode::BAD_GATEWAY, &headers);
+    assert_eq!((failed.data(b"data: <html>\n\n"), failed.end()), (None, None));
     for headers in [
         &[(header::CONTENT_TYPE, "Text/Event-Stream;charset=UTF-8")][..],
         &[(header::CONTENT_TYPE, "text/event-stream"), (header::CONTENT_ENCODING, "Identity")],

@@ -795,6 +795,14 @@ fn the_end_of_a_stream_ends_its_spans() {
         });
         assert_eq!(ended.len(), 3, "{steps:?}");
     }
+    // Alone, where no layer further out lets go of it.
+    outcomes(async |seen| {
+        let agent = FirstItemLayer::new().layer(Model::new(&[&[Item(1)]]).service());
+        let mut stream = agent.oneshot(()).await.unwrap();
+        stream.next().await.unwrap().unwrap();
+        assert!(stream.next().await.is_none());
+        assert_eq!(*seen.lock().unwrap(), ["success"]);
+    });
 }
 
 /// A failure that comes as an answer is told when it is there, whatever its stream comes to.

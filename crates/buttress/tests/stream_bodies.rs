@@ -433,6 +433,20 @@ fn the_end_of_a_body_ends_its_spans() {
         });
         assert_eq!(*seen.lock().unwrap(), ["success"; 3], "{steps:?}, {knows_its_end}");
     }
+    // Alone, where no layer further out lets go of it.
+    let ended = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&ended);
+    let layer = ObserveLayer::new(move |_: &Observed| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    observed(layer, async || {
+        let agent = FirstFrameLayer::new().layer(model(&[Data(A)]));
+        let mut body = agent.oneshot(()).await.unwrap().into_body();
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(ended.load(Ordering::Relaxed), 0);
+        assert!(body.frame().await.is_none());
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
+    });
 }
 
 #[test]

@@ -235,7 +235,7 @@ impl Events {
         if !whole.line.is_empty() {
             whole.end_line(&[]);
         }
-        if is_comment && !whole.is_in_event() {
+        if is_comment {
             return whole.end();
         }
         if !whole.has_data || whole.is_too_long {
