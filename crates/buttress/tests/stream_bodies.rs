@@ -282,6 +282,32 @@ async fn each_layer_names_its_agent_in_what_it_makes_of_a_failure() {
     }
 }
 
+/// axum's body and others wrap what went wrong in an error of their own.
+#[tokio::test(start_paused = true)]
+async fn what_a_body_says_of_its_failure_is_found_behind_the_error_of_a_wrapper() {
+    let wrapped = || {
+        let layer = FirstFrameLayer::new().classify(LlmClassifier::new());
+        let limited = "data: {\"error\":{\"code\":429}}\n\n";
+        let begun = layer.layer(model(&[Data(A), Data(limited)]));
+        begun.map_response(|answer: Response<_>| answer.map(axum::body::Body::new))
+    };
+    let check = |error: &Error| {
+        assert_eq!((interrupted(error), error.failure().kind()), (1, FailureKind::RateLimited));
+        assert!(error.failure().after_output());
+    };
+    let body = BodyTimeoutLayer::new().layer(wrapped()).oneshot(()).await.unwrap().into_body();
+    check(&read(body).await.1.unwrap());
+    let body = FirstFrameLayer::new().layer(wrapped()).oneshot(()).await.unwrap().into_body();
+    check(&read(body).await.1.unwrap());
+    // A limit of the caller's is no fault of the service.
+    let layer = CircuitBreakerLayer::new("model").consecutive_failures(1);
+    let circuit = layer.circuit();
+    let layer = layer.settle_at_body_end();
+    let body = layer.layer(wrapped()).oneshot(()).await.unwrap().into_body();
+    check(&read(body).await.1.unwrap());
+    assert_eq!((circuit.state(), circuit.snapshot().ignored), (State::Closed, 1));
+}
+
 // ===== circuits =====
 
 /// A half-open circuit with one permit, and the layer for it.

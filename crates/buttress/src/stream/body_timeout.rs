@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     AnyError, BoxError, Classify, Error, TimeLimit,
-    classify::{into_error, read_failure},
+    classify::{failure_in_chain, into_error},
     telemetry::Labels,
 };
 
@@ -313,7 +313,9 @@ impl<B> fmt::Debug for TimedBody<B> {
     }
 }
 
-/// Makes our error of a body's: what it says about itself counts.
+/// Makes our error of a body's: what it, or what it wraps, says about itself counts.
+#[cold]
 pub(crate) fn error_of_body<E: Into<BoxError> + 'static>(error: E) -> Error {
-    Error::from_service(error, |error| read_failure(error))
+    let error: BoxError = error.into();
+    Error::from_service(error, |error| failure_in_chain(&**error))
 }
