@@ -433,6 +433,30 @@ async fn a_limit_beyond_every_clock_is_none() {
     assert_eq!(collect(agent.oneshot(()).await.unwrap()).await.0, [1, 2]);
 }
 
+/// A stream that is busy without an item uses up all that its task may do in one go, so that a timer
+/// asked after it does not answer.
+#[tokio::test(start_paused = true)]
+async fn a_limit_cuts_a_stream_that_is_busy_for_ever() {
+    let agent = StreamTimeoutLayer::new().layer(service_fn(async |()| {
+        let mut polls = 0;
+        Ok::<_, io::Error>(stream::poll_fn(move |cx| {
+            polls += 1;
+            assert!(polls < 10_000, "nobody cuts it");
+            while std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx).is_ready() {}
+            std::task::Poll::<Option<io::Result<u32>>>::Pending
+        }))
+    }));
+    // The clock does not stand still though nobody is idle.
+    let clock = tokio::spawn(async {
+        loop {
+            tokio::time::advance(seconds(1)).await;
+        }
+    });
+    let errors = collect(agent.oneshot(()).await.unwrap()).await.1;
+    assert_eq!(limit(&errors[0]), (TimeLimit::FirstItem, seconds(30)));
+    clock.abort();
+}
+
 /// Of the call and of the stream.
 #[tokio::test(start_paused = true)]
 async fn each_layer_names_its_agent_in_what_it_makes_of_a_failure() {

@@ -21,8 +21,9 @@ pub(crate) struct Limits {
 
 /// How long a stream has taken so far.
 ///
-/// The clock is read when the stream is first pending, and at the first pending poll after an item:
-/// a reader that takes its time is not counted. Only a limit of the whole has it read at each item.
+/// The clock is read while the stream is pending, and a wait begins with the first such poll after an
+/// item: a reader that takes its time is not counted. Only a limit of the whole has it read at each
+/// item.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watch {
     limits: Limits,
@@ -72,7 +73,8 @@ impl Watch {
         mut sleep: Pin<&mut Option<Sleep>>,
         cx: &mut Context<'_>,
     ) -> Poll<(TimeLimit, Duration)> {
-        let waits_since = *self.waits_since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        let waits_since = *self.waits_since.get_or_insert(now);
         let started = *self.started.get_or_insert(waits_since);
         let wait = if self.has_items {
             (TimeLimit::Idle, waits_since, self.limits.idle)
@@ -88,6 +90,10 @@ impl Watch {
             })
             .min_by_key(|(deadline, ..)| *deadline);
         let Some((deadline, limit, time)) = nearest else { return Poll::Pending };
+        // Behind a stream that used up what its task may do in one go, the timer says nothing.
+        if now > deadline {
+            return Poll::Ready((limit, time));
+        }
         loop {
             let Some(mut armed) = sleep.as_mut().as_pin_mut() else {
                 sleep.set(Some(sleep_until(deadline)));
