@@ -47,11 +47,13 @@ const LONGEST_PREAMBLE: usize = 64 * 1024;
 /// # Ordering
 ///
 /// Inside retry, breaker and fallback, and inside [`BodyTimeoutLayer`](super::BodyTimeoutLayer), whose
-/// limit for the first frame is then the call's; around [`ErrorBodyLayer`](crate::ErrorBodyLayer).
+/// limit for the first frame is then the call's; around [`ErrorBodyLayer`](crate::ErrorBodyLayer). The
+/// body must be `Unpin`, as hyper's is, and its data `Bytes`.
 ///
 /// # Cancellation
 ///
-/// Dropping the call drops the body. A body that is dropped after a frame is a success.
+/// Dropping the call drops the body. A body that is dropped after a frame is a success. One that has
+/// failed is dropped before its error is returned.
 ///
 /// # Tracing
 ///

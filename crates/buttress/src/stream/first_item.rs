@@ -36,7 +36,7 @@ use crate::{
 /// # Ordering
 ///
 /// Inside retry, breaker and fallback, and inside [`StreamTimeoutLayer`](super::StreamTimeoutLayer),
-/// whose limit for the first item is then the call's.
+/// whose limit for the first item is then the call's. The stream must be `Unpin`, as a pinned box is.
 ///
 /// # Cancellation
 ///
