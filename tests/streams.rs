@@ -459,6 +459,77 @@ async fn a_failed_answer_waits_for_nothing_and_keeps_its_body() {
     assert!(text.contains("overloaded_error") && error.is_none());
 }
 
+// ===== a server in between =====
+
+/// Asks an address for its answer, reads until there is `wanted`, and goes away.
+async fn ask_and_leave(address: std::net::SocketAddr, wanted: &str) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).contains(wanted) {
+        assert!(stream.read_buf(&mut text).await.unwrap() > 0, "{text:?}");
+    }
+}
+
+/// Waits until something is so; a test that waits for ever is ended from outside.
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A server that hands a stream on: its client's leaving reaches the model, and the circuit.
+#[tokio::test]
+async fn a_client_that_goes_away_gives_the_permit_of_its_stream_back() {
+    use axum::{body::Body, response::IntoResponse as _};
+
+    let upstream =
+        Server::start([vec![Head, delta("half"), Stall], vec![Head, Stall], good("up")]).await;
+    let layer = CircuitBreakerLayer::new("model")
+        .half_open(HalfOpen::consecutive(1, 1))
+        .open_for(Duration::from_millis(1));
+    let circuit = layer.circuit();
+    let model = ServiceBuilder::new()
+        .layer(retries())
+        .layer(layer.classify(LlmClassifier::new()).settle_at_body_end())
+        .service(model!(&upstream));
+    let app = axum::Router::new().fallback(move || {
+        let model = model.clone();
+        async move {
+            let answer = model.oneshot(()).await;
+            answer.map_or_else(|error| error.into_response(), |answer| answer.map(Body::new))
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let left = || upstream.closed_by_client.load(Ordering::Relaxed);
+    let half_open = async || {
+        circuit.trip();
+        until(|| circuit.state() == State::HalfOpen).await;
+    };
+
+    // In the middle of the answer.
+    half_open().await;
+    ask_and_leave(address, "half").await;
+    until(|| left() == 1).await;
+    until(|| circuit.state() == State::Closed).await;
+    assert_eq!((circuit.snapshot().late, circuit.snapshot().cancelled), (0, 0));
+
+    // Before it begins: its call waits, and nobody is left to try again for.
+    half_open().await;
+    let client = tokio::spawn(async move { ask_and_leave(address, "half").await });
+    until(|| upstream.requests() == 2).await;
+    client.abort();
+    until(|| left() == 2).await;
+    until(|| circuit.snapshot().cancelled == 1).await;
+    assert_eq!((circuit.state(), upstream.requests()), (State::HalfOpen, 2));
+
+    // The one permit is there for the next.
+    ask_and_leave(address, "[DONE]").await;
+    until(|| circuit.state() == State::Closed).await;
+}
+
 /// Whatever boxed error tower's own layers make in between is passed on.
 #[tokio::test(start_paused = true)]
 async fn a_body_can_be_boxed_on_the_way() {

@@ -19,7 +19,7 @@
 //! | `config` | settings from files and variables | serde, humantime | |
 //! | `http` | [`HttpClassifier`], [`ErrorBodyLayer`], [`Error::status`] | http, http-body, http-body-util, bytes, httpdate | |
 //! | `llm` | [`LlmClassifier`] | as `http`, serde, serde_json | |
-//! | `grpc` | [`GrpcClassifier`], [`GrpcDeadlineLayer`](grpc::GrpcDeadlineLayer) | as `http` | |
+//! | `grpc` | [`GrpcClassifier`], [`GrpcDeadlineLayer`](grpc::GrpcDeadlineLayer) | as `http`, base64, prost | |
 //! | `tonic` | [`Error`] as a `tonic::Status`, `NamedService` | as `grpc`, tonic without its transport | |
 //! | `axum` | [`Error`] as an axum response | as `http`, axum-core | |
 //! | `observe` | [`observe`]: every span as it ends | tracing-subscriber | |

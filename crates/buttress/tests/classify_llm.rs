@@ -616,6 +616,29 @@ fn a_failure_in_an_error_is_read() {
     assert_eq!(failure.kind(), FailureKind::ContentPolicy);
 }
 
+/// What a client that does not decompress hands on.
+#[test]
+fn a_body_that_is_encoded_is_not_read() {
+    for kind in ["application/json", "text/event-stream"] {
+        let body = "\u{1f}\u{8b} data: {\"error\":\"mere bytes\"}\n\n";
+        let body = format!("{body}\ndata: {{\"error\":\"mere bytes\"}}\n\n");
+        let headers = [("content-type", kind), ("content-encoding", "gzip")];
+        assert_eq!(classify(200, &headers, &body), Outcome::Success, "{kind}");
+        let headers = [("content-type", kind), ("content-encoding", "Identity")];
+        assert_ne!(classify(200, &headers, &body), Outcome::Success, "{kind}");
+        // The status is not encoded.
+        let headers = [("content-type", kind), ("content-encoding", "gzip")];
+        let Outcome::Failure(failure) = classify(503, &headers, &body) else { panic!("a failure") };
+        assert_eq!(failure.kind(), FailureKind::Overloaded);
+    }
+}
+
+#[test]
+fn a_prompt_that_was_blocked_is_found_in_a_buffered_stream() {
+    let body = "data: {\"promptFeedback\":{\"blockReason\":\"SAFETY\"}}\r\n\r\n";
+    assert_eq!(kind_of_answer(EVENTS, body), Some(FailureKind::ContentPolicy));
+}
+
 proptest::proptest! {
     #[test]
     fn nothing_that_a_server_sends_panics(

@@ -280,6 +280,36 @@ async fn a_reader_that_takes_its_time_is_not_idle() {
     assert!(stream.next().await.is_none());
 }
 
+/// A model that talks faster than its reader reads is never waited for.
+#[tokio::test(start_paused = true)]
+async fn the_total_cuts_items_that_come_without_a_wait() {
+    let layer = StreamTimeoutLayer::new().total(seconds(60));
+    let agent = ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(async |()| Ok::<_, io::Error>(stream::repeat_with(|| Ok::<_, io::Error>(1))));
+    let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+    // The last second still counts.
+    for _ in 0..4 {
+        assert_eq!(stream.next().await.unwrap().unwrap(), 1);
+        tokio::time::advance(seconds(20)).await;
+    }
+    let error = stream.next().await.unwrap().unwrap_err();
+    assert_eq!((interrupted(&error), limit(&error)), (4, (TimeLimit::Total, seconds(60))));
+    assert!(stream.next().await.is_none());
+}
+
+/// The end that a reader comes to late is no failure.
+#[tokio::test(start_paused = true)]
+async fn the_total_does_not_cut_a_stream_that_has_said_everything() {
+    let layer = StreamTimeoutLayer::new().total(seconds(60));
+    let model = Model::new(&[&[Wait(1), Item(1)]]);
+    let agent = ServiceBuilder::new().layer(layer).service(model.service());
+    let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+    stream.next().await.unwrap().unwrap();
+    tokio::time::advance(seconds(100)).await;
+    assert!(stream.next().await.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_cut_is_dropped_before_its_reader_hears_of_it() {
     struct Dropped(Arc<AtomicUsize>);
@@ -307,6 +337,79 @@ async fn a_stream_that_is_cut_is_dropped_before_its_reader_hears_of_it() {
     assert!(stream.next().await.is_none());
 }
 
+/// The timer of the first item stands when the next one is waited for, for less long.
+#[tokio::test(start_paused = true)]
+async fn a_timer_that_is_set_for_later_is_set_for_the_nearer_limit() {
+    let layer = StreamTimeoutLayer::new().first_item(seconds(30)).idle(seconds(5));
+    let model = Model::new(&[&[Wait(1), Item(1), Hang]]);
+    let agent = ServiceBuilder::new().layer(layer).service(model.service());
+    let started = Instant::now();
+    let (_, errors) = collect(agent.oneshot(()).await.unwrap()).await;
+    assert_eq!(limit(&errors[0]), (TimeLimit::Idle, seconds(5)));
+    assert_eq!(started.elapsed(), seconds(1 + 5));
+}
+
+/// Counts how many of it are alive.
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whatever ends a call or a stream: what is behind it is gone when its caller hears of it, and not only
+/// when the caller lets go of it.
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_is_dropped_before_its_caller_hears_of_it() {
+    let alive = Arc::new(AtomicUsize::new(0));
+    let (one, other) = (Arc::clone(&alive), Arc::clone(&alive));
+    let streams = service_fn(move |steps: &'static [Step]| {
+        let held = Alive::new(&one);
+        let stream = items(steps.to_vec()).map(move |item| {
+            let _ = &held;
+            item
+        });
+        async move { Ok::<_, io::Error>(stream) }
+    });
+    // A call that never answers.
+    let calls = service_fn(move |()| {
+        let held = Alive::new(&other);
+        async move {
+            let _held = held;
+            std::future::pending::<Result<Items, io::Error>>().await
+        }
+    });
+    let alive = || alive.load(Ordering::Relaxed);
+    let mut call = std::pin::pin!(StreamTimeoutLayer::new().layer(calls).oneshot(()));
+    call.as_mut().await.unwrap_err();
+    assert_eq!(alive(), 0);
+
+    for steps in [&[Item(1)][..], &[Item(1), Fail]] {
+        let breaker = CircuitBreakerLayer::new("model").settle_at_stream_end();
+        let mut settling = breaker.layer(streams.clone()).oneshot(steps).await.unwrap();
+        let mut begun = FirstItemLayer::new().layer(streams.clone()).oneshot(steps).await.unwrap();
+        let timed = StreamTimeoutLayer::new().layer(streams.clone());
+        let mut timed = std::pin::pin!(timed.oneshot(steps).await.unwrap());
+        assert_eq!(alive(), 3);
+        while settling.next().await.is_some_and(|item| item.is_ok()) {}
+        assert_eq!(alive(), 2, "breaker, {steps:?}");
+        while begun.next().await.is_some_and(|item| item.is_ok()) {}
+        assert_eq!(alive(), 1, "first item, {steps:?}");
+        while timed.next().await.is_some_and(|item| item.is_ok()) {}
+        assert_eq!(alive(), 0, "limits, {steps:?}");
+        assert!(settling.next().await.is_none() && begun.next().await.is_none());
+        assert!(timed.next().await.is_none());
+    }
+}
+
 #[test]
 fn a_limit_of_zero_is_refused() {
     type Set = fn(StreamTimeoutLayer) -> StreamTimeoutLayer;
@@ -328,6 +431,55 @@ async fn a_limit_beyond_every_clock_is_none() {
     let model = Model::new(&[&[Wait(1_000_000), Item(1), Wait(1_000_000), Item(2)]]);
     let agent = ServiceBuilder::new().layer(layer.total(Duration::MAX)).service(model.service());
     assert_eq!(collect(agent.oneshot(()).await.unwrap()).await.0, [1, 2]);
+}
+
+/// A stream that is busy without an item uses up all that its task may do in one go, so that a timer
+/// asked after it does not answer.
+#[tokio::test(start_paused = true)]
+async fn a_limit_cuts_a_stream_that_is_busy_for_ever() {
+    let agent = StreamTimeoutLayer::new().layer(service_fn(async |()| {
+        let mut polls = 0;
+        Ok::<_, io::Error>(stream::poll_fn(move |cx| {
+            polls += 1;
+            assert!(polls < 10_000, "nobody cuts it");
+            while std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx).is_ready() {}
+            std::task::Poll::<Option<io::Result<u32>>>::Pending
+        }))
+    }));
+    // The clock does not stand still though nobody is idle.
+    let clock = tokio::spawn(async {
+        loop {
+            tokio::time::advance(seconds(1)).await;
+        }
+    });
+    let errors = collect(agent.oneshot(()).await.unwrap()).await.1;
+    assert_eq!(limit(&errors[0]), (TimeLimit::FirstItem, seconds(30)));
+    clock.abort();
+}
+
+/// Of the call and of the stream.
+#[tokio::test(start_paused = true)]
+async fn each_layer_names_its_agent_in_what_it_makes_of_a_failure() {
+    let steps: [(&[Step], bool); 4] =
+        [(&[Hang], false), (&[Item(1), Hang], true), (&[Fail], false), (&[Item(1), Fail], true)];
+    for (steps, is_interrupted) in steps {
+        let timed = StreamTimeoutLayer::new().agent_id("writer");
+        let timed = timed.layer(Model::new(&[steps]).service());
+        let errors = collect(timed.oneshot(()).await.unwrap()).await.1;
+        assert_eq!(errors[0].agent(), Some("writer"), "{steps:?}");
+        let kind = errors[0].kind();
+        assert_eq!(matches!(kind, ErrorKind::Interrupted { .. }), is_interrupted, "{kind:?}");
+
+        let begun = FirstItemLayer::new().agent_id("reader");
+        let begun = begun.layer(Model::new(&[steps]).service());
+        let layer = StreamTimeoutLayer::new().agent_id("writer");
+        let error = match layer.layer(begun).oneshot(()).await {
+            Ok(stream) => collect(stream).await.1.remove(0),
+            Err(error) => error,
+        };
+        let is_late = error.is_timeout();
+        assert_eq!(error.agent(), Some(if is_late { "writer" } else { "reader" }), "{steps:?}");
+    }
 }
 
 // ===== a circuit =====
@@ -464,12 +616,15 @@ async fn an_answer_that_is_a_failure_is_counted_once() {
         Ok(_) => Failure::new(FailureKind::Overloaded).into(),
         Err(_) => Outcome::Neutral,
     };
-    let model = Model::new(&[&[Item(1), Fail]]);
+    let model = Model::new(&[&[Item(1), Fail], &[Item(1)]]);
     let layer = layer.classify(failed).settle_at_stream_end();
     let agent = ServiceBuilder::new().layer(layer).service(model.service());
-    let (items, errors) = collect(agent.oneshot(()).await.unwrap()).await;
-    assert_eq!((items, errors.len()), (vec![1], 1));
-    assert_eq!(circuit.snapshot().consecutive_failures, 1);
+    // Whatever its stream comes to.
+    for (failures, errors) in [(1, 1), (2, 0)] {
+        let (items, found) = collect(agent.clone().oneshot(()).await.unwrap()).await;
+        assert_eq!((items, found.len()), (vec![1], errors));
+        assert_eq!(circuit.snapshot().consecutive_failures, failures);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -500,4 +655,196 @@ async fn a_stream_from_before_the_circuit_opened_changes_nothing() {
     circuit.reset();
     old.next().await.unwrap().unwrap_err();
     assert_eq!((circuit.state(), circuit.snapshot().late), (State::Closed, 1));
+}
+
+/// A stream in each of its states, dropped there: the one permit comes back, and is taken for what the
+/// stream had come to.
+#[tokio::test(start_paused = true)]
+async fn a_stream_can_be_dropped_in_every_state() {
+    let steps = [Wait(1), Item(1), Wait(1), Item(2), Wait(1)];
+    // After so many half seconds the call and then its stream are dropped.
+    for halves in 0..8 {
+        let model = Model::new(&[&steps, &[Item(7)]]);
+        let layer = CircuitBreakerLayer::new("model")
+            .half_open(HalfOpen::consecutive(1, 1))
+            .open_for(seconds(10));
+        let circuit = layer.circuit();
+        let mut agent = ServiceBuilder::new()
+            .layer(RetryLayer::new(3))
+            .layer(layer.settle_at_stream_end())
+            .layer(StreamTimeoutLayer::new().total(seconds(60)))
+            .layer(FirstItemLayer::new())
+            .service(model.service());
+        half_open(&circuit).await;
+        let read = async {
+            let stream = agent.ready().await.unwrap().call(()).await.unwrap();
+            collect(stream).await
+        };
+        let patience = Duration::from_millis(500) * halves + Duration::from_millis(1);
+        let ended = tokio::time::timeout(patience, read).await;
+        // The first item comes after one second, the end after three.
+        assert_eq!(ended.is_ok(), halves >= 6, "{halves}");
+        let expected = if halves < 2 { State::HalfOpen } else { State::Closed };
+        assert_eq!(circuit.state(), expected, "{halves}");
+        let seen = circuit.snapshot();
+        assert_eq!((seen.cancelled, seen.late), (u64::from(halves < 2), 0), "{halves}");
+        let (items, errors) = collect(agent.ready().await.unwrap().call(()).await.unwrap()).await;
+        assert_eq!((items, errors.len(), circuit.state()), (vec![7], 0, State::Closed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drop_before_the_first_item_is_a_failure_where_the_circuit_says_so() {
+    for (steps, waits, expected) in [
+        (&[Hang][..], 4, State::Closed),
+        (&[Hang], 5, State::Open),
+        (&[Item(1), Hang], 9, State::Closed),
+    ] {
+        let layer = CircuitBreakerLayer::new("model").consecutive_failures(1);
+        let layer = layer.drop_is_failure_after(seconds(5));
+        let circuit = layer.circuit();
+        let model = Model::new(&[steps]);
+        let agent =
+            ServiceBuilder::new().layer(layer.settle_at_stream_end()).service(model.service());
+        let stream = agent.oneshot(()).await.unwrap();
+        tokio::time::timeout(seconds(waits), collect(stream)).await.unwrap_err();
+        assert_eq!(circuit.state(), expected, "{steps:?}, {waits} s");
+        assert_eq!(circuit.snapshot().cancelled, u64::from(waits == 4));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_outlives_its_lease_is_late_and_holds_nobody_up() {
+    let model = Model::new(&[&[Item(1), Wait(61), Item(2)], &[Item(3)]]);
+    let Guarded { circuit, mut agent } = guarded(&model);
+    half_open(&circuit).await;
+    let mut old = agent.ready().await.unwrap().call(()).await.unwrap();
+    old.next().await.unwrap().unwrap();
+    let old = tokio::spawn(collect(old));
+    tokio::time::sleep(seconds(60)).await;
+    let new = agent.ready().await.unwrap().call(()).await.unwrap();
+    assert_eq!(old.await.unwrap().0, [2]);
+    assert_eq!((circuit.state(), circuit.snapshot().late), (State::HalfOpen, 1));
+    collect(new).await;
+    assert_eq!((circuit.state(), circuit.snapshot().late), (State::Closed, 1));
+}
+
+/// An idle gap exactly as long as its limit is none where the item is there by then.
+#[tokio::test(start_paused = true)]
+async fn an_item_in_the_last_moment_is_in_time() {
+    let layer = StreamTimeoutLayer::new().first_item(seconds(2)).idle(seconds(3));
+    let model = Model::new(&[&[Wait(2), Item(1), Wait(3), Item(2), Wait(3), Item(3), Wait(4)]]);
+    let agent = ServiceBuilder::new().layer(layer).service(model.service());
+    let started = Instant::now();
+    let (items, errors) = collect(agent.oneshot(()).await.unwrap()).await;
+    assert_eq!(items, [1, 2, 3]);
+    assert_eq!((interrupted(&errors[0]), limit(&errors[0])), (3, (TimeLimit::Idle, seconds(3))));
+    assert_eq!(started.elapsed(), seconds(2 + 3 + 3 + 3));
+}
+
+/// A reader that looks for an item now and then, and has other things to do in between.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_comes_back_finds_the_item_that_came_meanwhile() {
+    let (items, stream) = tokio::sync::mpsc::unbounded_channel();
+    let stream = tokio::sync::Mutex::new(Some(stream));
+    let layer = StreamTimeoutLayer::new().idle(seconds(5));
+    let agent = ServiceBuilder::new().layer(layer).service(service_fn(|()| {
+        let mut queue = stream.try_lock().unwrap().take().unwrap();
+        async move { Ok::<_, io::Error>(stream::poll_fn(move |cx| queue.poll_recv(cx))) }
+    }));
+    let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+    for item in 0..3 {
+        assert!(stream.next().now_or_never().is_none());
+        tokio::time::advance(seconds(4)).await;
+        items.send(Ok::<_, io::Error>(item)).unwrap();
+        tokio::time::advance(seconds(100)).await;
+        assert_eq!(stream.next().await.unwrap().unwrap(), item);
+    }
+}
+
+/// What a layer of ours says of a stream counts once, however many layers it goes through.
+#[tokio::test(start_paused = true)]
+async fn stacked_layers_count_the_items_and_the_failure_once() {
+    let layer = CircuitBreakerLayer::new("model");
+    let circuit = layer.circuit();
+    let model = Model::new(&[&[Item(1), Item(2), Fail]]);
+    let agent = ServiceBuilder::new()
+        .layer(FirstItemLayer::new().agent_id("outer"))
+        .layer(RetryLayer::new(3))
+        .layer(layer.agent_id("model").settle_at_stream_end())
+        .layer(FirstItemLayer::new())
+        .service(model.service());
+    let (items, errors) = collect(agent.oneshot(()).await.unwrap()).await;
+    assert_eq!((items, errors.len(), model.calls()), (vec![1, 2], 1, 1));
+    assert_eq!((interrupted(&errors[0]), errors[0].agent()), (2, Some("model")));
+    assert_eq!(circuit.snapshot().consecutive_failures, 1);
+    let source = std::error::Error::source(&errors[0]).unwrap();
+    assert!(source.is::<io::Error>(), "one interruption with its cause: {source:?}");
+}
+
+// ===== spans =====
+
+/// The outcome of each span of one run, as they end.
+fn outcomes(run: impl AsyncFnOnce(&Mutex<Vec<String>>)) -> Vec<String> {
+    use buttress::observe::{ObserveLayer, Observed};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let layer = ObserveLayer::new(move |span: &Observed| {
+        sink.lock().unwrap().push(span.str("outcome").unwrap_or("none").to_owned());
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let subscriber = tracing_subscriber::registry().with(layer);
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(run(&seen)));
+    std::mem::take(&mut seen.lock().unwrap())
+}
+
+/// The spans end when the stream does, and not when its reader lets go of it.
+#[test]
+fn the_end_of_a_stream_ends_its_spans() {
+    for steps in [&[Item(1), Item(2)][..], &[]] {
+        let ended = outcomes(async |seen| {
+            let agent = ServiceBuilder::new()
+                .layer(CircuitBreakerLayer::new("model").settle_at_stream_end())
+                .layer(StreamTimeoutLayer::new())
+                .layer(FirstItemLayer::new().allow_empty())
+                .service(Model::new(&[steps]).service());
+            let mut stream = std::pin::pin!(agent.oneshot(()).await.unwrap());
+            while let Some(item) = stream.next().await {
+                item.unwrap();
+                assert_eq!(seen.lock().unwrap().len(), 0);
+            }
+            assert_eq!(*seen.lock().unwrap(), ["success"; 3], "{steps:?}");
+        });
+        assert_eq!(ended.len(), 3, "{steps:?}");
+    }
+    // Alone, where no layer further out lets go of it.
+    outcomes(async |seen| {
+        let agent = FirstItemLayer::new().layer(Model::new(&[&[Item(1)]]).service());
+        let mut stream = agent.oneshot(()).await.unwrap();
+        stream.next().await.unwrap().unwrap();
+        assert!(stream.next().await.is_none());
+        assert_eq!(*seen.lock().unwrap(), ["success"]);
+    });
+}
+
+/// A failure that comes as an answer is told when it is there, whatever its stream comes to.
+#[test]
+fn an_answer_that_is_a_failure_is_told_as_one() {
+    let failed = |_: Result<&Items, &io::Error>| Failure::new(FailureKind::Overloaded).into();
+    let told = outcomes(async |seen| {
+        let agent = StreamTimeoutLayer::new().classify(failed);
+        let agent = agent.layer(Model::new(&[&[Item(1)]]).service());
+        let stream = agent.oneshot(()).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["failure"]);
+        assert_eq!(collect(stream).await.0, [1]);
+
+        let agent = FirstItemLayer::new().classify(failed);
+        let agent = agent.layer(Model::new(&[&[Item(1)]]).service());
+        let stream = agent.oneshot(()).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["failure"; 2]);
+        assert_eq!(collect(stream).await.0, [1]);
+    });
+    assert_eq!(told, ["failure"; 2]);
 }

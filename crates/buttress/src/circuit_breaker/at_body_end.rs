@@ -28,7 +28,7 @@ pub struct AtBodyEnd;
 pin_project! {
     /// A body whose end a circuit waits for.
     pub struct SettlingBody<B, R> {
-        // None once it has failed.
+        // None once it has ended.
         #[pin]
         inner: Option<B>,
         reader: R,
@@ -115,6 +115,7 @@ where
                 Poll::Ready(Some(Err(error)))
             }
             None => {
+                this.inner.set(None);
                 end(this.course, this.reader);
                 Poll::Ready(None)
             }

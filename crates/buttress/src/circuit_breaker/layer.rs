@@ -106,7 +106,8 @@ impl<C, M> CircuitBreakerLayer<C, M> {
     /// the end. A drop before the first item is a cancellation. An item that is an error is a failure,
     /// and so is one that `classify_items` calls one; it is handed on. A slow call is one whose stream
     /// is slow. Errors of the stream become [`Error`](crate::Error):
-    /// [`Interrupted`](crate::ErrorKind::Interrupted) after the first item.
+    /// [`Interrupted`](crate::ErrorKind::Interrupted) after the first item. A probe whose stream lasts
+    /// longer than [`half_open_lease`](Self::half_open_lease) comes too late to close the circuit.
     #[cfg(feature = "stream")]
     pub fn settle_at_stream_end(self) -> CircuitBreakerLayer<C, AtStreamEnd> {
         self.settles(AtStreamEnd { classify_items: AnyError })

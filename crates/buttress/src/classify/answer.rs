@@ -31,16 +31,17 @@ pub(super) fn failure_in_json(body: &[u8]) -> Option<Failure> {
         let failure = Failure::new(FailureKind::Transient);
         return Some(failure.with_message("the answer is not JSON"));
     };
-    glance.failure().or_else(|| glance.refusal(body))
+    glance.failure().or_else(|| glance.blocked()).or_else(|| glance.refusal(body))
 }
 
 /// Searches the events of a stream that was buffered whole.
 pub(super) fn failure_in_events(body: &[u8]) -> Option<Failure> {
     let events = body.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
     events.filter_map(|data| std::str::from_utf8(data).ok()).find_map(|data| {
-        // Chunks of an answer are not read; only those that mention an error are.
-        let glance = data.contains("\"error\"").then(|| Glance::at(data.as_bytes()).ok())??;
-        glance.failure().or_else(|| glance.failure_of_event(data))
+        // Chunks of an answer are not read; only those that mention a failure are.
+        let mentions = ["\"error\"", "\"blockReason\""].iter().any(|word| data.contains(word));
+        let glance = mentions.then(|| Glance::at(data.as_bytes()).ok())??;
+        glance.failure().or_else(|| glance.failure_of_event(data)).or_else(|| glance.blocked())
     })
 }
 
@@ -51,9 +52,15 @@ pub(super) struct Event {
     pub(super) is_preamble: bool,
     /// Is of a protocol that says where its streams end.
     pub(super) promises_end: bool,
-    /// Is that end.
+    /// Is that end: nothing of interest comes behind it.
     pub(super) is_end: bool,
+    /// Is an end that others may follow.
+    pub(super) may_be_end: bool,
 }
+
+/// What an event is that cannot be read.
+#[cfg(feature = "stream")]
+pub(super) const NOT_JSON: &str = "an event is not JSON";
 
 /// The events that come before the answer: Anthropic's, and those of OpenAI's Responses.
 #[cfg(feature = "stream")]
@@ -79,14 +86,14 @@ pub(super) fn judge_event(
     data: &[u8],
     looks_closer: bool,
 ) -> Result<Event, Failure> {
-    if data == b"[DONE]" {
-        return Ok(Event { is_preamble: false, promises_end: true, is_end: true });
+    if data.trim_ascii() == b"[DONE]" {
+        let (promises_end, is_end) = (true, true);
+        return Ok(Event { is_preamble: false, promises_end, is_end, may_be_end: true });
     }
     let failed = |message| Failure::new(FailureKind::Transient).with_message(message);
     let Ok(glance) = Glance::at(data) else {
         // Some say in plain words what is wrong.
-        let message =
-            if is_named_error { "an error in the stream" } else { "an event is not JSON" };
+        let message = if is_named_error { "an error in the stream" } else { NOT_JSON };
         return Err(failed(message));
     };
     let kind = glance.event.as_str().unwrap_or_default();
@@ -100,13 +107,17 @@ pub(super) fn judge_event(
         });
         return Err(failure.unwrap_or_else(|| failed("an error in the stream")));
     }
+    if let Some(failure) = glance.blocked() {
+        return Err(failure);
+    }
     let is_chunk = glance.has_choices || glance.has_candidates;
     Ok(Event {
         is_preamble: PREAMBLE.contains(&kind)
             || looks_closer && is_chunk && !glance.is_finished && !has_part(data),
         promises_end: is_chunk || kind.starts_with("response.") || kind == "message_start",
-        // What comes after the last candidate is counted in it already.
-        is_end: END.contains(&kind) || glance.has_candidates && glance.is_finished,
+        is_end: END.contains(&kind),
+        // Google's candidates end one by one, and with some of its models in every chunk.
+        may_be_end: glance.has_candidates && glance.is_finished,
     })
 }
 
@@ -122,8 +133,10 @@ fn has_part(data: &[u8]) -> bool {
         _ => false,
     };
     list("choices").any(|choice| {
-        let delta = choice["delta"].as_object().into_iter().flatten();
-        says(&choice["text"]) || delta.filter(|(key, _)| *key != "role").any(|(_, part)| says(part))
+        // Some send a message where others send what is new of it.
+        let parts = ["delta", "message"].into_iter().filter_map(|key| choice[key].as_object());
+        says(&choice["text"])
+            || parts.flatten().filter(|(key, _)| *key != "role").any(|(_, part)| says(part))
     }) || list("candidates").any(|candidate| says(&candidate["content"]["parts"]))
 }
 
@@ -223,13 +236,17 @@ impl Glance {
         }
     }
 
+    /// Returns the failure of a prompt that was blocked.
+    fn blocked(&self) -> Option<Failure> {
+        let reason = self.prompt_feedback["blockReason"].as_str()?;
+        let failure = Failure::new(FailureKind::ContentPolicy);
+        Some(failure.with_message(filter(reason).unwrap_or("prompt blocked")))
+    }
+
     /// Returns the failure of an answer that a filter kept back, unless something of it came.
     fn refusal(&self, body: &[u8]) -> Option<Failure> {
-        let failure = Failure::new(FailureKind::ContentPolicy);
-        if let Some(reason) = self.prompt_feedback["blockReason"].as_str() {
-            return Some(failure.with_message(filter(reason).unwrap_or("prompt blocked")));
-        }
         let filter = self.filter?;
+        let failure = Failure::new(FailureKind::ContentPolicy);
         let answer: Value = serde_json::from_slice(body).ok()?;
         (!has_content(&answer)).then(|| failure.with_message(filter))
     }

@@ -48,8 +48,8 @@ pub struct ByHead<C>(pub C);
 
 impl ReadBody for HeadOnly {
     #[inline]
-    fn data(&mut self, _: &[u8]) -> Option<(usize, Failure)> {
-        self.has_begun = true;
+    fn data(&mut self, chunk: &[u8]) -> Option<(usize, Failure)> {
+        self.has_begun |= !chunk.is_empty();
         None
     }
 

@@ -1,31 +1,35 @@
 //! Streams of a language model, judged event by event as they pass.
 
-use http::{
-    HeaderMap, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
-};
+use http::{HeaderMap, StatusCode};
 
 use super::{
     LlmClassifier,
-    answer::judge_event,
+    answer::{NOT_JSON, judge_event},
     body::{ClassifyBody, ReadBody},
+    llm::content_type,
 };
 use crate::{Failure, FailureKind};
 
 /// A longer event is passed on unread.
 const LONGEST_EVENT: usize = 1024 * 1024;
+/// What is kept of a line: that of the longest event, with the name of its field, and something more
+/// of a longer one.
+const LONGEST_LINE: usize = LONGEST_EVENT + 16;
 
 /// Reads the body of a model's answer: the events of a `text/event-stream`, nothing of others.
 ///
 /// The events are those of the HTML standard (section 9.2, server-sent events). A failure is
 ///
-/// - an event named `error`, or one that holds an error as [`LlmClassifier`] describes;
-/// - an event that is not JSON, but for `[DONE]`;
+/// - an event named `error`, or one that holds an error or a blocked prompt as [`LlmClassifier`]
+///   describes;
+/// - an event that is not JSON, but for `[DONE]` and events without data;
 /// - a body that ends without an event, in the middle of one, or before the mark that ends streams
 ///   of its kind: `[DONE]` (OpenAI's chat and who speaks its protocol), `message_stop` (Anthropic),
 ///   `response.completed` or `response.incomplete` (OpenAI's Responses), a `finishReason` (Google).
 ///
-/// Events above 1 MiB are not read, and neither are bodies with a `Content-Encoding`.
+/// The line feeds behind the last event may be missing. What comes after `[DONE]` and its kin is not
+/// read. Neither are events above 1 MiB, of which the last may be the mark, and bodies with a
+/// `Content-Encoding`.
 #[derive(Debug, Default)]
 pub struct LlmBody {
     /// None for what is no stream of events.
@@ -33,7 +37,7 @@ pub struct LlmBody {
     has_begun: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Events {
     /// The line that is not at its end yet.
     line: Vec<u8>,
@@ -50,6 +54,10 @@ struct Events {
     has_begun: bool,
     promises_end: bool,
     has_ended: bool,
+    /// An end came that others may follow.
+    may_have_ended: bool,
+    /// What came last was not read: it may have been the end.
+    ends_unread: bool,
 }
 
 // ===== impl LlmClassifier =====
@@ -64,17 +72,14 @@ impl ClassifyBody for LlmClassifier {
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    let encoded = headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
-    let kind = headers.get(CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes());
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    !encoded && kind.eq_ignore_ascii_case(b"text/event-stream")
+    content_type(headers).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 // ===== impl LlmBody =====
 
 impl ReadBody for LlmBody {
     fn data(&mut self, chunk: &[u8]) -> Option<(usize, Failure)> {
-        self.has_begun = true;
+        self.has_begun |= !chunk.is_empty();
         self.events.as_mut()?.read(chunk)
     }
 
@@ -125,15 +130,10 @@ impl Events {
         self.has_data || self.is_named_error || !self.line.is_empty() || self.is_too_long
     }
 
-    /// Keeps the beginning of a line.
+    /// Keeps a part of a line, as far as an event may be long.
     fn keep(&mut self, part: &[u8]) {
-        if self.line.len() + part.len() > LONGEST_EVENT {
-            self.is_too_long = true;
-            self.line.clear();
-        }
-        if !self.is_too_long {
-            self.line.extend_from_slice(part);
-        }
+        let room = LONGEST_LINE.saturating_sub(self.line.len());
+        self.line.extend_from_slice(&part[..part.len().min(room)]);
     }
 
     /// Reads a line of which `rest` is the last part.
@@ -184,16 +184,19 @@ impl Events {
     fn end_event(&mut self) -> Option<Failure> {
         let has_data = std::mem::take(&mut self.has_data);
         let is_named_error = std::mem::take(&mut self.is_named_error);
+        let says_nothing = !is_named_error && self.data.trim_ascii().is_empty();
         let mut failure = None;
         if std::mem::take(&mut self.is_too_long) {
-            (self.has_events, self.has_begun) = (true, true);
-        } else if has_data && !self.has_ended {
+            (self.has_events, self.has_begun, self.ends_unread) = (true, true, true);
+        } else if has_data && !says_nothing && !self.has_ended {
             self.has_events = true;
             match judge_event(is_named_error, &self.data, !self.has_begun) {
                 Ok(event) => {
                     self.has_begun |= !event.is_preamble;
                     self.promises_end |= event.promises_end;
-                    self.has_ended |= event.is_end;
+                    self.has_ended = event.is_end;
+                    self.may_have_ended |= event.may_be_end;
+                    self.ends_unread &= !event.promises_end;
                 }
                 Err(found) => failure = Some(found),
             }
@@ -203,20 +206,45 @@ impl Events {
     }
 
     fn end(&self) -> Option<Failure> {
-        // Some leave the last line feeds out.
-        let is_done = self.line == b"data: [DONE]" || self.data == b"[DONE]";
-        if self.has_ended || is_done {
+        if self.has_ended {
             return None;
         }
-        let message = if !self.has_events && !self.is_in_event() {
+        if self.is_in_event() {
+            return self.end_inside();
+        }
+        let message = if !self.has_events {
             "the stream holds no event"
-        } else if self.is_in_event() {
-            "the stream ends in the middle of an event"
-        } else if self.promises_end {
+        } else if self.promises_end && !self.may_have_ended && !self.ends_unread {
             "the stream ends without its mark"
         } else {
             return None;
         };
         Some(Failure::new(FailureKind::Transient).with_message(message))
+    }
+
+    /// Returns the failure of a stream that ends before the empty line behind its last event: some
+    /// leave it out.
+    #[cold]
+    fn end_inside(&self) -> Option<Failure> {
+        let middle = || {
+            let failure = Failure::new(FailureKind::Transient);
+            Some(failure.with_message("the stream ends in the middle of an event"))
+        };
+        let mut whole = self.clone();
+        let is_comment = whole.line.starts_with(b":");
+        if !whole.line.is_empty() {
+            whole.end_line(&[]);
+        }
+        if is_comment {
+            return whole.end();
+        }
+        if !whole.has_data || whole.is_too_long {
+            return middle();
+        }
+        match whole.end_event() {
+            None => whole.end(),
+            Some(failure) if failure.message() == Some(NOT_JSON) => middle(),
+            failure => failure,
+        }
     }
 }

@@ -1,6 +1,9 @@
 use std::time::SystemTime;
 
-use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, Response, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 use serde_json::Value;
 
 use super::{
@@ -39,7 +42,7 @@ const LONGEST_ERROR: usize = 64 * 1024;
 /// # Answers with a status below 400
 ///
 /// An empty body is a success, and so is one of another type than `application/json` and
-/// `text/event-stream`. In the others there are three things that make a failure:
+/// `text/event-stream`, or with a `Content-Encoding`. In the others there are three things that make a failure:
 ///
 /// - An error: a text or object under `error` that is not empty, of a JSON object, of one of its
 ///   `choices`, or of the first element of a list; or in an event of a buffered stream, which may
@@ -134,8 +137,7 @@ fn failure_in_answer(headers: &HeaderMap, body: &[u8]) -> Option<Failure> {
     if body.is_empty() {
         return None;
     }
-    let kind = headers.get(CONTENT_TYPE)?.as_bytes();
-    let kind = kind.split(|byte| *byte == b';').next()?.trim_ascii();
+    let kind = content_type(headers)?;
     if kind.eq_ignore_ascii_case(b"application/json") {
         failure_in_json(body)
     } else if kind.eq_ignore_ascii_case(b"text/event-stream") {
@@ -143,4 +145,14 @@ fn failure_in_answer(headers: &HeaderMap, body: &[u8]) -> Option<Failure> {
     } else {
         None
     }
+}
+
+/// Returns the type of a body without its parameters; none where the body cannot be read as it is.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return None;
+    }
+    let kind = headers.get(CONTENT_TYPE)?.as_bytes();
+    Some(kind.split(|byte| *byte == b';').next()?.trim_ascii())
 }

@@ -143,10 +143,13 @@ where
     })
 }
 
-/// Makes an `Error` of one that nobody classifies, as that of a body: what it says about itself counts.
+/// Makes an `Error` of one that nobody classifies, as that of a body: what it, or what it wraps, says about
+/// itself counts.
 #[cfg(feature = "http")]
+#[cold]
 pub(crate) fn error_of<E: Into<BoxError> + 'static>(error: E) -> Error {
-    Error::from_service(error, |error| read_failure(error))
+    let error: BoxError = error.into();
+    Error::from_service(error, |error| failure_in_chain(&**error))
 }
 
 /// Reads the failure of the first error in a chain that says what it is.

@@ -26,7 +26,7 @@ use crate::{
 ///
 /// The same as [`StreamTimeoutLayer`](super::StreamTimeoutLayer) for `http::Response<B>`: frames are
 /// its items, and trailers are one. The times start at the first poll that is pending: of the call,
-/// or of the body after a frame.
+/// or of the body after a frame. A reader that takes its time is not counted, but by `total`.
 ///
 /// # Defaults
 ///
@@ -86,7 +86,7 @@ pin_project! {
 pin_project! {
     /// A body that is cut when it takes too long.
     pub struct TimedBody<B> {
-        // None once it has been cut.
+        // None once it has ended.
         #[pin]
         inner: Option<B>,
         #[pin]
@@ -267,15 +267,19 @@ where
         let Some(mut inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         let error = match this.way.course.run(|| inner.as_mut().poll_frame(cx)) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.way.pass();
+                let passed = this.way.pass();
                 // Nobody may ask for more.
-                if inner.is_end_stream() {
+                if passed.is_ok() && inner.is_end_stream() {
                     this.way.course.end();
                 }
-                return Poll::Ready(Some(Ok(frame)));
+                match passed {
+                    Ok(()) => return Poll::Ready(Some(Ok(frame))),
+                    Err(error) => error,
+                }
             }
             Poll::Ready(Some(Err(error))) => error_of(error),
             Poll::Ready(None) => {
+                this.inner.set(None);
                 this.way.course.end();
                 return Poll::Ready(None);
             }

@@ -69,8 +69,7 @@ impl<W: Watcher> Course<W> {
     pub(crate) fn note(&mut self, failure: &Failure) {
         if !self.is_over {
             self.is_over = true;
-            let told = failure.clone().with_after_output(self.items > 0);
-            self.watcher.fail(self.items, &told, failure);
+            self.watcher.fail(self.items, failure, failure);
         }
     }
 

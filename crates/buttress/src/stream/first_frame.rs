@@ -39,17 +39,20 @@ const LONGEST_PREAMBLE: usize = 64 * 1024;
 ///
 /// # Defaults
 ///
-/// - `classify`: [`AnyError`], which reads no bodies: the first frame is the beginning
+/// - `classify`: [`AnyError`], which reads no bodies: the first frame with data, or the trailers, is
+///   the beginning
 /// - a body without any frame is a success if it ends as its head says
 ///
 /// # Ordering
 ///
 /// Inside retry, breaker and fallback, and inside [`BodyTimeoutLayer`](super::BodyTimeoutLayer), whose
-/// limit for the first frame is then the call's; around [`ErrorBodyLayer`](crate::ErrorBodyLayer).
+/// limit for the first frame is then the call's; around [`ErrorBodyLayer`](crate::ErrorBodyLayer). The
+/// body must be `Unpin`, as hyper's is, and its data `Bytes`.
 ///
 /// # Cancellation
 ///
-/// Dropping the call drops the body. A body that is dropped after a frame is a success.
+/// Dropping the call drops the body. A body that is dropped after a frame is a success. One that has
+/// failed is dropped before its error is returned.
 ///
 /// # Tracing
 ///
@@ -108,6 +111,8 @@ pub struct BegunBody<B, R> {
 struct Start {
     first: Option<Frame<Bytes>>,
     others: VecDeque<Frame<Bytes>>,
+    /// How many bytes of data they hold.
+    bytes: usize,
 }
 
 /// A body that ends where its reader finds a failure.
@@ -260,7 +265,9 @@ where
             *this.response = None;
             return Poll::Ready(Err(course.cut(error.in_agent(agent))));
         }
-        told::first_item(course.watcher());
+        if !this.start.is_empty() {
+            told::first_item(course.watcher());
+        }
         let (response, course) =
             this.response.take().zip(this.course.take()).expect("both are there");
         Poll::Ready(Ok(response.map(|rest| {
@@ -316,7 +323,13 @@ where
             None => ready!(course.run(|| rest.poll_frame(cx))),
         };
         match &next {
-            Some(Ok(_)) => course.pass(),
+            Some(Ok(_)) => {
+                course.pass();
+                // Nobody may ask for more.
+                if start.is_empty() && rest.is_end_stream() {
+                    course.end();
+                }
+            }
             Some(Err(_)) => {}
             None => course.end(),
         }
@@ -330,7 +343,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let start = self.start.bytes() as u64;
+        let start = self.start.bytes as u64;
         let rest = self.rest.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(start));
@@ -358,6 +371,7 @@ impl<B, R> fmt::Debug for BegunBody<B, R> {
 
 impl Start {
     fn push(&mut self, frame: Frame<Bytes>) {
+        self.bytes += bytes_of(&frame);
         if self.is_empty() {
             self.first = Some(frame);
         } else {
@@ -366,18 +380,18 @@ impl Start {
     }
 
     fn pop(&mut self) -> Option<Frame<Bytes>> {
-        self.first.take().or_else(|| self.others.pop_front())
+        let frame = self.first.take().or_else(|| self.others.pop_front())?;
+        self.bytes -= bytes_of(&frame);
+        Some(frame)
     }
 
     fn is_empty(&self) -> bool {
         self.first.is_none() && self.others.is_empty()
     }
+}
 
-    /// Returns how many bytes of data it holds.
-    fn bytes(&self) -> usize {
-        let frames = self.first.iter().chain(&self.others);
-        frames.filter_map(Frame::data_ref).map(Bytes::len).sum()
-    }
+fn bytes_of(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }
 
 // ===== impl ReadThrough =====
@@ -410,11 +424,13 @@ where
     fn poll_begin(&mut self, start: &mut Start, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             match ready!(self.poll_frame(cx)) {
+                // One without data says nothing, and there may be any number of them.
+                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
                 Some(Ok(frame)) => start.push(frame),
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => return Poll::Ready(Ok(())),
             }
-            if self.reader.has_begun() || start.bytes() >= LONGEST_PREAMBLE {
+            if self.reader.has_begun() || start.bytes >= LONGEST_PREAMBLE {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -36,7 +36,7 @@ use crate::{
 /// # Ordering
 ///
 /// Inside retry, breaker and fallback, and inside [`StreamTimeoutLayer`](super::StreamTimeoutLayer),
-/// whose limit for the first item is then the call's.
+/// whose limit for the first item is then the call's. The stream must be `Unpin`, as a pinned box is.
 ///
 /// # Cancellation
 ///
@@ -96,6 +96,7 @@ pin_project! {
         #[pin]
         rest: Option<St>,
         classify_items: I,
+        agent_id: Option<Arc<str>>,
         course: Course<Told>,
     }
 }
@@ -310,7 +311,8 @@ impl<St, T, I: Clone> FirstItemStream<St, T, I> {
         rules: &Rules<C, I>,
         course: Course<Told>,
     ) -> Self {
-        Self { first, rest, classify_items: rules.classify_items.clone(), course }
+        let (classify_items, labels) = (rules.classify_items.clone(), &rules.labels);
+        Self { first, rest, classify_items, agent_id: labels.agent_id.clone(), course }
     }
 }
 
@@ -345,7 +347,7 @@ where
             }
         };
         this.rest.set(None);
-        Poll::Ready(Some(Err(this.course.cut(error))))
+        Poll::Ready(Some(Err(this.course.cut(error.in_agent(this.agent_id.as_ref())))))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -21,8 +21,9 @@ pub(crate) struct Limits {
 
 /// How long a stream has taken so far.
 ///
-/// The clock is read when the stream is first pending, and at the first pending poll after an item:
-/// a reader that takes its time is not counted.
+/// The clock is read while the stream is pending, and a wait begins with the first such poll after an
+/// item: a reader that takes its time is not counted. Only a limit of the whole has it read at each
+/// item.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Watch {
     limits: Limits,
@@ -54,10 +55,16 @@ impl Watch {
         Self { limits, started: None, waits_since: None, has_items: false }
     }
 
-    /// Notes that an item came.
-    pub(crate) const fn item(&mut self) {
+    /// Notes that an item came; returns the limit of the whole where it came too late.
+    ///
+    /// A stream that is never waited for is never pending, and its timer never asked.
+    pub(crate) fn item(&mut self) -> Option<(TimeLimit, Duration)> {
         self.has_items = true;
         self.waits_since = None;
+        let total = self.limits.total?;
+        let now = Instant::now();
+        let started = *self.started.get_or_insert(now);
+        (now.saturating_duration_since(started) > total).then_some((TimeLimit::Total, total))
     }
 
     /// Returns the limit that ran out, while the stream is pending.
@@ -66,7 +73,8 @@ impl Watch {
         mut sleep: Pin<&mut Option<Sleep>>,
         cx: &mut Context<'_>,
     ) -> Poll<(TimeLimit, Duration)> {
-        let waits_since = *self.waits_since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        let waits_since = *self.waits_since.get_or_insert(now);
         let started = *self.started.get_or_insert(waits_since);
         let wait = if self.has_items {
             (TimeLimit::Idle, waits_since, self.limits.idle)
@@ -82,6 +90,10 @@ impl Watch {
             })
             .min_by_key(|(deadline, ..)| *deadline);
         let Some((deadline, limit, time)) = nearest else { return Poll::Pending };
+        // Behind a stream that used up what its task may do in one go, the timer says nothing.
+        if now > deadline {
+            return Poll::Ready((limit, time));
+        }
         loop {
             let Some(mut armed) = sleep.as_mut().as_pin_mut() else {
                 sleep.set(Some(sleep_until(deadline)));

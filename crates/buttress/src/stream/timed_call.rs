@@ -115,10 +115,13 @@ impl<F: fmt::Debug, C> fmt::Debug for TimedCall<F, C> {
 // ===== impl Way =====
 
 impl Way {
-    /// Notes that an item is handed on.
-    pub(super) const fn pass(&mut self) {
+    /// Notes that an item is handed on; returns the limit that ran out instead, as an error.
+    pub(super) fn pass(&mut self) -> Result<(), Error> {
+        if let Some(limit) = self.watch.item() {
+            return Err(self.course.watcher().time_out(limit));
+        }
         self.course.pass();
-        self.watch.item();
+        Ok(())
     }
 
     /// Returns the limit that ran out as an error, while nothing comes.

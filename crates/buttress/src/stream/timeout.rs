@@ -27,7 +27,8 @@ use crate::{
 /// of a sentence, and a total that fits both would catch neither.
 ///
 /// The times start at the first poll that is pending: of the call, or of the stream after an item.
-/// A reader that takes its time is not counted, but by `total`.
+/// A reader that takes its time is not counted, but by `total`, which cuts at the first item after it,
+/// also one that nobody had to wait for.
 ///
 /// # Defaults
 ///
@@ -273,10 +274,10 @@ where
         let error = match this.way.course.run(|| inner.poll_next(cx)) {
             Poll::Ready(Some(Ok(item))) => match this.classify_items.classify(Ok(&item)) {
                 Outcome::Failure(failure) => of_an_item(failure),
-                _ => {
-                    this.way.pass();
-                    return Poll::Ready(Some(Ok(item)));
-                }
+                _ => match this.way.pass() {
+                    Ok(()) => return Poll::Ready(Some(Ok(item))),
+                    Err(error) => error,
+                },
             },
             Poll::Ready(Some(Err(error))) => into_error(this.classify_items, error),
             Poll::Ready(None) => {
