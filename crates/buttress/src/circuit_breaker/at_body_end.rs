@@ -10,8 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    future::{Access, Held, Watch},
     settle::Settle,
+    watch::{Access, Held, Watch},
 };
 use crate::{
     BoxError, Classify, Error,

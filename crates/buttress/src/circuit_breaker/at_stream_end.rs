@@ -8,8 +8,8 @@ use futures_core::Stream;
 use pin_project_lite::pin_project;
 
 use super::{
-    future::{Access, Held, Watch},
     settle::Settle,
+    watch::{Access, Held, Watch},
 };
 use crate::{AnyError, BoxError, Classify, Error, Outcome, classify::into_error, stream::Course};
 

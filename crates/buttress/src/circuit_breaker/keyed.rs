@@ -22,7 +22,7 @@ use super::AtBodyEnd;
 use super::AtStreamEnd;
 use super::{
     AtAnswer, Circuit, CircuitBreakerLayer, KeyedResponseFuture, Readiness, Settle, State,
-    future::{Call, Keyed},
+    future::Call, watch::Keyed,
 };
 use crate::{
     AnyError, BoxError, Classify, Error, classify::into_error, sharded::Sharded, telemetry::Labels,

@@ -56,7 +56,9 @@ mod layer;
 mod machine;
 mod settings;
 mod settle;
+mod watch;
 mod window;
+mod word;
 
 use std::task::{Context, Poll};
 

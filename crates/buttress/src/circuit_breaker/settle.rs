@@ -1,6 +1,6 @@
 //! When a circuit learns how a call went: with its answer, or at the end of its stream or body.
 
-use super::future::{Access, Watch};
+use super::watch::{Access, Watch};
 use crate::{BoxError, Classify, Error};
 
 /// The circuit learns how a call went when its answer is there.
