@@ -58,6 +58,8 @@ mod replay;
 mod service_builder_ext;
 mod sharded;
 pub mod telemetry;
+#[cfg(any(feature = "grpc", feature = "stream", feature = "swarm", feature = "timeout"))]
+mod timer;
 
 #[cfg(feature = "agent")]
 pub mod agent;

@@ -11,7 +11,9 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
-use crate::{BoxError, BudgetLimit, CallBudget, Error, ErrorKind, classify::error_of};
+use crate::{
+    BoxError, BudgetLimit, CallBudget, Error, ErrorKind, classify::error_of, timer::poll_timer,
+};
 
 /// Keeps a call within the deadline of its caller, the header `grpc-timeout`, to the end of its body.
 ///
@@ -287,7 +289,8 @@ impl Until {
         if this.sleep.is_none() {
             this.sleep.set(Some(sleep_until(deadline)));
         }
-        ready!(this.sleep.as_pin_mut().expect("the timer was made above").poll(cx));
+        let sleep = this.sleep.as_pin_mut().expect("the timer was made above");
+        ready!(poll_timer(sleep, cx));
         Poll::Ready(deadline_over())
     }
 }

@@ -6,7 +6,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::TimeLimit;
+use crate::{TimeLimit, timer::poll_timer};
 
 /// How long the parts of a stream may take; none is no limit.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,8 +73,7 @@ impl Watch {
         mut sleep: Pin<&mut Option<Sleep>>,
         cx: &mut Context<'_>,
     ) -> Poll<(TimeLimit, Duration)> {
-        let now = Instant::now();
-        let waits_since = *self.waits_since.get_or_insert(now);
+        let waits_since = *self.waits_since.get_or_insert_with(Instant::now);
         let started = *self.started.get_or_insert(waits_since);
         let wait = if self.has_items {
             (TimeLimit::Idle, waits_since, self.limits.idle)
@@ -90,10 +89,6 @@ impl Watch {
             })
             .min_by_key(|(deadline, ..)| *deadline);
         let Some((deadline, limit, time)) = nearest else { return Poll::Pending };
-        // Behind a stream that used up what its task may do in one go, the timer says nothing.
-        if now > deadline {
-            return Poll::Ready((limit, time));
-        }
         loop {
             let Some(mut armed) = sleep.as_mut().as_pin_mut() else {
                 sleep.set(Some(sleep_until(deadline)));
@@ -105,7 +100,7 @@ impl Watch {
                 armed.as_mut().reset(deadline);
             }
             let is_due = armed.deadline() == deadline;
-            match armed.as_mut().poll(cx) {
+            match poll_timer(armed.as_mut(), cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) if is_due => return Poll::Ready((limit, time)),
                 Poll::Ready(()) => armed.reset(deadline),

@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::{Settings, run::Run};
-use crate::Error;
+use crate::{Error, timer::poll_timer};
 
 pin_project! {
     /// The answer of a [`Swarm`](super::Swarm).
@@ -54,7 +54,7 @@ where
                     this.deadline.set(Some(tokio::time::sleep(after)));
                 }
                 if let Some(deadline) = this.deadline.as_mut().as_pin_mut() {
-                    ready!(deadline.poll(cx));
+                    ready!(poll_timer(deadline, cx));
                 }
                 run.time_out(after)
             }

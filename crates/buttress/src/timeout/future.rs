@@ -2,7 +2,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use crate::{
         self, Labels, Telemetry, describe, level, outcome, outcome_of, record_failure,
         record_status,
     },
+    timer::poll_timer,
 };
 
 pin_project! {
@@ -94,9 +95,7 @@ impl<F, C> ResponseFuture<F, C> {
             this.sleep.set(Some(tokio::time::sleep(*this.after)));
         }
         let sleep = this.sleep.as_mut().as_pin_mut().expect("the timer was made above");
-        if sleep.poll(cx).is_pending() {
-            return Poll::Pending;
-        }
+        ready!(poll_timer(sleep, cx));
         this.telemetry.in_scope(|| this.inner.set(None));
         Poll::Ready(Err(time_out(this.telemetry, *this.after, agent(this.labels))))
     }
