@@ -5,8 +5,8 @@
 use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use buttress::{
-    AgentFailure, AnyError, BudgetLimit, Classify, Error, ErrorKind, Failure, FailureKind, FallbackService,
-    GrpcClassifier, Outcome, Swarm,
+    AgentFailure, AnyError, BudgetLimit, Classify, Error, ErrorKind, Failure, FailureKind,
+    FallbackService, GrpcClassifier, Outcome, Swarm,
     classify::{ClassifyBody as _, ReadBody as _},
 };
 use http::{HeaderMap, Response, StatusCode};
