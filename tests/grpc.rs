@@ -31,7 +31,11 @@ use tonic::{
     transport::{Channel, Server, server::TcpIncoming},
 };
 use tonic_prost::ProstCodec;
-use tower::{Layer as _, Service, ServiceBuilder, service_fn};
+use tower::{
+    Layer as _, Service, ServiceBuilder,
+    load_shed::{LoadShedLayer, error::Overloaded},
+    service_fn,
+};
 
 type Texts = ProstCodec<String, String>;
 
@@ -227,7 +231,7 @@ async fn a_body_that_layers_cut_ends_with_the_status_in_trailers() {
 #[tokio::test]
 async fn errors_of_towers_layers_are_answers_too() {
     let gone = service_fn(|_: Request<Body>| {
-        std::future::ready(Err::<Response<Body>, _>(tower::load_shed::error::Overloaded::new()))
+        std::future::ready(Err::<Response<Body>, _>(Overloaded::new()))
     });
     let answer = ServiceBuilder::new().layer(GrpcStatusLayer::new()).service(gone);
     let answer = tower::ServiceExt::oneshot(answer, Request::new(Body::empty())).await.unwrap();
@@ -514,4 +518,20 @@ async fn streams_both_ways_pass_through_every_layer() {
     assert!(answer.next().await.is_none());
     assert_eq!(circuit.snapshot().calls, 1);
     assert_eq!((circuit.state(), server_circuit.state()), (State::Closed, State::Closed));
+}
+
+/// tower's own errors have no code of tonic's.
+#[tokio::test]
+async fn an_error_of_towers_in_a_client_has_its_code_where_it_is_made_a_status() {
+    let shed = || {
+        let full = tower::limit::ConcurrencyLimitLayer::new(0).layer(serve(Analyst::default()));
+        TimeoutLayer::new(Duration::from_secs(60)).layer(LoadShedLayer::new().layer(full))
+    };
+    let status = ask(shed(), "ok", None).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unknown);
+    let client = ServiceBuilder::new().map_err(Status::from).service(shed());
+    let status = ask(client, "ok", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "transient"));
+    let ours = std::error::Error::source(&status).unwrap().downcast_ref::<buttress::Error>();
+    assert!(ours.unwrap().downcast_ref::<Overloaded>().is_some());
 }
