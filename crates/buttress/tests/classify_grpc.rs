@@ -72,7 +72,9 @@ fn a_head_without_a_status_goes_by_its_http_status() {
         let unknown = failure(classify(200, &[("grpc-status", unknown)]));
         assert_eq!(unknown.message(), Some("gRPC UNKNOWN"));
     }
-    assert_eq!(failure(classify(302, &[])).kind(), FailureKind::Permanent);
+    for none_of_grpcs in [204, 302] {
+        assert_eq!(failure(classify(none_of_grpcs, &[])).kind(), FailureKind::Permanent);
+    }
     let busy = failure(classify(503, &[("retry-after", "7")]));
     assert_eq!(
         (busy.kind(), busy.retry_after()),
@@ -228,6 +230,9 @@ fn trailers_end_a_body_and_their_absence_is_a_failure() {
     assert_eq!(failed.kind(), FailureKind::RateLimited);
     // Trailers-Only: the head was all.
     assert_eq!(reader(&[("grpc-status", "0")]).end(), None);
+    // A proxy's answer, which its head has told of.
+    let proxy = GrpcClassifier::new().reader(StatusCode::BAD_GATEWAY, &HeaderMap::new());
+    assert_eq!(proxy.end(), None);
 }
 
 #[test]
