@@ -62,8 +62,12 @@ impl Service {
     }
 
     fn terminate(&self) {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        assert!(status.success());
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 }
 
@@ -167,6 +171,28 @@ async fn the_live_page_shows_circuits_and_failures_and_is_read_only_without_a_to
         assert!(first.contains(said), "{said}: {first}");
     }
     assert_eq!(service.get("/dashboard/control").await.status(), 404);
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_it_too_and_the_live_page_with_it() {
+    let mut service = Service::start();
+    let mut events = service.get("/dashboard/events").await;
+    assert!(events.chunk().await.unwrap().is_some());
+    service.signal("-INT");
+    assert_eq!(service.lines.next().as_deref(), Some("every call has ended"));
+    assert!(service.child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn circuits_that_somebody_forced_open_are_no_readiness() {
+    let token = "a-token-of-the-test";
+    let service = Service::start_with(|command| command.env("DASHBOARD_TOKEN", token));
+    for (circuit, ready) in [(1, 200), (2, 503)] {
+        let url = format!("{}/dashboard/control/{circuit}/force-open", service.base_url);
+        let done = service.client.post(url).bearer_auth(token).send().await.unwrap();
+        assert_eq!(done.status(), 200, "{circuit}");
+        assert_eq!(service.get("/ready").await.status(), ready, "{circuit}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,9 @@ use std::{
 };
 
 use buttress_tests::langfuse_server::LangfuseServer;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -110,6 +113,67 @@ fn a_call_that_is_under_way_is_ended_before_the_server_and_its_trace_delivered()
     let late = command(&["--ask", &service.url, "AAPL"]).output().unwrap();
     assert_eq!(late.status.code(), Some(1));
     assert!(text(&late).starts_with("AAPL               Unavailable: "), "{}", text(&late));
+}
+
+/// A client that keeps no time by itself.
+struct Raw {
+    client: hyper_util::client::legacy::Client<HttpConnector, Frames>,
+    url: String,
+}
+
+type Frames = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
+
+impl Raw {
+    fn new(service: &Service) -> Self {
+        let mut client = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+        let client = client.http2_only(true).build_http();
+        Self { client, url: service.url.clone() }
+    }
+
+    /// Asks, and returns the code and the message, which stand in the head of what has failed.
+    async fn ask(&self, method: &str, timeout: &str, body: Frames) -> (String, String) {
+        let request = http::Request::post(format!("{}/{method}", self.url))
+            .header("content-type", "application/grpc")
+            .header("grpc-timeout", timeout)
+            .body(body);
+        let answer = self.client.request(request.unwrap()).await.unwrap();
+        let said = |name: &str| {
+            answer.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned()
+        };
+        (said("grpc-status"), said("grpc-message"))
+    }
+}
+
+const ASK: &str = "buttress.examples.Analyst/Ask";
+
+/// One message, a `google.protobuf.StringValue`.
+fn message(prompt: &str) -> Frames {
+    let length = u8::try_from(prompt.len()).unwrap();
+    let head = [0, 0, 0, 0, length + 2, 0x0a, length];
+    Full::new(Bytes::from([&head, prompt.as_bytes()].concat())).boxed()
+}
+
+#[tokio::test]
+async fn a_server_keeps_deadlines_and_limits_by_itself() {
+    let service = Service::start(|command| command);
+    let raw = Raw::new(&service);
+    let code = |code: &str, message: &str| (code.to_owned(), message.to_owned());
+    // tonic's own limit would answer CANCELLED.
+    let late = raw.ask(ASK, "100m", message("A [all:hang]")).await;
+    assert_eq!(late, code("4", "timeout"));
+    let unknown = raw.ask("buttress.examples.Analyst/Sell", "9S", message("A")).await;
+    assert_eq!(unknown.0, "12");
+    // A message that never comes to its end; meanwhile there are more calls than one connection may make.
+    let endless = http_body_util::StreamBody::new(futures_util::stream::pending()).boxed();
+    let endless = raw.ask(ASK, "1H", endless);
+    let many = async {
+        let hanging = |number| raw.ask(ASK, "1H", message(&format!("{number} [all:hang]")));
+        let answers = futures_util::future::join_all((0..80_u8).map(hanging)).await;
+        answers.iter().filter(|(code, message)| code == "8" && message.contains("active")).count()
+    };
+    let (endless, turned_away) = tokio::join!(endless, many);
+    assert_eq!(endless, code("4", "timeout"));
+    assert!(turned_away >= 80 - 64, "{turned_away}");
 }
 
 #[test]
