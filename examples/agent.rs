@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
-use crate::{LARGE, SMALL};
+use crate::{LARGE, SMALL, local_client};
 
 /// What an agent is asked.
 #[derive(Debug, Clone, Deserialize)]
@@ -86,7 +86,7 @@ fn model_at(
 + Sync
 + 'static
 + use<> {
-    let (client, uri) = (reqwest::Client::new(), format!("{base_url}/chat/completions"));
+    let (client, uri) = (local_client(), format!("{base_url}/chat/completions"));
     tower::service_fn(move |prompt: Prompt| {
         let message = json!({ "role": "user", "content": prompt.prompt });
         let body = json!({ "model": model, "messages": [message] }).to_string();

@@ -90,6 +90,16 @@ impl Drop for EmbeddedModel {
     }
 }
 
+/// Makes a client for it: a proxy that the environment names knows no port of this machine.
+///
+/// # Panics
+///
+/// Panics where TLS cannot be set up, as [`reqwest::Client::new`] does.
+#[must_use]
+pub fn local_client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().expect("nothing was set that may be wrong")
+}
+
 async fn answer(State(asked): State<Asked>, body: Bytes) -> Response<Body> {
     let Some((model, prompt, streams)) = read(&body) else {
         return refuse(400, "invalid_request_error", "no such request");

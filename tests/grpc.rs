@@ -13,10 +13,12 @@ use std::{
 };
 
 use buttress::{
-    BodyTimeoutLayer, CallBudget, CatchPanicLayer, Circuit, CircuitBreakerLayer,
-    FaultTolerantAgent, GrpcClassifier, InExtensions, RetryLayer, TimeoutLayer,
-    circuit_breaker::State,
+    BodyTimeoutLayer, CallBudget, CatchPanicLayer, Circuit, CircuitBreaker, CircuitBreakerLayer,
+    FailureKind, FaultTolerantAgent, FirstFrameLayer, GrpcClassifier, InExtensions, RetryLayer,
+    TimeoutLayer,
+    circuit_breaker::{AtBodyEnd, State},
     grpc::{GrpcDeadlineLayer, GrpcStatusLayer},
+    stream::BodyTimeout,
     test_util::{Answer, Scripted},
 };
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
@@ -29,7 +31,11 @@ use tonic::{
     transport::{Channel, Server, server::TcpIncoming},
 };
 use tonic_prost::ProstCodec;
-use tower::{Layer as _, Service, ServiceBuilder, service_fn};
+use tower::{
+    Layer as _, Service, ServiceBuilder,
+    load_shed::{LoadShedLayer, error::Overloaded},
+    service_fn,
+};
 
 type Texts = ProstCodec<String, String>;
 
@@ -225,7 +231,7 @@ async fn a_body_that_layers_cut_ends_with_the_status_in_trailers() {
 #[tokio::test]
 async fn errors_of_towers_layers_are_answers_too() {
     let gone = service_fn(|_: Request<Body>| {
-        std::future::ready(Err::<Response<Body>, _>(tower::load_shed::error::Overloaded::new()))
+        std::future::ready(Err::<Response<Body>, _>(Overloaded::new()))
     });
     let answer = ServiceBuilder::new().layer(GrpcStatusLayer::new()).service(gone);
     let answer = tower::ServiceExt::oneshot(answer, Request::new(Body::empty())).await.unwrap();
@@ -308,4 +314,224 @@ fn a_budget_of_the_caller_is_bounded_by_its_deadline_and_never_widened() {
     assert_eq!(left(None, "100S"), 99);
     assert_eq!(left(Some(Duration::from_secs(10)), "100S"), 9);
     assert_eq!(left(Some(Duration::from_secs(1_000)), "100S"), 99);
+}
+
+/// The retry of a client stands around its calls: a request of tonic's is no `Clone`.
+#[tokio::test]
+async fn a_retry_around_calls_knows_an_open_circuit_and_an_answer_that_has_begun() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let asked = async |client: Guarded, what: &'static str| {
+        calls.store(0, Ordering::Relaxed);
+        let counted = Arc::clone(&calls);
+        let retry = RetryLayer::new(3).backoff([Duration::ZERO; 2]);
+        let agent = retry.layer(service_fn(move |()| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let client = client.clone();
+            async move { ask(client, what, None).await }
+        }));
+        let status = tower::ServiceExt::oneshot(agent, ()).await.unwrap_err();
+        (status.code(), calls.load(Ordering::Relaxed))
+    };
+    let channel = serve(Analyst::default());
+    let layer = CircuitBreakerLayer::new("analyst").classify(GrpcClassifier::new());
+    let circuit = layer.circuit();
+    let client = layer
+        .settle_at_body_end()
+        .layer(BodyTimeoutLayer::new().idle(Duration::from_millis(50)).layer(channel));
+    // What the server says is tried again, what comes after a part of an answer is not.
+    assert_eq!(asked(client.clone(), "fail").await, (Code::Unavailable, 3));
+    assert_eq!(asked(client.clone(), "stall").await, (Code::DeadlineExceeded, 1));
+    circuit.force_open();
+    assert_eq!(asked(client, "ok").await, (Code::Unavailable, 1));
+}
+
+type Guarded = CircuitBreaker<BodyTimeout<Channel>, GrpcClassifier, AtBodyEnd>;
+
+#[tokio::test]
+async fn what_a_channel_says_is_known_to_the_layers_around_it() {
+    let nobody = Channel::from_static("http://127.0.0.1:1").connect_lazy();
+    let (_, layer) = breaker();
+    let status = ask(layer.layer(nobody), "ok", None).await.unwrap_err();
+    let ours = std::error::Error::source(&status).unwrap().downcast_ref::<buttress::Error>();
+    assert!(ours.unwrap().failure().unprocessed(), "{status:?}");
+
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
+    tokio::spawn(Server::builder().add_service(Analyst::default()).serve_with_incoming(incoming));
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let channel = channel.timeout(Duration::from_millis(50)).connect_lazy();
+    let (_, layer) = breaker();
+    let status = ask(layer.layer(channel), "hang", None).await.unwrap_err();
+    let ours = std::error::Error::source(&status).unwrap().downcast_ref::<buttress::Error>();
+    assert_eq!(ours.unwrap().failure().kind(), FailureKind::Timeout, "{status:?}");
+}
+
+/// Answers with this head, and no body.
+#[derive(Clone)]
+struct Raw {
+    status: u16,
+    code: Option<&'static str>,
+}
+
+impl NamedService for Raw {
+    const NAME: &'static str = Analyst::NAME;
+}
+
+impl Service<Request<Body>> for Raw {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        let mut answer = Response::builder().status(self.status);
+        answer = answer.header("content-type", "application/grpc");
+        if let Some(code) = self.code {
+            answer = answer.header("grpc-status", code);
+        }
+        std::future::ready(Ok(answer.body(Body::empty()).unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn heads_of_proxies_and_servers_are_read_as_clients_read_them() {
+    for (status, code, expected, state) in [
+        (200, Some("14"), Code::Unavailable, State::Open),
+        // A proxy, which has no status of its own, and one that has.
+        (503, None, Code::Unavailable, State::Open),
+        (503, Some("5"), Code::NotFound, State::Closed),
+        (200, Some("99"), Code::Unknown, State::Open),
+        (200, Some("00"), Code::Unknown, State::Open),
+        // The request is at the wrong place: not a fault of the service.
+        (404, None, Code::Unimplemented, State::Closed),
+        (401, None, Code::Unauthenticated, State::Open),
+        // No trailers, and so no end.
+        (200, None, Code::Unknown, State::Open),
+    ] {
+        let (circuit, layer) = breaker();
+        let client = layer.settle_at_body_end().layer(serve(Raw { status, code }));
+        let told = ask(client, "ok", None).await.unwrap_err();
+        assert_eq!((told.code(), circuit.state()), (expected, state), "{status} {code:?} {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_answers_so() {
+    #[derive(Clone)]
+    struct Unready;
+    impl Service<Request<Body>> for Unready {
+        type Response = Response<Body>;
+        type Error = buttress::Error;
+        type Future = std::future::Pending<Result<Response<Body>, buttress::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), buttress::Error>> {
+            let kind = buttress::ErrorKind::timeout(Duration::from_secs(1));
+            Poll::Ready(Err(buttress::Error::new(kind)))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            panic!("it is not ready")
+        }
+    }
+    impl NamedService for Unready {
+        const NAME: &'static str = Analyst::NAME;
+    }
+    let guarded = ServiceBuilder::new()
+        .layer(GrpcStatusLayer::new())
+        .layer(GrpcDeadlineLayer::new())
+        .layer(breaker().1.settle_at_body_end())
+        .service(Unready);
+    let channel = serve(guarded);
+    // That it was not ready is a failure of its own, which opens the circuit.
+    for told in [(Code::DeadlineExceeded, "timeout"), (Code::Unavailable, "circuit_open")] {
+        let status = ask(channel.clone(), "ok", None).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), told);
+    }
+}
+
+/// Every message goes on before the next one is sent, through all layers of both sides.
+#[tokio::test]
+async fn streams_both_ways_pass_through_every_layer() {
+    #[derive(Clone)]
+    struct Echo;
+    impl NamedService for Echo {
+        const NAME: &'static str = "buttress.test.Echo";
+    }
+    impl Service<Request<Body>> for Echo {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let echo = service_fn(async |request: tonic::Request<tonic::Streaming<String>>| {
+                Ok(tonic::Response::new(request.into_inner()))
+            });
+            async move {
+                Ok(tonic::server::Grpc::new(Texts::default()).streaming(echo, request).await)
+            }
+            .boxed()
+        }
+    }
+    let (server_circuit, layer) = breaker();
+    let guarded = ServiceBuilder::new()
+        .layer(GrpcStatusLayer::new())
+        .layer(GrpcDeadlineLayer::new())
+        .layer(layer.settle_at_body_end())
+        .layer(BodyTimeoutLayer::new())
+        .layer(CatchPanicLayer::new())
+        .service(Echo);
+    // With a rate it counts its calls.
+    let layer = CircuitBreakerLayer::new("analyst").failure_rate(1.0);
+    let circuit = layer.circuit();
+    let client = ServiceBuilder::new()
+        .layer(layer.classify(GrpcClassifier::new()).settle_at_body_end())
+        .layer(TimeoutLayer::new(Duration::from_secs(60)))
+        .layer(BodyTimeoutLayer::new())
+        .layer(FirstFrameLayer::new().classify(GrpcClassifier::new()))
+        .service(serve(guarded));
+    let mut grpc = tonic::client::Grpc::new(client);
+    grpc.ready().await.unwrap();
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<String>();
+    let sent = stream::unfold(receiver, async |mut receiver| {
+        receiver.recv().await.map(|text| (text, receiver))
+    });
+    let mut request = tonic::Request::new(sent);
+    request.set_timeout(Duration::from_secs(60));
+    let path = PathAndQuery::from_static("/buttress.test.Echo/Echo");
+    // The head comes with the first message, for which the first frame is waited for.
+    sender.send("0".to_owned()).unwrap();
+    let mut answer = grpc.streaming(request, path, Texts::default()).await.unwrap().into_inner();
+    for number in 0..3 {
+        assert_eq!(answer.next().await.unwrap().unwrap(), number.to_string());
+        sender.send((number + 1).to_string()).unwrap();
+    }
+    assert_eq!(answer.next().await.unwrap().unwrap(), "3");
+    assert_eq!(circuit.snapshot().calls, 0, "the call is not at its end");
+    drop(sender);
+    assert!(answer.next().await.is_none());
+    assert_eq!(circuit.snapshot().calls, 1);
+    assert_eq!((circuit.state(), server_circuit.state()), (State::Closed, State::Closed));
+}
+
+/// tower's own errors have no code of tonic's.
+#[tokio::test]
+async fn an_error_of_towers_in_a_client_has_its_code_where_it_is_made_a_status() {
+    let shed = || {
+        let full = tower::limit::ConcurrencyLimitLayer::new(0).layer(serve(Analyst::default()));
+        TimeoutLayer::new(Duration::from_secs(60)).layer(LoadShedLayer::new().layer(full))
+    };
+    let status = ask(shed(), "ok", None).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unknown);
+    let client = ServiceBuilder::new().map_err(Status::from).service(shed());
+    let status = ask(client, "ok", None).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "transient"));
+    let ours = std::error::Error::source(&status).unwrap().downcast_ref::<buttress::Error>();
+    assert!(ours.unwrap().downcast_ref::<Overloaded>().is_some());
 }

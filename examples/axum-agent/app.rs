@@ -21,7 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use tower::{
     ServiceBuilder, ServiceExt as _,
-    limit::ConcurrencyLimitLayer,
+    limit::GlobalConcurrencyLimitLayer,
     load_shed::{LoadShedLayer, error::Overloaded},
 };
 
@@ -40,6 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct App {
     pub(crate) agent: Agent,
+    /// Those of the models.
     pub(crate) circuits: Arc<[Circuit]>,
     pub(crate) langfuse: Langfuse,
     pub(crate) metrics: PrometheusHandle,
@@ -49,10 +50,12 @@ pub(crate) struct App {
 pub(crate) fn router(app: App) -> Router {
     // A circuit around the route itself: answers with a status of 500 and more are its failures.
     let route = CircuitBreakerLayer::new("route").classify(HttpClassifier::new());
+    let circuits: Arc<[_]> = app.circuits.iter().cloned().chain([route.circuit()]).collect();
     let limits = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(turn_away))
         .layer(LoadShedLayer::new())
-        .layer(ConcurrencyLimitLayer::new(CALLS));
+        // Global: axum applies a layer to each route, and a limit of each would be none of all.
+        .layer(GlobalConcurrencyLimitLayer::new(CALLS));
     let guarded = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(async |error: Error| error.into_response()))
         .layer(route)
@@ -63,7 +66,7 @@ pub(crate) fn router(app: App) -> Router {
         .layer(limits)
         // Around the limits: who sends slowly takes no place of a call.
         .layer(from_fn(whole_request))
-        .route("/health", get(health))
+        .route("/health", get(async move |State(app)| health(&app, &circuits)))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(app)
@@ -100,8 +103,8 @@ async fn turn_away(error: BoxError) -> Response {
 }
 
 /// Says how the service is: it lives, whatever its models do.
-async fn health(State(app): State<App>) -> Json<Value> {
-    let circuits: Vec<_> = app.circuits.iter().map(told).collect();
+fn health(app: &App, circuits: &[Circuit]) -> Json<Value> {
+    let circuits: Vec<_> = circuits.iter().map(told).collect();
     let stats = app.langfuse.stats();
     let langfuse =
         json!({ "pending": stats.pending, "spooled": stats.spooled, "dropped": stats.dropped });

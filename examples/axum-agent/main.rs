@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use buttress::{BoxError, Circuit, observe::MetricsLayer};
 use buttress_dashboard::Dashboard;
-use buttress_examples::{EmbeddedModel, Ending, agent, deliver};
+use buttress_examples::{EmbeddedModel, Ending, agent, complain, deliver};
 use buttress_langfuse::Langfuse;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
@@ -29,11 +29,19 @@ const SECONDS: [f64; 10] = [0.005, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
-    match serve(&address).await {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let address = match &arguments[..] {
+        [] => "127.0.0.1:3000",
+        [address] if !address.starts_with('-') => address,
+        _ => {
+            complain("axum-agent", "usage: axum-agent [ADDRESS]");
+            return ExitCode::from(2);
+        }
+    };
+    match serve(address).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("axum-agent: {error}"));
+            complain("axum-agent", error);
             ExitCode::FAILURE
         }
     }
@@ -58,7 +66,8 @@ async fn serve(address: &str) -> Result<(), BoxError> {
     let app = app::App { agent, circuits: circuits.into(), langfuse: langfuse.clone(), metrics };
     // With and without a slash at the end.
     let router = app::router(app).nest_service("/dashboard", dashboard.router());
-    let listener = TcpListener::bind(address).await?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
     say(&format!("listening on {}", listener.local_addr()?));
     let begun = ending.clone().begun();
     let ended = async move {

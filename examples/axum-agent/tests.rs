@@ -62,8 +62,12 @@ impl Service {
     }
 
     fn terminate(&self) {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        assert!(status.success());
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 }
 
@@ -171,6 +175,28 @@ async fn the_live_page_shows_circuits_and_failures_and_is_read_only_without_a_to
 }
 
 #[tokio::test]
+async fn ctrl_c_ends_it_too_and_the_live_page_with_it() {
+    let mut service = Service::start();
+    let mut events = service.get("/dashboard/events").await;
+    assert!(events.chunk().await.unwrap().is_some());
+    service.signal("-INT");
+    assert_eq!(service.lines.next().as_deref(), Some("every call has ended"));
+    assert!(service.child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn circuits_that_somebody_forced_open_are_no_readiness() {
+    let token = "a-token-of-the-test";
+    let service = Service::start_with(|command| command.env("DASHBOARD_TOKEN", token));
+    for (circuit, ready) in [(1, 200), (2, 503)] {
+        let url = format!("{}/dashboard/control/{circuit}/force-open", service.base_url);
+        let done = service.client.post(url).bearer_auth(token).send().await.unwrap();
+        assert_eq!(done.status(), 200, "{circuit}");
+        assert_eq!(service.get("/ready").await.status(), ready, "{circuit}");
+    }
+}
+
+#[tokio::test]
 async fn a_circuit_around_the_route_counts_its_answers() {
     let service = Service::start();
     let mut statuses = Vec::new();
@@ -179,6 +205,39 @@ async fn a_circuit_around_the_route_counts_its_answers() {
         statuses.push(answer.status().as_u16());
     }
     assert_eq!(statuses.last(), Some(&503), "{statuses:?}");
+    let health = json_of(service.get("/health").await).await;
+    let route = health["circuits"].as_array().unwrap().iter().find(|one| one["name"] == "route");
+    assert_eq!(route.unwrap()["state"], "open", "{health}");
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_asked_for_the_embedded_model() {
+    let service = Service::start_with(|command| {
+        for variable in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+            command.env(variable, "http://127.0.0.1:1");
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy")
+    });
+    assert_eq!(service.ask("AAPL").await.0, 200);
+}
+
+#[test]
+fn what_it_cannot_do_is_told_on_stderr() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (arguments, code, told) in [
+        (&["--help"][..], 2, "usage: axum-agent [ADDRESS]"),
+        (&["127.0.0.1:0", "more"], 2, "usage: axum-agent [ADDRESS]"),
+        (&["nowhere"], 1, "axum-agent: nowhere: "),
+        (&[&taken], 1, &format!("axum-agent: {taken}: ")),
+    ] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_axum-agent")).args(arguments).output().unwrap();
+        let (said, wrong) = (String::from_utf8_lossy(&output.stdout), &output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(code), ""), "{arguments:?}");
+        let wrong = String::from_utf8_lossy(wrong);
+        assert!(wrong.contains(told), "{arguments:?}: {wrong}");
+    }
 }
 
 #[tokio::test]
@@ -186,7 +245,11 @@ async fn more_calls_than_there_is_room_for_are_turned_away() {
     let service = Service::start();
     // They hang for a second: the others find every place taken.
     let calls: Vec<_> = (0..80)
-        .map(|number| tokio::spawn(service.post("/agent", &format!("{number} [all:hang]")).send()))
+        .map(|number| {
+            // One limit for both routes.
+            let path = if number % 2 == 0 { "/agent" } else { "/agent/guarded" };
+            tokio::spawn(service.post(path, &format!("{number} [all:hang]")).send())
+        })
         .collect();
     let mut turned_away = 0;
     for call in calls {

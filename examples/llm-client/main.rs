@@ -12,10 +12,10 @@
 mod provider;
 mod transport;
 
-use std::{error::Error as StdError, io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use buttress::{BoxError, Error, FailureKind, FallbackService};
-use buttress_examples::{EmbeddedModel, LARGE, LONG, SMALL, deliver};
+use buttress_examples::{EmbeddedModel, LARGE, LONG, SMALL, complain, deliver, local_client};
 use buttress_langfuse::{Langfuse, TerminalTree};
 use tower::{ServiceExt as _, service_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -31,12 +31,16 @@ const PATIENCE: Patience =
 #[tokio::main]
 async fn main() -> ExitCode {
     let prompts: Vec<String> = std::env::args().skip(1).collect();
+    if prompts.iter().any(|prompt| prompt.starts_with("--")) {
+        complain("llm-client", "usage: llm-client [PROMPT]...");
+        return ExitCode::from(2);
+    }
     let prompts = if prompts.is_empty() { vec!["AAPL".to_owned()] } else { prompts };
     match run(prompts).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("llm-client: {error}\n"));
+            complain("llm-client", error);
             ExitCode::from(2)
         }
     }
@@ -49,9 +53,9 @@ async fn run(prompts: Vec<String>) -> Result<bool, BoxError> {
         Langfuse::from_env()?.service_name("llm-client").terminal(tree.clone()).start()?;
     let subscriber = tracing_subscriber::registry().with(langfuse.layer());
     tracing::subscriber::set_global_default(subscriber)?;
-    let embedded = match std::env::var("OPENAI_BASE_URL") {
-        Ok(_) => None,
-        Err(_) => Some(EmbeddedModel::start().await?),
+    let embedded = match variable("OPENAI_BASE_URL") {
+        Some(_) => None,
+        None => Some(EmbeddedModel::start().await?),
     };
     let [primary, long, backup] = providers(embedded.as_ref());
     let mut all_answered = true;
@@ -61,7 +65,7 @@ async fn run(prompts: Vec<String>) -> Result<bool, BoxError> {
             Ok(reply) => say(&format!("\n  [{}, {} tokens]\n", reply.provider, reply.tokens)),
             Err(error) => {
                 all_answered = false;
-                say(&format!("\n  no answer: {}\n", chain(&error)));
+                say(&format!("\n  no answer: {}\n", provider::chain(&error)));
             }
         }
     }
@@ -90,8 +94,9 @@ async fn ask(providers: [&Provider; 3], prompt: String) -> Result<Reply, Error> 
 }
 
 fn providers(embedded: Option<&EmbeddedModel>) -> [Provider; 3] {
-    let setting = |name: &str, default: String| std::env::var(name).unwrap_or(default);
+    let setting = |name: &str, default: String| variable(name).unwrap_or(default);
     let base_url = embedded.map_or_else(String::new, EmbeddedModel::base_url);
+    let client = if embedded.is_some() { local_client() } else { reqwest::Client::new() };
     let provider = |name, model: &str, variable: &str, price| {
         let settings = Settings {
             name,
@@ -100,7 +105,7 @@ fn providers(embedded: Option<&EmbeddedModel>) -> [Provider; 3] {
             model: setting(variable, model.to_owned()),
             price,
         };
-        Provider::new(settings, PATIENCE)
+        Provider::new(settings, client.clone(), PATIENCE)
     };
     [
         provider("primary", LARGE, "OPENAI_MODEL", (2.0, 8.0)),
@@ -109,15 +114,9 @@ fn providers(embedded: Option<&EmbeddedModel>) -> [Provider; 3] {
     ]
 }
 
-/// Returns an error with all that caused it, in one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
+/// Returns a variable of the environment; an empty one is as good as none.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn say(text: &str) {

@@ -1,5 +1,7 @@
 //! A provider: one model behind an OpenAI client, asked in a stream, told as a generation.
 
+use std::error::Error as StdError;
+
 use async_openai::{
     Client,
     config::OpenAIConfig,
@@ -9,7 +11,9 @@ use async_openai::{
         CreateChatCompletionRequestArgs,
     },
 };
-use buttress::{BoxError, Circuit, CircuitBreakerLayer, Error, ErrorKind, telemetry};
+use buttress::{
+    BoxError, Circuit, CircuitBreakerLayer, Error, ErrorKind, Failure, FailureKind, telemetry,
+};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::json;
@@ -44,11 +48,11 @@ pub(crate) struct Reply {
 }
 
 impl Provider {
-    pub(crate) fn new(settings: Settings, patience: Patience) -> Self {
+    pub(crate) fn new(settings: Settings, client: reqwest::Client, patience: Patience) -> Self {
         let circuit = CircuitBreakerLayer::new(settings.name).circuit();
-        let config =
-            OpenAIConfig::new().with_api_base(&settings.base_url).with_api_key(&settings.key);
-        let transport = transport(settings.name, reqwest::Client::new(), circuit.clone(), patience);
+        let base_url = settings.base_url.trim_end_matches('/');
+        let config = OpenAIConfig::new().with_api_base(base_url).with_api_key(&settings.key);
+        let transport = transport(settings.name, client, circuit.clone(), patience);
         let client = Client::with_config(config).with_http_service(transport);
         Self { client, settings, circuit }
     }
@@ -70,7 +74,7 @@ impl Provider {
             Ok(_) => telemetry::outcome::SUCCESS,
             Err(error) => {
                 span.record(telemetry::key::LEVEL, telemetry::level::ERROR);
-                span.record(telemetry::key::STATUS_MESSAGE, tracing::field::display(error));
+                span.record(telemetry::key::STATUS_MESSAGE, chain(&**error).as_str());
                 telemetry::outcome::FAILURE
             }
         };
@@ -106,6 +110,10 @@ impl Provider {
                 span.record("usage", json!({ "input": input, "output": output }).to_string());
                 span.record("cost", json!({ "total": cost / 1e6 }).to_string());
             }
+        }
+        if text.is_empty() {
+            let failure = Failure::new(FailureKind::Transient);
+            return Err(failure.with_message("the answer holds no text").into());
         }
         span.record("output", &*text);
         Ok(Reply { provider: self.settings.name, tokens })
@@ -147,6 +155,17 @@ impl Provider {
 /// a text; the spans of the transport have it whole.
 fn cut(words: u64, error: OpenAIError) -> BoxError {
     Error::new(ErrorKind::interrupted(words)).with_source(error).into()
+}
+
+/// Returns an error with all that caused it, in one line.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
 }
 
 /// Takes out what the transport put in, so that its failure is found.

@@ -8,7 +8,8 @@ use async_openai::{
 };
 use buttress::{
     AgentLayer, BodyTimeoutLayer, Circuit, CircuitBreakerLayer, Classify as _, Error,
-    ErrorBodyLayer, ExponentialBackoff, FirstFrameLayer, LlmClassifier, Outcome, RetryLayer,
+    ErrorBodyLayer, ExponentialBackoff, Failure, FailureKind, FirstFrameLayer, LlmClassifier,
+    Outcome, RetryLayer,
 };
 use http::Response;
 use reqwest::Body;
@@ -56,6 +57,11 @@ pub(crate) fn transport(
         .and_then(move |answer: Response<_>| async move {
             match classifier.classify(Ok::<_, &Error>(&answer)) {
                 Outcome::Failure(failure) => Err(Error::from_service(failure, Clone::clone)),
+                _ if !is_stream(&answer) => {
+                    let failure = Failure::new(FailureKind::Permanent);
+                    let failure = failure.with_message("the answer is no stream of events");
+                    Err(Error::from_service(failure, Clone::clone))
+                }
                 _ => Ok(answer),
             }
         })
@@ -66,4 +72,10 @@ pub(crate) fn transport(
 }
 
 /// What an error of the client itself is: a connection that was refused or broke.
-const FAULT: buttress::FailureKind = buttress::FailureKind::Transient;
+const FAULT: FailureKind = FailureKind::Transient;
+
+/// Returns whether an answer is what was asked for, and not a page of something in between.
+fn is_stream<B>(answer: &Response<B>) -> bool {
+    let kind = answer.headers().get(http::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}

@@ -19,8 +19,9 @@ mod service;
 use std::{process::ExitCode, time::Duration};
 
 use buttress::BoxError;
-use buttress_examples::{EmbeddedModel, Ending, deliver};
+use buttress_examples::{EmbeddedModel, Ending, complain, deliver};
 use buttress_langfuse::Langfuse;
+use tokio::net::TcpListener;
 use tonic::{
     Status,
     transport::{Channel, server::TcpIncoming},
@@ -53,7 +54,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("tonic-agent: {error}"));
+            complain("tonic-agent", error);
             ExitCode::from(2)
         }
     }
@@ -64,7 +65,9 @@ async fn serve(address: &str) -> Result<bool, BoxError> {
     let ending = Ending::listen()?;
     let langfuse = observe()?;
     let model = EmbeddedModel::start().await?;
-    let incoming = TcpIncoming::bind(address.parse()?)?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
+    let incoming = TcpIncoming::from(listener);
     say(&format!("listening on {}", incoming.local_addr()?));
     let begun = ending.clone().begun();
     let server = server::router(&model).serve_with_incoming_shutdown(incoming, begun);
@@ -80,7 +83,11 @@ async fn serve(address: &str) -> Result<bool, BoxError> {
 /// Asks a server one thing; returns whether it answered.
 async fn ask(address: &str, prompt: &str) -> Result<bool, BoxError> {
     let langfuse = observe()?;
-    let client = Client::new(Channel::from_shared(address.to_owned())?.connect_lazy());
+    let channel = Channel::from_shared(address.to_owned())?;
+    if channel.uri().scheme_str() != Some("http") {
+        return Err(format!("{address}: not of the form http://HOST:PORT").into());
+    }
+    let client = Client::new(channel.connect_lazy());
     let result = client.ask(Question::new(prompt)).await;
     let is_answered = result.is_ok();
     tell(prompt, result);

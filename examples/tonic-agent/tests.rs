@@ -10,6 +10,9 @@ use std::{
 };
 
 use buttress_tests::langfuse_server::LangfuseServer;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,12 +71,14 @@ fn each_fault_has_its_code_and_the_command_ends_well() {
     let output = command(&[]).output().unwrap();
     let text = text(&output);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    // The client's own time limit may be over before the server's answer is there, which says that too.
+    let text = text.replace("DeadlineExceeded: timeout, not again", "DeadlineExceeded: timeout");
     let lines: Vec<_> = text.lines().collect();
     let expected = [
         "AAPL               AAPL looks fine today, says large.",
         "AAPL [503x2]       AAPL looks fine today, says large.",
         "MSFT [context]     MSFT looks fine today, says small.",
-        "AAPL [all:hang]    DeadlineExceeded: timeout, not again",
+        "AAPL [all:hang]    DeadlineExceeded: timeout",
         "AAPL [all:429]     ResourceExhausted: rate_limited, again in 1000 ms",
         "AAPL [all:500]     Unavailable: transient",
         "the client's circuit is closed",
@@ -110,6 +115,67 @@ fn a_call_that_is_under_way_is_ended_before_the_server_and_its_trace_delivered()
     assert!(text(&late).starts_with("AAPL               Unavailable: "), "{}", text(&late));
 }
 
+/// A client that keeps no time by itself.
+struct Raw {
+    client: hyper_util::client::legacy::Client<HttpConnector, Frames>,
+    url: String,
+}
+
+type Frames = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
+
+impl Raw {
+    fn new(service: &Service) -> Self {
+        let mut client = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+        let client = client.http2_only(true).build_http();
+        Self { client, url: service.url.clone() }
+    }
+
+    /// Asks, and returns the code and the message, which stand in the head of what has failed.
+    async fn ask(&self, method: &str, timeout: &str, body: Frames) -> (String, String) {
+        let request = http::Request::post(format!("{}/{method}", self.url))
+            .header("content-type", "application/grpc")
+            .header("grpc-timeout", timeout)
+            .body(body);
+        let answer = self.client.request(request.unwrap()).await.unwrap();
+        let said = |name: &str| {
+            answer.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned()
+        };
+        (said("grpc-status"), said("grpc-message"))
+    }
+}
+
+const ASK: &str = "buttress.examples.Analyst/Ask";
+
+/// One message, a `google.protobuf.StringValue`.
+fn message(prompt: &str) -> Frames {
+    let length = u8::try_from(prompt.len()).unwrap();
+    let head = [0, 0, 0, 0, length + 2, 0x0a, length];
+    Full::new(Bytes::from([&head, prompt.as_bytes()].concat())).boxed()
+}
+
+#[tokio::test]
+async fn a_server_keeps_deadlines_and_limits_by_itself() {
+    let service = Service::start(|command| command);
+    let raw = Raw::new(&service);
+    let code = |code: &str, message: &str| (code.to_owned(), message.to_owned());
+    // tonic's own limit would answer CANCELLED.
+    let late = raw.ask(ASK, "100m", message("A [all:hang]")).await;
+    assert_eq!(late, code("4", "timeout"));
+    let unknown = raw.ask("buttress.examples.Analyst/Sell", "9S", message("A")).await;
+    assert_eq!(unknown.0, "12");
+    // A message that never comes to its end; meanwhile there are more calls than one connection may make.
+    let endless = http_body_util::StreamBody::new(futures_util::stream::pending()).boxed();
+    let endless = raw.ask(ASK, "1H", endless);
+    let many = async {
+        let hanging = |number| raw.ask(ASK, "1H", message(&format!("{number} [all:hang]")));
+        let answers = futures_util::future::join_all((0..80_u8).map(hanging)).await;
+        answers.iter().filter(|(code, message)| code == "8" && message.contains("active")).count()
+    };
+    let (endless, turned_away) = tokio::join!(endless, many);
+    assert_eq!(endless, code("4", "timeout"));
+    assert!(turned_away >= 80 - 64, "{turned_away}");
+}
+
 #[test]
 fn while_langfuse_is_away_a_server_ends_well_and_the_next_one_delivers_its_trace() {
     let langfuse = LangfuseServer::start_blocking();
@@ -139,10 +205,29 @@ fn while_langfuse_is_away_a_server_ends_well_and_the_next_one_delivers_its_trace
 }
 
 #[test]
-fn what_it_does_not_know_is_told() {
-    for arguments in [&["--sever"][..], &["--ask", "http://127.0.0.1:1"], &["--ask", " ", "AAPL"]] {
+fn what_it_does_not_know_is_told_on_stderr() {
+    for arguments in [
+        &["--sever"][..],
+        &["--help"],
+        &["--ask", "http://127.0.0.1:1"],
+        &["--ask", " ", "AAPL"],
+        &["--ask", "127.0.0.1:1", "AAPL"],
+        &["--serve", "nowhere"],
+    ] {
         let output = command(arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(text(&output).starts_with("tonic-agent: "), "{arguments:?}");
+        assert_eq!((output.status.code(), &*text(&output)), (Some(2), ""), "{arguments:?}");
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        assert!(wrong.contains("tonic-agent: "), "{arguments:?}: {wrong}");
     }
+}
+
+#[test]
+fn a_name_is_an_address_too() {
+    let mut command = command(&["--serve", "localhost:0"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let listens = lines.any(|line| line.starts_with("listening on "));
+    drop(child.kill());
+    drop(child.wait());
+    assert!(listens);
 }

@@ -5,8 +5,8 @@
 use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use buttress::{
-    AnyError, BudgetLimit, Classify, Error, ErrorKind, Failure, FailureKind, FallbackService,
-    GrpcClassifier, Outcome, Swarm,
+    AgentFailure, AnyError, BudgetLimit, Classify, Error, ErrorKind, Failure, FailureKind,
+    FallbackService, GrpcClassifier, Outcome, Swarm,
     classify::{ClassifyBody as _, ReadBody as _},
 };
 use http::{HeaderMap, Response, StatusCode};
@@ -67,8 +67,14 @@ fn a_head_without_a_status_goes_by_its_http_status() {
     assert_eq!(classify(200, &[]), Outcome::Success);
     assert_eq!(classify(200, &[("grpc-status", "0")]), Outcome::Success);
     assert_eq!(failure(classify(200, &[("grpc-status", "77")])).kind(), FailureKind::Transient);
-    assert_eq!(failure(classify(200, &[("grpc-status", "x")])).kind(), FailureKind::Transient);
-    assert_eq!(failure(classify(302, &[])).kind(), FailureKind::Permanent);
+    // Clients take nothing but the digits of a code for one.
+    for unknown in ["x", "", "00", "+0", "014", "-1", "99999999999999999999"] {
+        let unknown = failure(classify(200, &[("grpc-status", unknown)]));
+        assert_eq!(unknown.message(), Some("gRPC UNKNOWN"));
+    }
+    for none_of_grpcs in [204, 302] {
+        assert_eq!(failure(classify(none_of_grpcs, &[])).kind(), FailureKind::Permanent);
+    }
     let busy = failure(classify(503, &[("retry-after", "7")]));
     assert_eq!(
         (busy.kind(), busy.retry_after()),
@@ -92,7 +98,9 @@ fn a_pushback_is_a_wait_or_forbids_another_try() {
     };
     assert_eq!(classify("250").retry_after(), Some(Duration::from_millis(250)));
     assert!(classify("250").is_retryable());
-    for never in ["-1", "soon", ""] {
+    // A signed number of 32 bits (gRFC A6).
+    assert_eq!(classify("2147483647").retry_after(), Some(Duration::from_millis(2_147_483_647)));
+    for never in ["-1", "soon", "", "2147483648"] {
         assert!(!classify(never).is_retryable(), "{never:?}");
     }
 }
@@ -222,6 +230,9 @@ fn trailers_end_a_body_and_their_absence_is_a_failure() {
     assert_eq!(failed.kind(), FailureKind::RateLimited);
     // Trailers-Only: the head was all.
     assert_eq!(reader(&[("grpc-status", "0")]).end(), None);
+    // A proxy's answer, which its head has told of.
+    let proxy = GrpcClassifier::new().reader(StatusCode::BAD_GATEWAY, &HeaderMap::new());
+    assert_eq!(proxy.end(), None);
 }
 
 #[test]
@@ -259,6 +270,8 @@ fn an_error_is_the_status_that_caused_it_or_one_of_its_own() {
     let wait = Duration::from_micros(1_500);
     let open = Failure::new(FailureKind::CircuitOpen).with_retry_after(wait);
     assert_eq!(pushback(&of(open)), Some("2".into()));
+    let long = Failure::new(FailureKind::Overloaded).with_retry_after(Duration::MAX);
+    assert_eq!(pushback(&of(long)), Some("2147483647".into()));
     let budget = buttress::CallBudget::new().deadline(Duration::ZERO);
     assert_eq!(budget.check(), Err(BudgetLimit::Deadline));
     // Words of the agent stay inside.
@@ -267,4 +280,92 @@ fn an_error_is_the_status_that_caused_it_or_one_of_its_own() {
     });
     let status = secret.to_grpc_status();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "transient"));
+}
+
+/// A client's retry stands around its calls, and sees the status that tonic made of an error of ours.
+#[test]
+fn a_status_that_an_error_of_ours_caused_says_what_that_error_says() {
+    let classify = |error: Error| {
+        let status = Status::from_error(Box::new(error));
+        let boxed: tower::BoxError = Box::new(Status::from_error(Box::new(status)));
+        failure(Classify::<(), _>::classify(&AnyError, Err(&boxed)))
+    };
+    let open = Failure::new(FailureKind::CircuitOpen).with_unprocessed(true);
+    assert_eq!(classify(Error::new(ErrorKind::Panicked).with_failure(open.clone())), open);
+    let cut = Failure::new(FailureKind::Timeout).with_after_output(true);
+    assert!(!classify(Error::new(ErrorKind::interrupted(1)).with_failure(cut)).is_retryable());
+    // By `Status::from` too, which asks nobody for the chain.
+    let status = Status::from(Error::new(ErrorKind::Panicked).with_failure(open.clone()));
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(failure(Classify::<(), _>::classify(&AnyError, Err(&status))), open);
+}
+
+/// tonic's channel has a type of its own for errors, which says nothing by itself.
+#[test]
+fn what_hides_in_a_foreign_error_is_read_when_a_layer_makes_an_error_of_it() {
+    #[derive(Debug)]
+    struct Transport<E>(E);
+    impl<E> std::fmt::Display for Transport<E> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("transport error")
+        }
+    }
+    impl<E: std::error::Error + 'static> std::error::Error for Transport<E> {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let late = || Transport(tonic::TimeoutExpired(()));
+    let of = |failure: Failure| Error::from_service(late(), |_| failure).failure().kind();
+    assert_eq!(of(FailureKind::Transient.into()), FailureKind::Timeout);
+    // What a classifier knows better stays.
+    assert_eq!(of(FailureKind::Overloaded.into()), FailureKind::Overloaded);
+    assert_eq!(of(Failure::new(FailureKind::Transient).with_message("x")), FailureKind::Transient);
+    let unsent = Transport(tonic::ConnectError("refused".into()));
+    let unsent = Error::from_service(unsent, |_| FailureKind::Transient.into());
+    assert!(unsent.failure().unprocessed());
+}
+
+#[test]
+fn a_failure_that_is_set_late_is_what_the_chain_ends_in() {
+    let error = Error::new(ErrorKind::Panicked);
+    assert!(error.source().is_some());
+    let error = error.with_failure(FailureKind::RateLimited.into());
+    let end = error.source().unwrap().downcast_ref::<Status>().unwrap();
+    assert_eq!((end.code(), end.message()), (Code::ResourceExhausted, "rate_limited"));
+}
+
+#[test]
+fn the_length_of_a_body_is_not_passed_on_without_it() {
+    let mut status = Status::unavailable("a proxy");
+    for (name, value) in [("content-length", "95"), ("x-region", "eu")] {
+        status.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    let error = Error::from_service(status, |_| FailureKind::Transient.into());
+    let answer: Response<()> = error.to_grpc_status().into_http();
+    assert_eq!(answer.headers()["x-region"], "eu");
+    assert!(!answer.headers().contains_key("content-length"));
+}
+
+/// tonic shows the cause of a status by its `Debug`.
+#[test]
+fn the_cause_of_a_status_is_not_shown_by_its_debug() {
+    #[derive(Debug)]
+    struct Refused {
+        _request: &'static str,
+    }
+    impl std::fmt::Display for Refused {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("refused")
+        }
+    }
+    impl std::error::Error for Refused {}
+    let mut status = Status::internal("broken");
+    status.set_source(Arc::new(Refused { _request: "sk-1" }));
+    assert!(status.to_string().contains("sk-1"), "tonic has changed its mind");
+    let error = Error::from_service(status, |_| FailureKind::Transient.into());
+    let shown = format!("{error:?}");
+    assert!(shown.contains("broken") && !shown.contains("sk-1"), "{shown}");
+    let failed = AgentFailure::new("a".into(), FailureKind::Transient.into(), Some(error.into()));
+    assert!(!format!("{failed:?} {failed}").contains("sk-1"));
 }

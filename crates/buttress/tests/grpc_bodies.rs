@@ -4,6 +4,7 @@
 
 use std::{
     convert::Infallible,
+    future::{Pending, pending},
     io,
     pin::pin,
     sync::Arc,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use buttress::{
-    BudgetLimit, Error, ErrorKind,
+    BudgetLimit, CallBudget, Error, ErrorKind,
     grpc::{DeadlineBody, GrpcDeadlineLayer, GrpcStatusLayer, StatusBody},
 };
 use bytes::Bytes;
@@ -20,8 +21,8 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::time::advance;
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tokio::time::{Instant, advance};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 /// Shows by its count whether the body that holds it is there still.
 type Held = Arc<()>;
@@ -164,4 +165,75 @@ async fn a_body_that_ends_well_passes_as_it_is() {
     // A server would promise the length of a body that may be cut.
     let exact = StatusBody::<http_body_util::Full<Bytes>>::default();
     assert_eq!(exact.size_hint().exact(), None);
+}
+
+/// Asks a service that hangs; says after how long it was cut, and whether it was dropped by then.
+async fn cut_after(request: Request<()>) -> Duration {
+    let held = Held::default();
+    let inside = Arc::clone(&held);
+    let service = service_fn(move |_: Request<()>| {
+        let inside = Arc::clone(&inside);
+        async move {
+            let _inside = inside;
+            pending::<Result<Response<String>, Infallible>>().await
+        }
+    });
+    let started = Instant::now();
+    let mut service = GrpcDeadlineLayer::new().layer(service);
+    let mut call = pin!(service.ready().await.unwrap().call(request));
+    let error = call.as_mut().await.unwrap_err();
+    assert!(is_deadline(&error), "{error:?}");
+    // The service holds one, and its call none any more, though it is there still.
+    assert_eq!(Arc::strong_count(&held), 2);
+    started.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_dropped_when_the_first_of_its_deadlines_is_over() {
+    let within = |header: &str, budget: Option<Duration>| {
+        let mut request = Request::builder().header("grpc-timeout", header).body(()).unwrap();
+        if let Some(budget) = budget {
+            request.extensions_mut().insert(CallBudget::new().deadline(budget));
+        }
+        request
+    };
+    let millis = Duration::from_millis;
+    assert_eq!(cut_after(within("100m", None)).await, millis(95));
+    // Of a short time half is left to the call.
+    assert_eq!(cut_after(within("8m", None)).await, millis(4));
+    assert_eq!(cut_after(within("0n", None)).await, Duration::ZERO);
+    // Whoever set a budget before may be more impatient.
+    assert_eq!(cut_after(within("100S", Some(millis(20)))).await, millis(20));
+    assert_eq!(cut_after(within("100m", Some(millis(2_000)))).await, millis(95));
+    assert_eq!(cut_after(within("99999999H", Some(millis(20)))).await, millis(20));
+}
+
+/// tower: what has failed to become ready is not asked once more.
+#[tokio::test]
+async fn an_error_of_readiness_is_kept_for_the_call() {
+    struct Failed(bool);
+    impl Service<()> for Failed {
+        type Response = Response<String>;
+        type Error = io::Error;
+        type Future = Pending<Result<Response<String>, io::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+            assert!(!std::mem::replace(&mut self.0, true), "it has failed");
+            Poll::Ready(Err(io::Error::other("the key sk-1")))
+        }
+
+        fn call(&mut self, (): ()) -> Self::Future {
+            panic!("it is not ready")
+        }
+    }
+    let mut service = GrpcStatusLayer::new().layer(Failed(false));
+    for _ in 0..2 {
+        service.ready().await.unwrap();
+    }
+    let answer = service.call(()).await.unwrap();
+    assert_eq!(
+        (&answer.headers()["grpc-status"], &answer.headers()["grpc-message"]),
+        (&"14".parse().unwrap(), &"transient".parse().unwrap())
+    );
+    assert!(answer.body().is_end_stream());
 }

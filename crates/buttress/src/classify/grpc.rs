@@ -39,7 +39,10 @@ pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// the code alone, since what the server wrote may repeat the request.
 ///
 /// With the feature `tonic`, every classifier finds a `tonic::Status` in the chain of an error, and knows
-/// that a call without a connection is `unprocessed`: it may be repeated though it is not idempotent.
+/// that a call without a connection is `unprocessed`: it may be repeated though it is not idempotent. A
+/// status that tonic made of an [`Error`](crate::Error) is what that error is: a retry around the calls of a
+/// client knows the rejection of a circuit. What the error type of tonic's channel hides, the first layer
+/// finds that makes an `Error` of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GrpcClassifier {
     http: HttpClassifier,
@@ -126,8 +129,11 @@ impl ClassifyBody for GrpcClassifier {
 
 /// Reads the status of some headers or trailers, where there is one.
 fn outcome_in(headers: &HeaderMap) -> Option<Outcome> {
-    let code = headers.get(STATUS)?;
-    let code = code.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN);
+    let code = match *headers.get(STATUS)?.as_bytes() {
+        [digit @ b'0'..=b'9'] => usize::from(digit - b'0'),
+        [b'1', digit @ b'0'..=b'6'] => 10 + usize::from(digit - b'0'),
+        _ => UNKNOWN,
+    };
     let message = headers.get(MESSAGE).map_or(&b""[..], |message| message.as_bytes());
     let Some(failure) = failure_of_code(code, message) else { return Some(Outcome::Success) };
     Some(pushed_back(failure, headers, || retry_delay_in(headers)).into())
@@ -161,9 +167,9 @@ pub(crate) fn pushed_back(
 ) -> Failure {
     let wait = match metadata.get(PUSHBACK) {
         None => delay(),
-        Some(text) => match text.to_str().ok().and_then(|text| text.parse::<u32>().ok()) {
-            Some(millis) => Some(Duration::from_millis(millis.into())),
-            None => return failure.with_retryable(false),
+        Some(text) => match text.to_str().ok().and_then(|text| text.parse::<i32>().ok()) {
+            Some(millis @ 0..) => Some(Duration::from_millis(millis.unsigned_abs().into())),
+            _ => return failure.with_retryable(false),
         },
     };
     failure.waiting(wait)

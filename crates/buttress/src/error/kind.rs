@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::Shown;
+use super::{Shown, Told};
 use crate::{BoxError, BudgetLimit, Failure, FailureKind};
 
 /// What went wrong, with the data that belongs to it.
@@ -174,7 +174,7 @@ impl fmt::Debug for AgentFailure {
 impl fmt::Display for AgentFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.error {
-            Some(error) => write!(f, "{}: {error}", self.agent),
+            Some(error) => write!(f, "{}: {}", self.agent, Told(&**error)),
             None => write!(f, "{}: {}", self.agent, self.failure),
         }
     }

@@ -79,12 +79,11 @@ impl Error {
         let failure = classify(&error);
         match error.into().downcast::<Self>() {
             Ok(ours) => *ours,
-            #[cfg(feature = "tonic")]
             Err(foreign) => {
-                Self::of(ErrorKind::Service, failure, Some(crate::grpc::with_code(foreign)))
+                #[cfg(feature = "tonic")]
+                let (foreign, failure) = crate::grpc::completed(foreign, failure);
+                Self::of(ErrorKind::Service, failure, Some(foreign))
             }
-            #[cfg(not(feature = "tonic"))]
-            Err(foreign) => Self::of(ErrorKind::Service, failure, Some(foreign)),
         }
     }
 
@@ -115,6 +114,8 @@ impl Error {
     #[must_use]
     pub fn with_failure(mut self, failure: Failure) -> Self {
         self.0.failure = failure;
+        #[cfg(feature = "tonic")]
+        self.0.status.take();
         self
     }
 
@@ -257,6 +258,23 @@ impl fmt::Display for Error {
     }
 }
 
+/// Says of an error of others what it says by itself: tonic's status adds the `Debug` of its cause.
+pub(crate) struct Told<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "tonic")]
+        if let Some(status) = self.0.downcast_ref::<tonic::Status>() {
+            write!(f, "code: '{}'", status.code())?;
+            return match status.message() {
+                "" => Ok(()),
+                message => write!(f, ", message: {message:?}"),
+            };
+        }
+        fmt::Display::fmt(self.0, f)
+    }
+}
+
 /// Shows an error of others by what it says: its `Debug` may hold the whole request.
 struct Shown<'a>(&'a BoxError);
 
@@ -264,7 +282,7 @@ impl fmt::Debug for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.downcast_ref::<Error>() {
             Some(ours) => fmt::Debug::fmt(ours, f),
-            None => write!(f, "{}", self.0),
+            None => fmt::Display::fmt(&Told(&**self.0), f),
         }
     }
 }

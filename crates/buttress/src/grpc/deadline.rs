@@ -330,6 +330,8 @@ mod tests {
             time_of(&HeaderMap::from_iter([("grpc-timeout".parse().ok()?, value)]))
         };
         assert_eq!(time("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(time("2M"), Some(Duration::from_secs(120)));
+        assert_eq!(time("99999999n"), Some(Duration::from_nanos(99_999_999)));
         assert_eq!(time("99999999S"), Some(Duration::from_secs(99_999_999)));
         assert_eq!(time("20m"), Some(Duration::from_millis(20)));
         assert_eq!(time("0u"), Some(Duration::ZERO));

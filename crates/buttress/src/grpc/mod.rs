@@ -18,4 +18,4 @@ mod status;
 pub use self::answer::{GrpcStatus, GrpcStatusFuture, GrpcStatusLayer, StatusBody};
 pub use self::deadline::{DeadlineBody, GrpcDeadline, GrpcDeadlineLayer, ResponseFuture};
 #[cfg(feature = "tonic")]
-pub(crate) use self::status::{failure_of, failure_of_status, with_code};
+pub(crate) use self::status::{completed, failure_of, failure_of_status};

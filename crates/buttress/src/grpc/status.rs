@@ -38,7 +38,9 @@ impl Error {
         let is_timeout = self.failure().kind() == FailureKind::Timeout;
         match self.cause().and_then(status_of) {
             Some(status) if !(is_timeout && status.code() == Code::Cancelled) => {
-                let (code, metadata) = (status.code(), status.metadata().clone());
+                let (code, mut metadata) = (status.code(), status.metadata().clone());
+                // That of an answer without trailers, which is of no body of ours.
+                metadata.remove("content-length");
                 let details = bytes::Bytes::copy_from_slice(status.details());
                 Status::with_details_and_metadata(code, status.message(), details, metadata)
             }
@@ -71,8 +73,9 @@ impl Error {
         };
         let mut status = Status::new(code, kind.as_str());
         let wait = match self.retry_after() {
+            // A signed number (gRFC A6).
             Some(wait) => {
-                u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).into()
+                i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX).into()
             }
             None if self.failure().is_retryable() => return status,
             None => MetadataValue::from_static("-1"),
@@ -82,9 +85,12 @@ impl Error {
     }
 }
 
+/// [`Error::to_grpc_status`], with the error as the source of the status.
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        error.to_grpc_status()
+        let mut status = error.to_grpc_status();
+        status.set_source(Arc::new(error));
+        status
     }
 }
 
@@ -118,6 +124,10 @@ pub(crate) fn failure_of(error: &(dyn StdError + 'static)) -> Option<Failure> {
 
 /// Returns what a status says of the call that it ended.
 pub(crate) fn failure_of_status(status: &Status) -> Failure {
+    // tonic makes a status of each error of a channel.
+    if let Some(ours) = status.source().and_then(find::<Error>) {
+        return ours.failure().clone();
+    }
     let code = usize::try_from(i32::from(status.code())).unwrap_or(usize::MAX);
     let failure = failure_of_code(code, status.message().as_bytes()).unwrap_or_else(|| {
         // An error with the code `OK` is none that a server sent.
@@ -128,15 +138,23 @@ pub(crate) fn failure_of_status(status: &Status) -> Failure {
     pushed_back(failure, status.metadata().as_ref(), || retry_delay(status.details()))
 }
 
-/// Gives a time limit of tonic's that ran out its code: who takes it for a status by itself takes it for
-/// `CANCELLED`.
-pub(crate) fn with_code(error: BoxError) -> BoxError {
+/// Adds to the failure of a foreign error what errors of tonic's in its chain say: the type at its head
+/// may hide them.
+///
+/// A time limit that ran out gets its code: who takes it for a status by itself takes it for `CANCELLED`.
+pub(crate) fn completed(error: BoxError, failure: Failure) -> (BoxError, Failure) {
+    if find::<ConnectError>(&*error).is_some() {
+        return (error, failure.with_unprocessed(true));
+    }
     if find::<TimeoutExpired>(&*error).is_none() || find::<Status>(&*error).is_some() {
-        return error;
+        return (error, failure);
     }
     let mut status = Status::deadline_exceeded(FailureKind::Timeout.as_str());
     status.set_source(Arc::from(error));
-    Box::new(status)
+    // A classifier that has said more than that it does not know is right.
+    let is_unknown = failure == Failure::new(FailureKind::Transient);
+    let failure = if is_unknown { Failure::new(FailureKind::Timeout) } else { failure };
+    (Box::new(status), failure)
 }
 
 impl<T> FindCallBudget<tonic::Request<T>> for InExtensions {

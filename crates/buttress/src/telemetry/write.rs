@@ -12,7 +12,7 @@ use std::{
 use tracing::{Span, level_filters::LevelFilter};
 
 use super::{key, level, outcome};
-use crate::{BoxError, Error, ErrorKind, Failure, FailureKind, rare::Rare};
+use crate::{BoxError, Error, ErrorKind, Failure, FailureKind, error::Told, rare::Rare};
 
 /// What every span of a layer carries: the setters `agent_id` and `metadata` of each layer.
 #[derive(Debug, Clone, Default)]
@@ -304,23 +304,26 @@ impl<E: fmt::Display + 'static> fmt::Display for Described<'_, E> {
             tell(ours, f)
         } else if let Some(boxed) = any.downcast_ref::<BoxError>() {
             tell_chain(&**boxed, f)
-        } else if let Some(store) = of_a_store(any) {
-            tell_chain(store, f)
+        } else if let Some(error) = chained(any) {
+            tell_chain(error, f)
         } else {
             write!(f, "{}", self.0)
         }
     }
 }
 
-/// Returns the error of a checkpoint store, whose cause belongs to its text too.
-fn of_a_store(error: &dyn Any) -> Option<&(dyn std::error::Error + 'static)> {
+/// Returns an error whose cause belongs to its text too.
+fn chained(error: &dyn Any) -> Option<&(dyn std::error::Error + 'static)> {
     #[cfg(feature = "checkpoint")]
-    return error.downcast_ref::<crate::StoreError>().map(|error| error as _);
-    #[cfg(not(feature = "checkpoint"))]
-    {
-        _ = error;
-        None
+    if let Some(store) = error.downcast_ref::<crate::StoreError>() {
+        return Some(store);
     }
+    #[cfg(feature = "tonic")]
+    if let Some(status) = error.downcast_ref::<tonic::Status>() {
+        return Some(status);
+    }
+    _ = error;
+    None
 }
 
 fn tell(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -375,7 +378,7 @@ fn tell_chain(
         if let Some(ours) = error.downcast_ref::<Error>() {
             return tell(ours, f);
         }
-        let text = error.to_string();
+        let text = Told(error).to_string();
         // Many errors repeat what caused them.
         if told.is_empty() {
             f.write_str(&text)?;
