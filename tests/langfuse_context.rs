@@ -90,7 +90,9 @@ async fn serve() {
     writeln!(stdout, "\nport {port}\ngrpc {grpc_port}").unwrap();
     let over = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let over = async { drop(over.await) }.shared();
-    let grpc = tonic::transport::Server::builder().layer(ExtractLayer::new()).add_service(Analyst);
+    let analyst =
+        ServiceBuilder::new().layer(ExtractLayer::new()).layer(InjectLayer::new()).service(Analyst);
+    let grpc = tonic::transport::Server::builder().add_service(analyst);
     let grpc = grpc.serve_with_incoming_shutdown(incoming, over.clone());
     let http = axum::serve(listener, routes).with_graceful_shutdown(over);
     let (http, grpc) = futures_util::join!(http.into_future(), grpc);

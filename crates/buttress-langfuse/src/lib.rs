@@ -9,6 +9,7 @@
 //! | `client` | [`LangfuseClient`], which reads what Langfuse has, [`backlog`], which reads what waits on disk, and [`Statistics`] of either | jiff | |
 //! | `metrics` | `Langfuse::publish_metrics`: the delivery in numbers | metrics | |
 //! | `collector` | `Collector`: the same spans to an OTLP endpoint of one's own | opentelemetry-otlp, opentelemetry-http | |
+//! | `tonic` | the services of [`ExtractLayer`] and [`InjectLayer`] are `NamedService`s where what they wrap is one | tonic without its transport | |
 //!
 //! What is of a trace in which something went wrong is written to a spool on disk before the call
 //! returns, and a process that is killed leaves it to the next ([`Durability`]); [`Langfuse::recover`]

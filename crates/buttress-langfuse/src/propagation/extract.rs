@@ -153,6 +153,11 @@ where
     }
 }
 
+#[cfg(feature = "tonic")]
+impl<S: tonic::server::NamedService> tonic::server::NamedService for Extract<S> {
+    const NAME: &'static str = S::NAME;
+}
+
 impl<F: Future> Future for ExtractFuture<F> {
     type Output = F::Output;
 
