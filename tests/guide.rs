@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    path::Path,
     time::Duration,
 };
 
@@ -170,29 +171,156 @@ async fn what_each_order_of_layers_does_is_what_the_guide_says() {
     assert_eq!(told, rows.len());
 }
 
-/// mdBook takes only what its summary lists, and says nothing of a link that leads nowhere.
+/// mdBook takes only what its summary lists.
 #[test]
-fn every_page_is_in_the_summary_and_every_link_leads_somewhere() {
+fn every_page_is_in_the_summary() {
     let docs = buttress_tests::package().join("../docs");
-    let read = |name: &str| std::fs::read_to_string(docs.join(name)).expect("the page is there");
-    let summary = read("SUMMARY.md");
-    let pages: Vec<String> = std::fs::read_dir(&docs)
-        .expect("the folder is there")
-        .map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned())
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).expect("it is there");
+    let pages: Vec<String> = names_in(&docs)
+        .into_iter()
         .filter(|name| name.ends_with(".md") && name != "SUMMARY.md")
         .collect();
     for page in &pages {
         assert!(summary.contains(&format!("]({page})")), "{page} is not in the summary");
-        let text = read(page);
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split('#').next().unwrap_or_default();
-            let is_there =
-                link.starts_with("http") || target.is_empty() || docs.join(target).exists();
-            assert!(is_there, "{page}: {link}");
-        }
     }
     let listed = summary.matches(".md)").count();
     assert_eq!(listed, pages.len(), "{pages:?}");
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("the folder is there");
+    entries
+        .map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// The pages that people read, from the folder of the workspace.
+fn pages() -> Vec<String> {
+    let root = buttress_tests::package().join("..");
+    let mut pages: Vec<String> =
+        ["README.md", "ARCHITECTURE.md", "benches/README.md"].map(str::to_owned).to_vec();
+    let docs = names_in(&root.join("docs"));
+    pages.extend(
+        docs.iter().filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")),
+    );
+    pages.extend(
+        names_in(&root.join("crates")).iter().map(|name| format!("crates/{name}/README.md")),
+    );
+    pages
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(buttress_tests::package().join("..").join(name)).expect(name)
+}
+
+/// What is left of a page without its blocks of code.
+fn prose(text: &str) -> String {
+    let mut in_block = false;
+    let lines = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_block ^= is_fence;
+        !in_block && !is_fence
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The anchors of a page's headings, as mdBook and GitHub make them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|heading| {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept =
+                heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
+/// Nobody else says that a link leads nowhere, or to a heading that has another name now.
+#[test]
+fn every_link_of_every_page_leads_to_a_file_and_a_heading() {
+    let mut dead = Vec::new();
+    for name in pages() {
+        let text = prose(&page(&name));
+        let folder = Path::new(&name).parent().expect("a file is in a folder");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") {
+                continue;
+            }
+            let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = buttress_tests::package().join("..").join(folder).join(target);
+            let target = if target.is_empty() { Some(text.clone()) } else { None };
+            let is_there = target.is_some() || file.exists();
+            let has_heading = || {
+                let text = target
+                    .clone()
+                    .unwrap_or_else(|| prose(&std::fs::read_to_string(&file).unwrap_or_default()));
+                anchor.is_empty() || anchors(&text).contains(anchor)
+            };
+            if !is_there || !has_heading() {
+                dead.push(format!("{name}: {link}"));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+}
+
+/// A block that nobody compiles goes out of date unseen: each page that has one is documentation of
+/// `support/lib.rs`, and no block is left out of its tests. Only what needs a Langfuse is not run.
+#[test]
+fn every_block_of_rust_is_compiled() {
+    let compiled = page("tests/support/lib.rs");
+    let mut wrong = Vec::new();
+    for name in pages() {
+        let mut in_block = false;
+        for line in page(&name).lines().map(str::trim_start) {
+            let Some(language) = line.strip_prefix("```") else { continue };
+            in_block = !in_block;
+            if !in_block {
+                continue;
+            }
+            let mut words = language.split(',');
+            match words.next().unwrap_or_default() {
+                "sh" | "text" | "mermaid" => {}
+                "rust" => {
+                    let attributes: Vec<_> = words.collect();
+                    let told = attributes.is_empty() || attributes == ["no_run"];
+                    if !told {
+                        wrong.push(format!("{name}: {line}"));
+                    }
+                    if !compiled.contains(&format!("include_str!(\"../../{name}\")")) {
+                        wrong.push(format!("{name} is not in support/lib.rs"));
+                    }
+                }
+                _ => wrong.push(format!("{name}: {line}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// docs.rs builds with every feature, and says at each item which one it needs.
+#[test]
+fn what_docs_rs_builds_says_which_feature_an_item_needs() {
+    let mut wrong = Vec::new();
+    for name in names_in(&buttress_tests::package().join("../crates")) {
+        let manifest: toml::Table =
+            page(&format!("crates/{name}/Cargo.toml")).parse().expect("cargo reads it too");
+        // docs.rs has no page of a program.
+        let library = buttress_tests::package().join(format!("../crates/{name}/src/lib.rs"));
+        let Ok(library) = std::fs::read_to_string(library) else { continue };
+        let metadata = manifest["package"].get("metadata").and_then(|all| all.get("docs"));
+        let all = metadata.and_then(|docs| docs.get("rs")).and_then(|rs| rs.get("all-features"));
+        if all.and_then(toml::Value::as_bool) != Some(true) {
+            wrong.push(format!("{name} is not built with all features"));
+        }
+        let labels = "#![cfg_attr(docsrs, feature(doc_cfg))]";
+        if manifest.contains_key("features") && !library.contains(labels) {
+            wrong.push(format!("{name} does not say which feature an item needs"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The features of a crate, by what each turns on.
