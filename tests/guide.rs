@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     path::Path,
     time::Duration,
 };
 
 use buttress::{
-    BoxError, Circuit, CircuitBreakerLayer, FallbackLayer, RetryLayer, TimeoutLayer,
+    BoxError, Circuit, CircuitBreakerLayer, FallbackLayer, RetryBudget, RetryLayer, TimeoutLayer,
     circuit_breaker::State,
     test_util::{Answer, Scripted},
 };
@@ -154,21 +153,114 @@ async fn rows() -> Vec<String> {
     rows
 }
 
+/// What a hundred calls at once make of an agent that fails, by what bounds their retries.
+async fn amplification() -> Vec<String> {
+    async fn attempts<S>(stack: S, agent: Script) -> usize
+    where
+        S: Service<&'static str, Response = &'static str, Error: Into<BoxError>> + Clone,
+    {
+        let calls = futures_util::future::join_all((0..100).map(|_| call(&stack))).await;
+        assert!(calls.iter().all(|(outcome, _)| *outcome == "error"));
+        agent.calls()
+    }
+    let mut rows = Vec::new();
+    let mut add = |bounds: &str, attempts: usize| rows.push(format!("| {bounds} | {attempts} |"));
+
+    let agent = fails();
+    add("no retry", attempts(agent.clone(), agent).await);
+    let agent = fails();
+    add("`RetryLayer::new(3)`", attempts(retry().layer(agent.clone()), agent).await);
+    let agent = fails();
+    let stack = retry().layer(retry().layer(agent.clone()));
+    add("a retry in a retry, 3 attempts each", attempts(stack, agent).await);
+    let agent = fails();
+    let stack = retry().outermost().layer(retry().layer(agent.clone()));
+    add("the same, `outermost()`", attempts(stack, agent).await);
+    let agent = fails();
+    let stack = retry().budget(RetryBudget::share(0.1).at_least(10)).layer(agent.clone());
+    add("3 attempts, `RetryBudget::share(0.1).at_least(10)`", attempts(stack, agent).await);
+    let agent = fails();
+    let stack = retry().budget(RetryBudget::tokens(500)).layer(agent.clone());
+    add("3 attempts, `RetryBudget::tokens(500)`", attempts(stack, agent).await);
+    let agent = fails();
+    let stack = ServiceBuilder::new().layer(retry()).layer(breaker().1).service(agent.clone());
+    add("3 attempts around a breaker", attempts(stack, agent).await);
+    rows
+}
+
+/// Compares rows that were measured with those of a page that begin alike: no less, and no more.
+fn assert_told(page: &str, rows: &[String], is_measured: impl Fn(&str) -> bool) {
+    let told: Vec<_> = page.lines().filter(|line| is_measured(line)).collect();
+    assert_eq!(told, rows, "what was measured is\n{}", rows.join("\n"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_each_order_of_layers_does_is_what_the_guide_says() {
-    let page = std::fs::read_to_string(buttress_tests::package().join("../docs/layers.md"));
-    let page = page.expect("the page is there");
     let rows = rows().await;
-    let missing: Vec<_> =
-        rows.iter().filter(|row| !page.lines().any(|line| line == **row)).collect();
-    let mut all = String::new();
-    for row in &rows {
-        writeln!(all, "{row}").expect("a string takes everything");
-    }
-    assert!(missing.is_empty(), "the page lacks {missing:#?}, all of them are\n{all}");
-    // And it has no others.
-    let told = page.lines().filter(|line| line.starts_with("| `") && line.contains(" > ")).count();
-    assert_eq!(told, rows.len());
+    let is_order = |line: &str| line.starts_with("| `") && line.contains(" > ");
+    assert_told(&page("docs/layers.md"), &rows, is_order);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_bounds_retries_is_what_the_guide_says() {
+    let rows = amplification().await;
+    let is_count = |line: &str| {
+        let count = line.strip_suffix(" |").and_then(|line| line.rsplit(' ').next());
+        count.is_some_and(|count| count.parse::<usize>().is_ok())
+    };
+    assert_told(&page("docs/retries.md"), &rows, is_count);
+}
+
+/// Who comes from the seed finds each of its names.
+#[test]
+fn every_name_of_the_seed_has_its_place_in_the_guide() {
+    let page = page("docs/moving.md");
+    let section = page.split("\n## ").find(|section| section.starts_with("From the seed"));
+    let section = section.expect("the section is there");
+    let names = "CircuitBreaker CircuitState CircuitBreakerOpenError failure_threshold success_threshold \
+        RetryPolicy max_attempts base_delay max_delay exponential_base jitter calculate_delay execute retry_on \
+        TimeoutProtection timeout_seconds call_with_timeout AgentTimeoutError \
+        FallbackChain invoke FallbackExhaustedError \
+        FaultTolerantAgent fallback_funcs max_retries circuit_breaker_threshold \
+        GracefulDegradationManager research_swarm_with_degradation required_agents optional_agents \
+        synthesize_findings degradation_level failed_agents CriticalDegradationError \
+        CheckpointManager save_checkpoint load_checkpoint resume_from_checkpoint CheckpointNotFoundError \
+        StateGraph add_node add_conditional_edges END wrap_with_fault_tolerance \
+        route_with_error_handling should_retry CallbackHandler \
+        @observe update_current_observation score_current_observation get_traces retry_stats";
+    let lacks = |name: &&str| {
+        !section
+            .split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '@')))
+            .any(|word| word == *name)
+    };
+    let lacking: Vec<_> = names.split_whitespace().filter(lacks).collect();
+    assert!(lacking.is_empty(), "{lacking:?}");
+}
+
+/// A name that no instrument has makes a panel that stays empty.
+#[test]
+fn every_instrument_that_the_guide_asks_for_exists() {
+    let sources: String = ["buttress/src/observe/metrics.rs", "buttress-langfuse/src/metrics.rs"]
+        .map(|file| page(&format!("crates/{file}")))
+        .concat();
+    let made: BTreeSet<String> = sources
+        .split('"')
+        .filter(|text| text.starts_with("buttress."))
+        .map(|name| name.replace('.', "_"))
+        .collect();
+    let page = page("docs/observing.md");
+    let asked = page
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("buttress_") && *word != "buttress_dashboard");
+    let asked: BTreeSet<&str> = asked
+        .map(|name| name.strip_suffix("_bucket").unwrap_or(name))
+        .filter(|name| *name != "buttress_")
+        .collect();
+    let unknown: Vec<_> = asked.iter().filter(|name| !made.contains(**name)).collect();
+    assert!(
+        asked.len() >= 10 && unknown.is_empty(),
+        "{unknown:?} of {asked:?}, there are {made:#?}"
+    );
 }
 
 /// mdBook takes only what its summary lists.
