@@ -392,6 +392,50 @@ fn every_block_of_rust_is_compiled() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A line that nobody can run is worse than none: what `cargo run` is asked for on any page exists, and
+/// each example has its line in the README.
+#[test]
+fn every_example_starts_with_a_line_of_the_readme_and_every_line_names_what_exists() {
+    let root = buttress_tests::package().join("..");
+    let programs = |manifest: &str| -> Vec<String> {
+        let manifest: toml::Table = page(manifest).parse().expect("cargo reads it too");
+        let all = manifest.get("bin").and_then(toml::Value::as_array);
+        let names = all.into_iter().flatten().filter_map(|one| one["name"].as_str());
+        names.map(str::to_owned).collect()
+    };
+    let examples = programs("examples/Cargo.toml");
+    let mut known = examples.clone();
+    known.extend(programs("benches/Cargo.toml"));
+    known.extend(programs("crates/buttress-cli/Cargo.toml"));
+    let mut wrong = Vec::new();
+    for name in pages() {
+        let text = page(&name);
+        for line in text.lines().filter(|line| line.contains("cargo run ")) {
+            let after = |flag: &str| {
+                let (_, rest) = line.split_once(&format!(" {flag} "))?;
+                rest.split([' ', '`']).next().map(str::to_owned)
+            };
+            let program = after("--bin").is_none_or(|program| known.contains(&program));
+            let example = after("--example").is_none_or(|example| {
+                let package = after("-p").unwrap_or_default();
+                root.join(format!("crates/{package}/examples/{example}.rs")).exists()
+            });
+            let is_named = line.contains(" --bin ") || line.contains(" --example ");
+            if !(program && example && is_named) {
+                wrong.push(format!("{name}: {line}"));
+            }
+        }
+    }
+    let readme = page("README.md");
+    let lacks = |name: &&String| {
+        !readme.lines().any(|line| {
+            line.starts_with("cargo run --release --bin ") && line.contains(&format!(" {name}"))
+        })
+    };
+    wrong.extend(examples.iter().filter(lacks).map(|name| format!("README.md lacks {name}")));
+    assert!(wrong.is_empty() && examples.len() >= 4, "{wrong:#?}");
+}
+
 /// docs.rs builds with every feature, and says at each item which one it needs.
 #[test]
 fn what_docs_rs_builds_says_which_feature_an_item_needs() {
