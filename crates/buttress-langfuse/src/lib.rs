@@ -17,6 +17,7 @@
 //!
 //! [`Propagate`] says for whom and what a trace runs, [`spawn`] keeps it in other tasks, and
 //! [`InjectLayer`] and [`ExtractLayer`] in other processes.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attribute;
 mod capture;

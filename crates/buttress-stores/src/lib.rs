@@ -13,6 +13,7 @@
 //!
 //! `MemoryStore` and `FileStore` are in `buttress` itself. Which store keeps which promise is listed
 //! case by case in `CONFORMANCE.md`, beside this crate's manifest.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
