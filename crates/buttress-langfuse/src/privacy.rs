@@ -267,6 +267,8 @@ fn behind(text: &str, word: &str, separates: impl Fn(u8) -> bool) -> Option<usiz
 
 #[cfg(test)]
 mod tests {
+    use buttress::test_util::PanicsOnDrop;
+
     use super::*;
 
     #[test]
@@ -358,20 +360,9 @@ mod tests {
         assert_eq!(privacy.message("longer than five".into()), "longer than five");
     }
 
-    /// Panics when it is dropped, and so does what it panics with.
-    struct Bomb(u8);
-
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            if self.0 > 0 {
-                std::panic::panic_any(Self(self.0 - 1));
-            }
-        }
-    }
-
     #[test]
     fn what_a_mask_panics_with_goes_no_further() {
-        let mask: Mask = Arc::new(|_| std::panic::panic_any(Bomb(3)));
+        let mask: Mask = Arc::new(|_| std::panic::panic_any(PanicsOnDrop(3)));
         let privacy = Privacy { mask: Some(mask), ..Privacy::default() };
         assert_eq!(privacy.message("AAPL".into()), UNMASKED);
     }

@@ -33,6 +33,15 @@ use tower::Service;
 
 use crate::{Failure, FailureKind};
 
+/// A payload of a panic that panics when it is dropped, with another one, so many times.
+///
+/// For who catches panics: `std::panic::panic_any(PanicsOnDrop(3))`.
+#[derive(Debug)]
+pub struct PanicsOnDrop(
+    /// How many panics follow one another; none with zero.
+    pub u8,
+);
+
 /// A service that gives the answers of a script in their order; the last one repeats.
 ///
 /// Clones share the script and the counts. It is strict: a call without readiness of the same
@@ -272,6 +281,16 @@ impl<Req, Res: Clone> Service<Req> for Scripted<Res> {
             what: Some(what),
             shared: Arc::clone(&self.shared),
             finished: false,
+        }
+    }
+}
+
+// ===== impl PanicsOnDrop =====
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        if let Some(left) = self.0.checked_sub(1) {
+            std::panic::panic_any(Self(left));
         }
     }
 }

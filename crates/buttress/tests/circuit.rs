@@ -14,7 +14,7 @@ use std::{
 use buttress::{
     AfterLease, Circuit, CircuitBreakerConfig, CircuitBreakerLayer, Failure, FailureKind, HalfOpen,
     circuit_breaker::State,
-    test_util::{Answer, Readiness, Scripted},
+    test_util::{Answer, PanicsOnDrop, Readiness, Scripted},
 };
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 
@@ -314,22 +314,11 @@ fn a_refused_setter_leaves_a_shared_circuit_as_it_is() {
     drop(layer.layer(()));
 }
 
-/// Panics when it is dropped, as what a listener panicked with may; what it panics with does so too.
-struct Bomb(u8);
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        if self.0 > 0 {
-            std::panic::panic_any(Self(self.0 - 1));
-        }
-    }
-}
-
 #[test]
 fn what_a_listener_panics_with_keeps_nobody_from_hearing() {
     let circuit = Circuit::new("model");
     let heard = Arc::new(AtomicU64::new(0));
-    let first = circuit.subscribe(|_| std::panic::panic_any(Bomb(3)));
+    let first = circuit.subscribe(|_| std::panic::panic_any(PanicsOnDrop(3)));
     let second = circuit.subscribe({
         let heard = Arc::clone(&heard);
         move |_| _ = heard.fetch_add(1, Ordering::Relaxed)

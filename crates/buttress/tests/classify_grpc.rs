@@ -270,6 +270,9 @@ fn an_error_is_the_status_that_caused_it_or_one_of_its_own() {
     let wait = Duration::from_micros(1_500);
     let open = Failure::new(FailureKind::CircuitOpen).with_retry_after(wait);
     assert_eq!(pushback(&of(open)), Some("2".into()));
+    // Nothing is tried again once part of an answer was there, whatever the wait.
+    let cut = Failure::new(FailureKind::Overloaded).with_retry_after(wait);
+    assert_eq!(pushback(&of(cut.with_after_output(true))), Some("-1".into()));
     let long = Failure::new(FailureKind::Overloaded).with_retry_after(Duration::MAX);
     assert_eq!(pushback(&of(long)), Some("2147483647".into()));
     let budget = buttress::CallBudget::new().deadline(Duration::ZERO);

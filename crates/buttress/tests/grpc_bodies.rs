@@ -237,3 +237,20 @@ async fn an_error_of_readiness_is_kept_for_the_call() {
     );
     assert!(answer.body().is_end_stream());
 }
+
+/// Frames whose reader panics when it asks on behind their end.
+fn ended_once() -> impl Stream<Item = Result<Frame<Bytes>, io::Error>> {
+    let mut has_ended = false;
+    stream::poll_fn(move |_| {
+        assert!(!std::mem::replace(&mut has_ended, true), "asked behind the end");
+        Poll::Ready(None)
+    })
+}
+
+#[tokio::test]
+async fn a_body_that_has_ended_is_dropped_and_not_asked_again() {
+    let mut body = pin!(within(None, ended_once()).await);
+    assert!(body.frame().await.is_none() && body.frame().await.is_none());
+    let mut body = pin!(answered(ended_once()).await);
+    assert!(body.frame().await.is_none() && body.frame().await.is_none());
+}

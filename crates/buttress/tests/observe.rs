@@ -12,7 +12,7 @@ use buttress::{
     AgentLayer, CatchPanicLayer, CircuitBreakerLayer, Failure, FailureKind, FallbackLayer,
     FaultTolerantAgent, FirstItemLayer, HalfOpen, RetryBudget, RetryLayer, Swarm, TimeoutLayer,
     observe::{MetricsLayer, ObserveLayer, Observed},
-    test_util::{Answer, Scripted},
+    test_util::{Answer, PanicsOnDrop, Scripted},
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -112,24 +112,13 @@ fn what_was_dropped_or_panicked_is_heard_of_and_what_is_of_others_is_not() {
     assert_eq!(said, expected.map(|(name, outcome)| (name.to_owned(), outcome.to_owned())));
 }
 
-/// Panics when it is dropped, and so does what it panics with.
-struct Bomb(u8);
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        if self.0 > 0 {
-            std::panic::panic_any(Self(self.0 - 1));
-        }
-    }
-}
-
 #[test]
 fn a_panic_of_the_observer_is_no_failure_of_the_agent() {
     let heard = observed(
         |span| {
             // Of an agent that answers, one that panics, and a call that is dropped.
             if span.name() != "nothing" {
-                std::panic::panic_any(Bomb(3));
+                std::panic::panic_any(PanicsOnDrop(3));
             }
         },
         async || {
@@ -179,7 +168,7 @@ struct Traces;
 impl fmt::Display for Panics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("as far as ")?;
-        std::panic::panic_any(Bomb(3));
+        std::panic::panic_any(PanicsOnDrop(3));
     }
 }
 

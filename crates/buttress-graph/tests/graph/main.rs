@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use buttress::{Error, ErrorKind, Failure, FailureKind, MemoryStore, RetryLayer, WorkflowId};
+use buttress::{
+    Error, ErrorKind, Failure, FailureKind, MemoryStore, RetryLayer, WorkflowId,
+    test_util::PanicsOnDrop,
+};
 use buttress_graph::{
     Command, CompiledGraph, END, GraphError, GraphErrorKind, Node, NodeOptions, NodeRequest, Route,
     START, State, StateGraph,
@@ -341,21 +344,10 @@ async fn a_panic_is_the_nodes_failure_and_a_handler_deals_with_it() {
     assert_eq!(visits[1], "after");
 }
 
-/// Panics when it is dropped, and so does what it panics with.
-struct Bomb(u8);
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        if self.0 > 0 {
-            std::panic::panic_any(Self(self.0 - 1));
-        }
-    }
-}
-
 #[tokio::test]
 async fn what_a_handler_or_a_router_panics_with_goes_no_further() {
     let handler = NodeOptions::none()
-        .on_error(|_, _| async { std::panic::panic_any(Bomb(3)) as Result<Visit, Error> });
+        .on_error(|_, _| async { std::panic::panic_any(PanicsOnDrop(3)) as Result<Visit, Error> });
     let fails = |_: Log| async { Err::<Visit, _>(io::Error::other("reset")) };
     let handled = StateGraph::new("handled")
         .add_node_with("fails", fails, handler)
@@ -368,7 +360,7 @@ async fn what_a_handler_or_a_router_panics_with_goes_no_further() {
     let lost = StateGraph::new("lost")
         .add_node("node", node("node"))
         .add_edge(START, "node")
-        .add_conditional_edges("node", |_, _| std::panic::panic_any(Bomb(3)), [("on", END)])
+        .add_conditional_edges("node", |_, _| std::panic::panic_any(PanicsOnDrop(3)), [("on", END)])
         .compile()
         .unwrap();
     let error = run(&lost).await.unwrap_err();

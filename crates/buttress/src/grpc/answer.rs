@@ -60,7 +60,7 @@ pub struct GrpcStatus<S> {
 pin_project! {
     /// A body that fails with trailers only; that of a call that failed is empty.
     pub struct StatusBody<B> {
-        // None once it has failed.
+        // None once it has ended.
         #[pin]
         inner: Option<B>,
     }
@@ -188,14 +188,12 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, Infallible>>> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        Poll::Ready(match ready!(inner.poll_frame(cx)) {
-            Some(Ok(frame)) => Some(Ok(frame)),
-            Some(Err(error)) => {
-                this.inner.set(None);
-                Some(Ok(Frame::trailers(trailers_of(&error_of(error)))))
-            }
-            None => None,
-        })
+        let error = match ready!(inner.poll_frame(cx)) {
+            Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
+            ended => ended.and_then(Result::err),
+        };
+        this.inner.set(None);
+        Poll::Ready(error.map(|error| Ok(Frame::trailers(trailers_of(&error_of(error))))))
     }
 
     fn is_end_stream(&self) -> bool {

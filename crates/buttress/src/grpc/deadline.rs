@@ -87,7 +87,7 @@ pin_project! {
 pin_project! {
     /// A body that is cut when its caller's deadline is over.
     pub struct DeadlineBody<B> {
-        // None once it has been cut.
+        // None once it has ended.
         #[pin]
         inner: Option<B>,
         #[pin]
@@ -250,7 +250,10 @@ where
                 return Poll::Ready(Some(Ok(frame)));
             }
             Poll::Ready(Some(Err(error))) => error_of(error),
-            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(None) => {
+                this.inner.set(None);
+                return Poll::Ready(None);
+            }
             Poll::Pending => ready!(this.until.poll_over(cx)),
         };
         this.inner.set(None);

@@ -72,7 +72,8 @@ impl Error {
             },
         };
         let mut status = Status::new(code, kind.as_str());
-        let wait = match self.retry_after() {
+        // Who has part of an answer shall not wait for another.
+        let wait = match self.retry_after().filter(|_| !self.failure().after_output()) {
             // A signed number (gRFC A6).
             Some(wait) => {
                 i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX).into()

@@ -57,7 +57,7 @@ impl Circuits {
         true
     }
 
-    /// Returns the newest state.
+    /// Takes over what is news and returns the newest state; nothing for a circuit that is one too many.
     fn note(&self, name: &str, most: usize, place: u64, sign: Sign) -> Option<Option<f64>> {
         let mut known = self.known();
         if !known.contains_key(name) {
