@@ -92,3 +92,33 @@ impl Newest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_that_overtake_each_other_come_to_the_newest_state() {
+        use Sign::{Call, Change};
+        let (closed, half_open, open) = (0.0, 1.0, 2.0);
+        let cases: [(&str, &[(u64, Sign)], f64); 5] = [
+            ("a late call", &[(3, Change(open)), (2, Call(Some(closed)))], open),
+            ("a call that began behind it", &[(3, Change(open)), (4, Call(Some(closed)))], closed),
+            ("a change that comes late", &[(4, Call(Some(closed))), (3, Change(open))], closed),
+            (
+                "behind two calls, of which the older ended last",
+                &[(9, Call(Some(closed))), (5, Call(Some(closed))), (7, Change(open))],
+                closed,
+            ),
+            ("changes in another order", &[(5, Change(half_open)), (3, Change(open))], half_open),
+        ];
+        for (name, signs, expected) in cases {
+            let mut newest = Newest::default();
+            for (place, sign) in signs {
+                newest.take_over(*place, *sign);
+            }
+            newest.take_over(u64::MAX, Call(None));
+            assert_eq!(newest.state, Some(expected), "{name}");
+        }
+    }
+}
